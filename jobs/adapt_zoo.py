@@ -1,0 +1,13 @@
+"""Adapt a zoo's pretrained models to other channel counts: the batch job.
+
+    ray job submit -- python jobs/adapt_zoo.py --chans 1,4,8,25
+
+The same as `zooadapt adapt`; `--help` lists the options.
+"""
+
+import sys
+
+from zooadapt.cli import adapt, main
+
+if __name__ == "__main__":
+    sys.exit(main(command=adapt))

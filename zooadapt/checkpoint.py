@@ -1,0 +1,146 @@
+"""A checkpoint file → named tensors → a model that holds them. No code of the file is ever run."""
+
+import argparse
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zooadapt.errors import CheckpointError, one_line
+
+Build = Callable[[], nn.Module]
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint: names to tensors, or what a filter of the zoo makes of it.
+
+    safetensors and zip-format pickles are mapped into memory, not copied; legacy pickles are read.
+    The format is told by the content, never by the name. Pickles are opened with
+    ``weights_only=True``; beside torch's own list they may hold an ``argparse.Namespace``, as timm
+    allows, which runs no code.
+
+    Raises CheckpointError for anything else, an HTML page and a pickle that needs code included.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    if _is_safetensors(head):
+        return _read_safetensors(file)
+    if head.startswith(b"PK\x03\x04"):
+        return _read_pickle(file, mmap=True)
+    if head.startswith(b"\x80"):
+        return _read_pickle(file, mmap=False)
+    raise CheckpointError(f"{file.name} is {_described(head)}, not a checkpoint; check its source")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
+
+
+def _described(head: bytes) -> str:
+    if not head:
+        return "empty"
+    if head.lstrip().startswith(b"<"):
+        return "an HTML or XML page"
+    return f"a file of an unknown format (it begins with {head[:8]!r})"
+
+
+def _read_safetensors(file: Path) -> dict[str, Any]:
+    try:
+        return dict(safetensors.torch.load_file(file))
+    except (safetensors.SafetensorError, ValueError, OSError) as cause:
+        raise CheckpointError(
+            f"{file.name} is a damaged safetensors file: {one_line(cause)}"
+        ) from cause
+
+
+def _read_pickle(file: Path, mmap: bool) -> dict[str, Any]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as cause:
+        raise CheckpointError(
+            f"{file.name} would run code when unpickled, so it was not opened: {_needs(cause)}; "
+            f"ask its author for safetensors"
+        ) from cause
+    except Exception as cause:
+        raise CheckpointError(f"{file.name} is a damaged checkpoint: {one_line(cause)}") from cause
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file.name} holds a {type(content).__name__} instead of a dictionary of tensors"
+        )
+    return content
+
+
+def _needs(error: pickle.UnpicklingError) -> str:
+    """The telling part of torch's long advice."""
+    text = str(error)
+    start = text.find("Unsupported")
+    line = text[start:] if start >= 0 else text
+    return one_line(Exception(line.split(". ")[0]), limit=160)
+
+
+def assign(
+    model: nn.Module, tensors: Mapping[str, Any], strict: bool, rebuild: Build
+) -> tuple[str, ...]:
+    """Put the tensors into `model` (on the meta device), as they are; returns what was filled in.
+
+    A tensor that the checkpoint lacks is taken from the model itself only where two builds with
+    different seeds agree on it; `rebuild` builds the model with real values.
+
+    Raises CheckpointError where the checkpoint lacks a tensor that would be left random, has one
+    that `strict` forbids, one of another shape, one that isn't a tensor, or one with NaN or Inf.
+    """
+    _check(model, tensors, strict)
+    model.load_state_dict(dict(tensors), strict=False, assign=True)
+    filled = tuple(sorted(model.state_dict().keys() - tensors.keys()))
+    _fill(model, rebuild)
+    return filled
+
+
+def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
+    expected = model.state_dict()
+    extra = sorted(tensors.keys() - expected.keys())
+    if extra and strict:
+        raise CheckpointError(f"the checkpoint has tensors the model doesn't: {_listed(extra)}")
+    for name in expected.keys() & tensors.keys():
+        _check_tensor(name, tensors[name], expected[name].shape)
+
+
+def _check_tensor(name: str, tensor: Any, shape: torch.Size) -> None:
+    if not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{name} is a {type(tensor).__name__} instead of a tensor")
+    if tensor.is_meta:
+        raise CheckpointError(f"{name} got no values from the zoo's conversion of the checkpoint")
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{name} has shape {tuple(tensor.shape)} where the model wants {tuple(shape)}"
+        )
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise CheckpointError(f"{name} has NaN or infinite values")
+
+
+def _fill(model: nn.Module, rebuild: Build) -> None:
+    """Give values to the tensors that are still on the meta device."""
+    absent = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if not absent:
+        return
+    first, second = (_seeded(rebuild, seed).state_dict() for seed in (0, 1))
+    random = [name for name in absent if not torch.equal(first[name], second[name])]
+    if random:
+        raise CheckpointError(f"the checkpoint lacks {_listed(random)}, which would be left random")
+    model.load_state_dict({name: first[name] for name in absent}, strict=False, assign=True)
+
+
+def _seeded(rebuild: Build, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return rebuild()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,47 @@
+"""The command line: `zooadapt adapt`, which `jobs/adapt_zoo.py` is too."""
+
+from collections.abc import Sequence
+
+import click
+
+from zooadapt import __version__
+from zooadapt.config import Config, run_options
+from zooadapt.errors import UsageError, ZooadaptError
+
+OK, USAGE, STOPPED = 0, 2, 3
+"""Exit codes; `run` adds 1, some models failed. See the README."""
+
+
+@click.group()
+@click.version_option(__version__)
+def zooadapt() -> None:
+    """Pretrained image models for any number of channels."""
+
+
+@zooadapt.command()
+@run_options
+def adapt(config: Config) -> int:
+    """Adapt a zoo's pretrained models to other channel counts and mirror them."""
+    from zooadapt import run  # torch, timm and Ray: not for --help and bad arguments
+
+    return run.dry_run(config) if config.dry_run else run.adapt(config)
+
+
+def main(arguments: Sequence[str] | None = None, command: click.Command = zooadapt) -> int:
+    """Run a command and return its exit code; every error is one line on stderr."""
+    try:
+        result = command.main(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except click.ClickException as error:
+        return _say(error.format_message(), USAGE)
+    except UsageError as error:
+        return _say(str(error), USAGE)
+    except ZooadaptError as error:
+        return _say(str(error), STOPPED)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("stopped; the same command goes on where this one ended", STOPPED)
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"zooadapt: {' '.join(message.split())}", err=True)
+    return code

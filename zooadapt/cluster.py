@@ -1,0 +1,237 @@
+"""`pipeline` for many models on Ray. Knows nothing of tensors.
+
+Tasks on CPUs fetch, adapt and publish; actors prove, one to a GPU where the cluster has GPUs. Only
+small records travel between them. A process that dies is replaced and its model tried again; a
+model that kills its process every time becomes a failure.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from zooadapt import pipeline
+from zooadapt.errors import RunError, StageError, UsageError, WorkerDied, one_line
+from zooadapt.records import Adapted, Job, ModelSummary, Request
+
+_RETRIES = 2
+"""How often a model is tried again after its process died."""
+
+
+@contextmanager
+def connected() -> Iterator[str]:
+    """A Ray cluster for the block: the running one, else one of this machine's own.
+
+    Yields a line that says which. Raises RunError where the running one can't be used.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        yield _connect(quiet)
+    finally:
+        ray.shutdown()
+
+
+def _connect(quiet: dict[str, Any]) -> str:
+    try:
+        ray.init(address="auto", **quiet)
+        return f"connected to the running Ray cluster ({_size()})"
+    except ConnectionError as cause:
+        if os.environ.get("RAY_ADDRESS"):
+            raise RunError(f"no Ray cluster at RAY_ADDRESS: {one_line(cause)}") from cause
+    except Exception as cause:
+        raise RunError(
+            f"the running Ray cluster refused the connection ({one_line(cause)}); if it uses token "
+            f"authentication, set RAY_AUTH_MODE=token"
+        ) from cause
+    ray.init(address="local", include_dashboard=False, **quiet)
+    return f"started Ray on this machine ({_size()})"
+
+
+def _size() -> str:
+    resources = ray.cluster_resources()
+    nodes = len([node for node in ray.nodes() if node["Alive"]])
+    return (
+        f"{nodes} node{'s' * (nodes > 1)}, {resources.get('CPU', 0):g} CPUs, "
+        f"{resources.get('GPU', 0):g} GPUs"
+    )
+
+
+def check_local_dest(folder: Path, run_id: str) -> None:
+    """Raise UsageError unless every node of the cluster sees a probe file in the folder."""
+    probe = folder / f".probe-{run_id}"
+    probe.write_text("")
+    try:
+        nodes = {
+            node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]
+        }
+        seen = ray.get([_sees.options(**_on(node)).remote(str(probe)) for node in nodes])
+    finally:
+        probe.unlink()
+    blind = [name for name, sees in zip(nodes.values(), seen, strict=True) if not sees]
+    if blind:
+        raise UsageError(
+            f"--dest {folder} isn't the same folder on {', '.join(blind)}; use a shared folder or "
+            f"an object store"
+        )
+
+
+def _on(node: str) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: str) -> bool:
+    return Path(path).exists()
+
+
+@ray.remote(num_cpus=1, max_retries=_RETRIES)
+def _adapt(request: Request, job: Job) -> Adapted | ModelSummary:
+    return pipeline.adapt(request, job)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=_RETRIES)
+class _Validator:
+    """A process that keeps its device and its imports from one model to the next."""
+
+    def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
+        return pipeline.prove(adapted, job)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How the cluster's resources are shared between the two kinds of work."""
+
+    gpus: bool
+    validators: int
+    adapting: int
+    """Tasks in flight at most, queued ones included."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The Ray resources of one validator."""
+        if self.gpus:
+            return {"num_gpus": 1, "num_cpus": 0}
+        return {"num_cpus": 1 if self.adapting > 1 else 0}
+
+    def __str__(self) -> str:
+        plural = "s" * (self.validators > 1)
+        if self.gpus:
+            return f"validating on {self.validators} GPU worker{plural}"
+        return f"the cluster has no GPU: validating on {self.validators} CPU worker{plural}"
+
+
+def workers() -> Workers:
+    """The division that fits the cluster as it is now."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    if gpus:
+        return Workers(True, gpus, adapting=cpus + 1)
+    return Workers(False, max(1, cpus // 2), adapting=max(1, cpus))
+
+
+def run(
+    requests: Iterable[Request],
+    job: Job,
+    division: Workers,
+    ended: Callable[[ModelSummary], None],
+) -> None:
+    """Adapt and prove every request; `ended` hears of each model once, when it is recorded.
+
+    Raises RunError where the mirror can't be written to. On KeyboardInterrupt what runs is
+    cancelled and what is recorded stays.
+    """
+    loop = _Loop(deque(requests), job, division, ended)
+    try:
+        loop.run()
+    except BaseException:
+        loop.cancel()
+        raise
+
+
+@dataclass
+class _Loop:
+    """The driver's state: every model is in exactly one of the four places."""
+
+    waiting: deque[Request]
+    job: Job
+    division: Workers
+    ended: Callable[[ModelSummary], None]
+    adapting: dict[ray.ObjectRef, Request] = field(default_factory=dict)
+    adapted: deque[tuple[Request, Adapted]] = field(default_factory=deque)
+    proving: dict[ray.ObjectRef, tuple[Request, Any]] = field(default_factory=dict)
+    idle: list[Any] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Until every model has ended."""
+        self.idle = [
+            _Validator.options(**self.division.options).remote()  # type: ignore[attr-defined]
+            for _ in range(self.division.validators)
+        ]
+        while self.waiting or self.adapting or self.adapted or self.proving:
+            self._submit()
+            done, _ = ray.wait([*self.proving, *self.adapting])
+            for ref in done:
+                self._take(ref)
+
+    def _submit(self) -> None:
+        """Keep every worker busy, and no more published than the validators keep up with."""
+        while self.adapted and self.idle:
+            request, adapted = self.adapted.popleft()
+            validator = self.idle.pop()
+            named = validator.prove.options(name=f"prove {request.entry.name}")
+            self.proving[named.remote(adapted, self.job)] = request, validator
+        room = self.division.adapting - len(self.adapting) - len(self.adapted)
+        for _ in range(min(room, len(self.waiting))):
+            request = self.waiting.popleft()
+            named = _adapt.options(name=f"adapt {request.entry.name}")
+            self.adapting[named.remote(request, self.job)] = request
+
+    def _take(self, ref: ray.ObjectRef) -> None:
+        if ref in self.proving:
+            request, validator = self.proving.pop(ref)
+            self.idle.append(validator)
+        else:
+            request = self.adapting.pop(ref)
+        result = self._result(ref, request)
+        if isinstance(result, Adapted):
+            self.adapted.append((request, result))
+        else:
+            self.ended(result)
+
+    def _result(self, ref: ray.ObjectRef, request: Request) -> Adapted | ModelSummary:
+        try:
+            result: Adapted | ModelSummary = ray.get(ref)
+            return result
+        except RayTaskError as cause:
+            raise RunError(
+                f"{request.entry.name} can't be recorded in {self.job.dest}: "
+                f"{one_line(cause.cause or cause)}"
+            ) from cause
+        except RayError as cause:
+            return pipeline.fail(request, self.job, _death(request, cause))
+
+    def cancel(self) -> None:
+        """Stop what runs; what isn't recorded is done again by the next run."""
+        with suppress(Exception):
+            for ref in self.adapting:
+                ray.cancel(ref)
+            ray.wait([*self.adapting], num_returns=len(self.adapting), timeout=5)
+
+
+def _death(request: Request, cause: RayError) -> StageError:
+    who = "validating" if isinstance(cause, RayActorError) else "adapting"
+    error = WorkerDied(
+        f"{request.entry.name}: the process {who} it died {_RETRIES + 1} times, perhaps for want "
+        f"of memory; give the nodes more, then --retry-failed"
+    )
+    error.__cause__ = cause
+    return error

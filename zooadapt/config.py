@@ -1,0 +1,169 @@
+"""The options of a run: command line, then ``ZOOADAPT_*`` environment, then YAML file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+
+from zooadapt.errors import UsageError
+from zooadapt.schemes import SCHEMES
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_RAY_WORKING_DIR = "working_dir_files"
+_FILE_ONLY = ("storage_options", "source_storage_options")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved options of one run; see the README for each."""
+
+    chans: tuple[int, ...]
+    """Distinct and ascending."""
+    scheme: str
+    dest: str
+    """Absolute."""
+    zoo: tuple[str, ...]
+    models: tuple[str, ...]
+    exclude: tuple[str, ...]
+    license: tuple[str, ...]
+    source_root: str | None
+    max_models: int | None
+    dry_run: bool
+    retry_failed: bool
+    check_sources: bool
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec options of the mirror's store; may hold credentials."""
+    source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec options of `source_root`; may hold credentials."""
+
+
+def run_options(command: Command) -> Command:
+    """Decorate a click command with the options of a run; it is called with one `Config`."""
+
+    def called(**options: Any) -> Any:
+        return command(_config(options))
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    wrapped: Any = called
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+def _load_file(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Make the YAML file's entries the defaults of the other options."""
+    if value is None:
+        return
+    entries = _read_yaml(Path(value))
+    known = {option.name for option in context.command.params} - {"config"}
+    unknown = sorted(entries.keys() - known - set(_FILE_ONLY))
+    if unknown:
+        raise UsageError(
+            f"{value}: unknown option {', '.join(unknown)}; there are {', '.join(sorted(known))} "
+            f"and {', '.join(_FILE_ONLY)}"
+        )
+    context.obj = {name: _mapping(value, name, entries.get(name) or {}) for name in _FILE_ONLY}
+    context.default_map = {name: _as_text(item) for name, item in entries.items() if name in known}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(file.read_text()) or {}
+    except OSError as cause:
+        raise UsageError(f"--config {file} can't be read: {cause.strerror}") from cause
+    except yaml.YAMLError as cause:
+        raise UsageError(f"--config {file} isn't YAML: {' '.join(str(cause).split())}") from cause
+    if not isinstance(entries, dict):
+        raise UsageError(f"--config {file} must hold options, one `name: value` a line")
+    return {str(name).replace("-", "_"): value for name, value in entries.items()}
+
+
+def _mapping(file: str, name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{file}: {name} must be a mapping of fsspec options")
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    """A YAML list as the command line writes it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _parse_chans(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    counts = set()
+    for part in _names(str(value)):
+        if not part.isascii() or not part.isdigit() or int(part) < 1:
+            raise UsageError(f"--chans {value}: {part!r} isn't a channel count; each is 1 or more")
+        counts.add(int(part))
+    if not counts:
+        raise UsageError("--chans is empty; give comma-separated channel counts, such as 1,4,8,25")
+    return tuple(sorted(counts))
+
+
+def _parse_names(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_names(str(value or ""))))
+
+
+def _names(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _option(name: str, **settings: Any) -> Callable[[Command], Command]:
+    variable = "ZOOADAPT_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=variable, show_default=True, **settings)
+
+
+_OPTIONS = [
+    _option("--config", callback=_load_file, is_eager=True, expose_value=False, metavar="FILE",
+            help="YAML file with any of these options."),
+    _option("--chans", required=True, callback=_parse_chans, metavar="N,…",
+            help="Channel counts to make, each 1 or more."),
+    _option("--scheme", type=click.Choice(sorted(SCHEMES)), default="repeat",
+            help="How a channel is made of the source's channels."),
+    _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
+    _option("--zoo", default="timm", callback=_parse_names, metavar="NAME,…",
+            help="Where models come from: timm, sample."),
+    _option("--models", callback=_parse_names, metavar="GLOB,…", help="Only models that match."),
+    _option("--exclude", callback=_parse_names, metavar="GLOB,…", help="No models that match."),
+    _option("--license", callback=_parse_names, metavar="GLOB,…",
+            help="Only models whose source states a matching licence."),
+    _option("--source-root", metavar="URL",
+            help="Read checkpoints below this root instead of the Hub."),
+    _option("--max-models", type=click.IntRange(min=1), metavar="N", help="At most this many."),
+    _option("--dry-run", is_flag=True, help="Print the plan and stop."),
+    _option("--retry-failed", is_flag=True, help="Take up recorded failures again."),
+    _option("--check-sources", is_flag=True,
+            help="Look whether sources or their metadata changed."),
+]  # fmt: skip
+
+
+def _config(options: dict[str, Any]) -> Config:
+    from_file = click.get_current_context().obj or {}
+    root = options.pop("source_root")
+    return Config(
+        **{**options, "dest": absolute(options["dest"], "--dest")},
+        source_root=absolute(root, "--source-root") if root else None,
+        **from_file,
+    )
+
+
+def absolute(url: str, option: str) -> str:
+    """A local path made absolute, any other URL as it is.
+
+    Raises UsageError for a path inside Ray's temporary working directory, where it would vanish.
+    """
+    if "://" in url or "::" in url:
+        return url
+    path = Path(url).expanduser().resolve()
+    if _RAY_WORKING_DIR in path.parts and option == "--dest":
+        raise UsageError(
+            f"{option} {url} would lie in Ray's temporary working directory and vanish with the "
+            f"job; give an absolute path or a URL, for example with ZOOADAPT_DEST"
+        )
+    return str(path)

@@ -1,0 +1,252 @@
+"""What the mirror holds and what it doesn't: records, and the two tables made from them.
+
+Records are the truth. Each is one model's outcomes in one run, one JSON object, written once and
+never changed. `compact` merges all of them into manifest.parquet (the usable variants) and
+failures.parquet (the rest), whole files that are replaced only if nobody else did meanwhile.
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from zooadapt.errors import Conflict, RunError, one_line
+from zooadapt.publish import safe
+from zooadapt.records import Adapted, ModelEntry, ModelFacts, Published
+from zooadapt.store import Store
+
+LAYOUT_VERSION = 1
+MANIFEST = "manifest.parquet"
+FAILURES = "failures.parquet"
+KEY = ("zoo", "model", "in_chans", "bands", "scheme")
+
+Row = dict[str, Any]
+
+_FLOATS = pa.list_(pa.float64())
+_STRINGS = pa.list_(pa.string())
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def _schema(columns: Iterable[tuple[str, pa.DataType, str]]) -> pa.Schema:
+    fields = [
+        pa.field(name.rstrip("?"), kind, name.endswith("?"), {"description": text})
+        for name, kind, text in columns
+    ]
+    return pa.schema(fields, {"zooadapt_layout_version": str(LAYOUT_VERSION)})
+
+
+_KEY_COLUMNS = [
+    ("zoo", pa.string(), "the zoo that lists the model"),
+    ("model", pa.string(), "the model's name in its zoo"),
+    ("in_chans", pa.int64(), "number of input channels N"),
+    ("bands", pa.string(), 'comma-joined names of the channels; "" where they are unnamed'),
+    ("scheme", pa.string(), "how the channel matrix M was made"),
+]
+
+MANIFEST_SCHEMA = _schema(
+    [
+        *_KEY_COLUMNS,
+        ("architecture", pa.string(), "the architecture's name"),
+        ("pretrained_tag", pa.string(), "which weights of the architecture"),
+        ("folder", pa.string(), "where the variant lies, relative to the mirror's root"),
+        ("bytes", pa.int64(), "size of model.safetensors"),
+        ("sha256", pa.string(), "of model.safetensors, hex"),
+        ("params", pa.int64(), "number of parameters"),
+        ("weights_dtype", pa.string(), "the dtype that holds most of the bytes"),
+        ("num_classes", pa.int64(), "outputs of the classifier; 0 where there is none"),
+        ("input_height", pa.int64(), "pixels"),
+        ("input_width", pa.int64(), "pixels"),
+        ("input_mean", _FLOATS, "per channel, for images in 0..1"),
+        ("input_std", _FLOATS, "per channel, for images in 0..1"),
+        ("license?", pa.string(), "as the source states it"),
+        ("source_uri", pa.string(), "the checkpoint, pinned where the source can pin"),
+        ("source_sha256", pa.string(), "of the checkpoint, hex"),
+        ("source_bytes", pa.int64(), "size of the checkpoint"),
+        ("stems", _STRINGS, "the tensors that read the image"),
+        ("filled", _STRINGS, "tensors absent from the checkpoint, computed by the model itself"),
+        ("equivalence_error", pa.float64(), "max|adapted(x) - base(Mx)| by the image's effect"),
+        ("control_error", pa.float64(), "the same figure for a stem known to be wrong"),
+        ("equivalent", pa.bool_(), "error within tolerance and control far above it"),
+        ("proof", pa.string(), "what was compared: forward (outputs) or stem (stem outputs)"),
+        ("verification", pa.string(), "how the object was read back: full or composed"),
+        ("checked_on", pa.string(), "the device of the forward pass"),
+        ("min_timm", pa.string(), "the oldest timm that loads the variant"),
+        ("zooadapt_version", pa.string(), "that wrote the variant"),
+        ("timm_version", pa.string(), "that built the model"),
+        ("torch_version", pa.string(), "that computed the proof"),
+        ("run_id", pa.string(), "the run that recorded the variant"),
+        ("created_at", _TIME, "when it was recorded"),
+    ]
+)
+
+FAILURES_SCHEMA = _schema(
+    [
+        *_KEY_COLUMNS,
+        (
+            "status",
+            pa.string(),
+            "unsupported: known not to be adaptable; failed: may be tried again",
+        ),
+        ("stage", pa.string(), "where it failed"),
+        ("error_type", pa.string(), "the class of the error"),
+        ("error", pa.string(), "the error in one line"),
+        ("attempts", pa.int64(), "runs that failed so far"),
+        ("run_id", pa.string(), "the last run that failed"),
+    ]
+)
+
+
+def variant_columns(adapted: Adapted, variant: Published, facts: ModelFacts) -> Row:
+    """The columns that are known once a variant is published; `facts` are for its channels."""
+    entry, source = adapted.entry, adapted.checkpoint
+    return {
+        "in_chans": variant.in_chans,
+        "bands": variant.bands,
+        "scheme": variant.scheme,
+        "architecture": entry.architecture,
+        "pretrained_tag": entry.pretrained_tag,
+        "folder": variant.folder,
+        "bytes": variant.bytes,
+        "sha256": variant.sha256,
+        "num_classes": facts.num_classes,
+        "input_height": facts.height,
+        "input_width": facts.width,
+        "input_mean": list(facts.mean),
+        "input_std": list(facts.std),
+        "license": entry.license,
+        "source_uri": source.uri,
+        "source_sha256": source.sha256,
+        "source_bytes": source.bytes,
+        "stems": [stem.name for stem in adapted.stems],
+        "filled": list(adapted.filled),
+        "min_timm": facts.min_timm,
+    }
+
+
+def write_record(
+    store: Store, zoo: str, model: str, run_id: str, content: Mapping[str, Any]
+) -> str:
+    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten."""
+    key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
+    head = {"layout_version": LAYOUT_VERSION, "zoo": zoo, "model": model, "run_id": run_id}
+    store.write(key, [json.dumps({**content, **head}, indent=1).encode()])
+    return key
+
+
+def read_records(store: Store) -> list[Row]:
+    """All records, the oldest first.
+
+    Raises RunError naming a record that can't be read or is of a newer layout.
+    """
+    keys = [key for key in store.list("records") if key.endswith(".json")]
+    found = store.read_many(keys)
+    records = [_parsed(key, found[key]) for key in keys]
+    return sorted(records, key=lambda record: (record["created_at"], record["run_id"]))
+
+
+def _parsed(key: str, data: bytes) -> Row:
+    try:
+        record: Row = json.loads(data)
+        version = record["layout_version"]
+        _ = record["created_at"], record["run_id"], record["variants"], record["failures"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise RunError(f"{key} is damaged ({one_line(cause)}): remove it and run again") from cause
+    if version > LAYOUT_VERSION:
+        raise RunError(f"{key} was written by a newer zooadapt (layout {version}): upgrade")
+    return record
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows of the two tables, each sorted by key."""
+
+    usable: list[Row]
+    failures: list[Row]
+
+
+def merge(records: Iterable[Row]) -> Tables:
+    """The rows of the manifest and of the failures, from records oldest first.
+
+    A variant's latest success wins and hides its failures; else its latest failure is kept, with
+    the number of runs that failed.
+    """
+    successes: dict[tuple[Any, ...], Row] = {}
+    failures: dict[tuple[Any, ...], Row] = {}
+    for record in records:
+        common = {key: record[key] for key in ("zoo", "model", "run_id")}
+        for variant in record["variants"]:
+            successes[_key({**common, **variant})] = {
+                **common,
+                **variant,
+                "created_at": datetime.fromisoformat(record["created_at"]),
+            }
+        for failure in record["failures"]:
+            key = _key({**common, **failure})
+            attempts = failures.get(key, {}).get("attempts", 0) + 1
+            failures[key] = {**common, **failure, "attempts": attempts}
+    left = [failures[key] for key in sorted(failures.keys() - successes.keys())]
+    return Tables([successes[key] for key in sorted(successes)], left)
+
+
+def update_licences(
+    store: Store, records: list[Row], entries: Iterable[ModelEntry], run_id: str
+) -> None:
+    """Record anew, weights untouched, the variants whose source now states another licence."""
+    licences = {(entry.zoo, entry.name): entry.license for entry in entries}
+    for row in merge(records).usable:
+        name = (row["zoo"], row["model"])
+        if name in licences and row["license"] != licences[name]:
+            record = next(r for r in reversed(records) if _holds(r, row))
+            variant = next(v for v in record["variants"] if _key({**row, **v}) == _key(row))
+            changed = {**variant, "license": licences[name]}
+            now = datetime.now(UTC).isoformat()
+            content = {**record, "created_at": now, "variants": [changed], "failures": []}
+            write_record(store, *name, run_id, content)
+
+
+def _holds(record: Row, row: Row) -> bool:
+    same = all(record[name] == row[name] for name in ("zoo", "model"))
+    return same and any(_key({**row, **variant}) == _key(row) for variant in record["variants"])
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
+
+
+@retry(
+    retry=retry_if_exception_type(Conflict),
+    stop=stop_after_attempt(100),
+    wait=wait_random_exponential(multiplier=0.05, max=5),
+    reraise=True,
+)
+def compact(store: Store) -> Tables:
+    """Make manifest.parquet and failures.parquet from all records; returns their rows.
+
+    Each is replaced only if it is still the one that was there before the records were read;
+    otherwise, a lost answer included, all is read again. Safe beside other jobs on the mirror.
+    """
+    with store.exclusive():
+        versions = [store.version(name) for name in (MANIFEST, FAILURES)]
+        tables = merge(read_records(store))
+        _replace(store, MANIFEST, _encoded(tables.usable, MANIFEST_SCHEMA), versions[0])
+        _replace(store, FAILURES, _encoded(tables.failures, FAILURES_SCHEMA), versions[1])
+    return tables
+
+
+def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
+    if version is None or store.read(name) != data:
+        store.replace(name, data, version)
+
+
+def _encoded(rows: list[Row], schema: pa.Schema) -> bytes:
+    columns = [{name: row[name] for name in schema.names} for row in rows]
+    buffer = BytesIO()
+    pq.write_table(pa.Table.from_pylist(columns, schema), buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,300 @@
+"""The stages composed for one model. Knows nothing of Ray: a process, a spool, a store.
+
+`adapt` fetches, adapts and publishes; `prove` reads back, runs and records what was published.
+What passes between the two is a small record, so that they may run in different processes.
+Whichever ends a model writes its record, last.
+"""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from zooadapt import (
+    __version__,
+    checkpoint,
+    fetch,
+    manifest,
+    publish,
+    schemes,
+    stems,
+    validate,
+    zoos,
+)
+from zooadapt.errors import (
+    CheckpointError,
+    FetchError,
+    PublishError,
+    StageError,
+    StemError,
+    Unsupported,
+    ValidationError,
+    one_line,
+    stage,
+)
+from zooadapt.records import (
+    Adapted,
+    Checkpoint,
+    Failure,
+    Job,
+    ModelEntry,
+    ModelFacts,
+    ModelSummary,
+    Published,
+    Request,
+    Status,
+    Stem,
+)
+from zooadapt.store import Store, open_store
+
+ADAPTER_VERSION = 1
+"""Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
+
+_SPOOL = "zooadapt-spool-"
+
+
+def adapt(request: Request, job: Job) -> Adapted | ModelSummary:
+    """Fetch, adapt and publish one model: what `prove` goes on with, or the end of the model.
+
+    What is wrong with the model is recorded, not raised; raises only where the mirror can't be
+    written to at all.
+    """
+    started = time.monotonic()
+    try:
+        with _spool() as spool:
+            return _adapt(request, job, spool, started)
+    except StageError as error:
+        return fail(request, job, error, time.monotonic() - started)
+
+
+def prove(adapted: Adapted, job: Job) -> ModelSummary:
+    """Read back, run and prove every published variant of a model on this process's device.
+
+    Writes the model's record and returns what became of it; raises as `adapt`.
+    """
+    started = time.monotonic()
+    device = validate.best_device()
+    rows: list[manifest.Row] = []
+    failures = list(adapted.failures)
+    for variant in adapted.variants:
+        try:
+            with _spool() as spool, stage(ValidationError, _label(adapted, variant)):
+                rows.append(_prove(adapted, variant, job, device, spool))
+        except StageError as error:
+            failures.append(_failure(variant.in_chans, job.scheme, error))
+    store = open_store(job.dest, job.dest_options)
+    _record(store, job, adapted.entry, adapted.checkpoint, rows, failures)
+    return ModelSummary(
+        entry=adapted.entry,
+        chans=tuple(row["in_chans"] for row in rows),
+        failures=tuple(failures),
+        bytes_read=adapted.checkpoint.bytes,
+        bytes_written=sum(variant.bytes for variant in adapted.variants),
+        seconds=adapted.seconds + time.monotonic() - started,
+        checked_on=validate.device_name(device),
+    )
+
+
+def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) -> ModelSummary:
+    """Record that all of a request failed, for one reason."""
+    failures = [_failure(chans, job.scheme, error) for chans in request.chans]
+    store = open_store(job.dest, job.dest_options)
+    source = Checkpoint(fetch.location(request.entry, job.source_root), "", "", "", 0)
+    _record(store, job, request.entry, source, [], failures)
+    return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
+
+
+def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
+    entry, zoo = request.entry, zoos.get(request.entry.zoo)
+    with stage(StemError, entry.name):
+        facts = zoo.facts(entry)
+        base, found = _inspect(request, zoo, facts)
+    with stage(FetchError, entry.name):
+        located = fetch.locate(entry, job)
+        file, digest = fetch.fetch(located, spool)
+    with stage(CheckpointError, entry.name):
+        content, strict = zoo.convert(entry, base, checkpoint.read(file))
+        filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
+    source = Checkpoint(
+        location=fetch.location(entry, job.source_root),
+        uri=located.source.uri,
+        identity=located.source.identity,
+        sha256=digest,
+        bytes=file.stat().st_size,
+    )
+    adapted = Adapted(entry, source, facts, found, filled, "", (), (), 0.0)
+    with stage(PublishError, entry.name):
+        adapted = _publish(adapted, request.chans, base, zoo, job)
+    return dataclasses.replace(adapted, seconds=time.monotonic() - started)
+
+
+def _inspect(
+    request: Request, zoo: zoos.Zoo, facts: ModelFacts
+) -> tuple[nn.Module, tuple[Stem, ...]]:
+    """The model on the meta device, in eval mode, and its stems."""
+    with torch.device("meta"):
+        base = zoo.build(request.entry, facts.chans).eval()
+        probe = zoo.build(request.entry, facts.chans + 1)
+    return base, stems.find(base, probe, facts.chans, zoo.stems(request.entry, base))
+
+
+def _publish(
+    adapted: Adapted, chans: Sequence[int], base: nn.Module, zoo: zoos.Zoo, job: Job
+) -> Adapted:
+    """`adapted` with the original stem and a variant for each channel count in the mirror."""
+    store = open_store(job.dest, job.dest_options)
+    folder = publish.model_folder(adapted.entry.zoo, adapted.entry.name)
+    body = base.state_dict()
+    original = {stem.name: body.pop(stem.name) for stem in adapted.stems}
+    source_stem = publish.publish_stem(store, folder, publish.arranged(original, {}))
+    adapted = dataclasses.replace(adapted, source_stem=source_stem)
+    variants: list[Published] = []
+    for count in chans:
+        matrix = schemes.matrix(job.scheme, adapted.facts.chans, count)
+        adapted_stems = {
+            stem.name: stems.adapt(original[stem.name], stem, matrix) for stem in adapted.stems
+        }
+        config = _config(adapted, zoo, base, job.scheme, matrix)
+        where, digest, size = publish.publish_variant(
+            store, folder, f"{count}ch-{job.scheme}", publish.arranged(adapted_stems, body), config
+        )
+        variants.append(Published(count, "", job.scheme, where, digest, size))
+    return dataclasses.replace(adapted, variants=tuple(variants))
+
+
+def _config(
+    adapted: Adapted, zoo: zoos.Zoo, base: nn.Module, scheme: str, matrix: Tensor
+) -> dict[str, Any]:
+    """The zoo's config.json, with what is needed to make and prove any variant from the mirror."""
+    facts = _facts(adapted.facts, matrix)
+    return {
+        **zoo.config(adapted.entry, base, facts),
+        "zooadapt": {
+            "adapter_version": ADAPTER_VERSION,
+            "scheme": scheme,
+            "matrix": matrix.tolist(),
+            "stems": [dataclasses.asdict(stem) for stem in adapted.stems],
+            "source_stem": f"../{adapted.source_stem.split('/', 3)[-1]}",
+            "source_sha256": adapted.checkpoint.sha256,
+        },
+    }
+
+
+def _facts(facts: ModelFacts, matrix: Tensor) -> ModelFacts:
+    """The facts for the N channels of a (B, N) matrix."""
+    return dataclasses.replace(
+        facts,
+        chans=matrix.shape[1],
+        mean=tuple(schemes.mix_statistics(facts.mean, matrix)),
+        std=tuple(schemes.mix_statistics(facts.std, matrix)),
+    )
+
+
+def _prove(
+    adapted: Adapted, variant: Published, job: Job, device: torch.device, spool: Path
+) -> manifest.Row:
+    """The variant's row of the manifest. Raises ValidationError where it isn't as it should be."""
+    store, zoo = open_store(job.dest, job.dest_options), zoos.get(adapted.entry.zoo)
+    tensors = _read_back(store, variant, spool)
+    original_file, _ = store.local_file(adapted.source_stem, spool)
+    original = safetensors.torch.load_file(original_file)
+    matrix = schemes.matrix(variant.scheme, adapted.facts.chans, variant.in_chans)
+    model = zoo.load(spool, tensors)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    result = validate.prove(
+        variant=model,
+        base=zoo.load(spool, {**tensors, **original}, in_chans=adapted.facts.chans),
+        stems=adapted.stems,
+        matrix=matrix,
+        input_size=(adapted.facts.height, adapted.facts.width),
+        device=device,
+    )
+    if all(stem.linear for stem in adapted.stems) and not result.equivalent:
+        raise ValidationError(
+            f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
+            f"control {result.control_error:.2g} ({result.proof})"
+        )
+    return {
+        **manifest.variant_columns(adapted, variant, _facts(adapted.facts, matrix)),
+        **dataclasses.asdict(result),
+        "params": params,
+        "weights_dtype": _main_dtype(tensors),
+        "verification": "full",
+        "checked_on": validate.device_name(device),
+        "zooadapt_version": __version__,
+        "timm_version": timm.__version__,
+        "torch_version": torch.__version__,
+    }
+
+
+def _main_dtype(tensors: dict[str, Tensor]) -> str:
+    """The dtype that holds most of the bytes, such as "float32"."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+    return sizes.most_common(1)[0][0]
+
+
+def _read_back(store: Store, variant: Published, spool: Path) -> dict[str, Tensor]:
+    """The published tensors; leaves the published config.json in `spool`."""
+    weights, digest = store.local_file(f"{variant.folder}/{publish.WEIGHTS}", spool)
+    config = store.read(f"{variant.folder}/{publish.CONFIG}")
+    if digest != variant.sha256 or not variant.folder.endswith(publish.content_id(digest, config)):
+        raise ValidationError(
+            f"{variant.folder} was read back with other bytes than were written; check the store, "
+            f"then --retry-failed"
+        )
+    (spool / publish.CONFIG).write_bytes(config)
+    return dict(safetensors.torch.load_file(weights))
+
+
+def _record(
+    store: Store,
+    job: Job,
+    entry: ModelEntry,
+    source: Checkpoint,
+    rows: Sequence[manifest.Row],
+    failures: Sequence[Failure],
+) -> None:
+    content = {
+        "created_at": datetime.now(UTC).isoformat(),
+        "adapter_version": ADAPTER_VERSION,
+        "source": dataclasses.asdict(source),
+        "variants": list(rows),
+        "failures": [dataclasses.asdict(failure) for failure in failures],
+    }
+    manifest.write_record(store, entry.zoo, entry.name, job.run_id, content)
+
+
+def _failure(chans: int, scheme: str, error: StageError) -> Failure:
+    status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
+    return Failure(chans, "", scheme, status, error.stage, error.error_type, one_line(error))
+
+
+def _label(adapted: Adapted, variant: Published) -> str:
+    return f"{adapted.entry.name} with {variant.in_chans} channels"
+
+
+@contextmanager
+def _spool() -> Iterator[Path]:
+    """A folder of this process for files on their way, removed at the end.
+
+    What killed processes of this machine left behind is removed too.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*"):
+        if not Path(f"/proc/{left.name.removeprefix(_SPOOL).partition('-')[0]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_SPOOL}{os.getpid()}-") as folder:
+        yield Path(folder)

@@ -1,0 +1,143 @@
+"""What a run has to do: the models selected, less what the mirror's records say is done."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from zooadapt import fetch, zoos
+from zooadapt.config import Config
+from zooadapt.errors import UsageError
+from zooadapt.manifest import Row
+from zooadapt.pipeline import ADAPTER_VERSION
+from zooadapt.records import ModelEntry, Request
+
+Key = tuple[str, str, int, str]
+"""zoo, model, in_chans, scheme"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a run, counted in variants where nothing else is said."""
+
+    models: int
+    """Selected, whether done or not."""
+    requests: tuple[Request, ...]
+    done: int
+    unsupported: int
+    """Recorded as not adaptable; never tried again."""
+    failed: int
+    """Recorded as failed and left alone."""
+
+    @property
+    def due(self) -> int:
+        """Variants to make."""
+        return sum(len(request.chans) for request in self.requests)
+
+
+def select(config: Config) -> list[ModelEntry]:
+    """The models that the options select, in the zoos' order.
+
+    Raises UsageError for a zoo or glob that matches nothing.
+    """
+    listed = [entry for name in config.zoo for entry in zoos.get(name).models()]
+    chosen = _matching(listed, config.models, "--models") if config.models else listed
+    if config.exclude:
+        excluded = _matching(listed, config.exclude, "--exclude")
+        chosen = [entry for entry in chosen if entry not in set(excluded)]
+    if config.license:
+        chosen = [entry for entry in chosen if _licensed(entry, config.license)]
+        if not chosen:
+            known = sorted({entry.license or "unknown" for entry in listed})
+            raise UsageError(f"--license {','.join(config.license)} matches none of {known}")
+    if not chosen:
+        raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")
+    return chosen[: config.max_models]
+
+
+def _matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
+    """The entries that match a glob; each glob must match one."""
+    found: set[ModelEntry] = set()
+    for glob in globs:
+        matches = [entry for entry in entries if _matches(entry.name, glob)]
+        if not matches:
+            names = {entry.name for entry in entries} | {entry.architecture for entry in entries}
+            near = difflib.get_close_matches(glob, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{option} {glob} matches no model of the zoo{hint}")
+        found.update(matches)
+    return [entry for entry in entries if entry in found]
+
+
+def _matches(name: str, glob: str) -> bool:
+    """As in timm, a glob without a tag matches every tag."""
+    return fnmatchcase(name, glob) or ("." not in glob and fnmatchcase(name, f"{glob}.*"))
+
+
+def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(entry.license or "unknown", glob) for glob in globs)
+
+
+def make(
+    entries: Iterable[ModelEntry],
+    config: Config,
+    records: Iterable[Row],
+    changed: Callable[[ModelEntry, str], bool] = lambda entry, identity: False,
+) -> Plan:
+    """The plan for the entries, given the mirror's records, oldest first.
+
+    A variant is done if a record of this adapter version says so, made from the same place.
+    `changed` tells whether the source's identity is no longer the given, recorded one.
+    """
+    states = _States(records)
+    requests, counts, models = [], {"done": 0, "unsupported": 0, "failed": 0}, 0
+    for entry in entries:
+        models += 1
+        location = fetch.location(entry, config.source_root)
+        due = []
+        for chans in config.chans:
+            state = states.of(entry, chans, config.scheme, location)
+            if state == "done" and changed(entry, states.identity(entry, location)):
+                state = "due"
+            if state == "due" or (state == "failed" and config.retry_failed):
+                due.append(chans)
+            else:
+                counts[state] += 1
+        if due:
+            requests.append(Request(entry, tuple(due)))
+    return Plan(models, tuple(requests), **counts)
+
+
+class _States:
+    """What the records say of each variant."""
+
+    def __init__(self, records: Iterable[Row]) -> None:
+        self._states: dict[tuple[Key, str], str] = {}
+        self._identities: dict[tuple[str, str, str], str] = {}
+        for record in records:
+            if record["adapter_version"] == ADAPTER_VERSION:
+                self._add(record)
+
+    def _add(self, record: Row) -> None:
+        location = record["source"]["location"]
+        for failure in record["failures"]:
+            key = self._key(record, failure)
+            if self._states.get((key, location)) != "done":
+                self._states[key, location] = failure["status"]
+        for variant in record["variants"]:
+            self._states[self._key(record, variant), location] = "done"
+            name = (record["zoo"], record["model"], location)
+            self._identities[name] = record["source"]["identity"]
+
+    @staticmethod
+    def _key(record: Row, outcome: Row) -> Key:
+        return record["zoo"], record["model"], outcome["in_chans"], outcome["scheme"]
+
+    def of(self, entry: ModelEntry, chans: int, scheme: str, location: str) -> str:
+        """done, unsupported, failed, or due where nothing is recorded."""
+        key = (entry.zoo, entry.name, chans, scheme)
+        return self._states.get((key, location), "due")
+
+    def identity(self, entry: ModelEntry, location: str) -> str:
+        """The source's identity when the model was last adapted."""
+        return self._identities[entry.zoo, entry.name, location]

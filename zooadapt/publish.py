@@ -1,0 +1,123 @@
+"""Tensors → objects in the mirror, in a byte layout that is the same every time.
+
+A safetensors file is an 8-byte header length, a JSON header, and the tensors' bytes without gaps
+(https://huggingface.co/docs/safetensors). Ours begin with the stems, then the body, each with the
+widest dtype first so that every tensor stays aligned; the metadata is exactly {"format": "pt"}.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from zooadapt.errors import PublishError
+from zooadapt.store import Store
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def publish_variant(
+    store: Store,
+    model_folder: str,
+    label: str,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+) -> tuple[str, str, int]:
+    """Write model.safetensors and config.json below `<model_folder>/<label>-<id>`.
+
+    `tensors` are in the order of `arranged`. Returns the folder's key, and sha256 and size in
+    bytes of model.safetensors. The id is known before the upload, from the content alone, so that
+    an object never changes once written. Raises PublishError for a dtype that can't be stored, and
+    the store's own errors.
+    """
+    text = json.dumps(config, indent=2).encode()
+    digest, size = digest_of(tensors)
+    folder = f"{model_folder}/{label}-{content_id(digest, text)}"
+    store.write(f"{folder}/{WEIGHTS}", serialise(tensors))
+    store.write(f"{folder}/{CONFIG}", [text])
+    return folder, digest, size
+
+
+def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -> str:
+    """Write the original stem tensors to `<model_folder>/source-<id>/stem.safetensors`."""
+    digest, _ = digest_of(stems)
+    key = f"{model_folder}/source-{content_id(digest)}/stem.safetensors"
+    store.write(key, serialise(stems))
+    return key
+
+
+def model_folder(zoo: str, model: str) -> str:
+    """The key below which a model's objects lie; unusual characters are percent-encoded."""
+    return f"weights/{safe(zoo)}/{safe(model)}"
+
+
+def safe(name: str) -> str:
+    """`name` as one part of a key, never empty, never "." or ".."."""
+    return quote(name, safe="").replace("~", "%7E") if name.strip(".") else quote(name) + "%"
+
+
+def content_id(digest: str, config: bytes = b"") -> str:
+    """The first 16 hex digits of sha256(hex digest of the weights ‖ config.json)."""
+    return hashlib.sha256(digest.encode() + config).hexdigest()[:16]
+
+
+def arranged(stems: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stems, then body, each by descending size of its elements and otherwise in its order."""
+    return {
+        name: part[name]
+        for part in (stems, body)
+        for name in sorted(part, key=lambda name: -part[name].element_size())
+    }
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
+    """sha256 in hex and size in bytes of the file that `serialise` yields."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in serialise(tensors):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file that holds the tensors in the given order."""
+    header = json.dumps(_header(tensors), separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for tensor in tensors.values():
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        yield flat.numpy().data
+
+
+def _header(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise PublishError(f"{name} has dtype {tensor.dtype}, which the mirror can't store")
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    return header

@@ -1,0 +1,188 @@
+"""The nouns that cross stages: small frozen records, picklable, with units on each field."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["unsupported", "failed"]
+Proof = Literal["forward", "stem"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One pretrained model of a zoo, as the zoo lists it; nothing was read from the network yet."""
+
+    zoo: str
+    name: str
+    """Unique within the zoo, such as ``resnet18.a1_in1k``."""
+    architecture: str
+    pretrained_tag: str
+    """Which weights of the architecture; "" where it has one set only."""
+    license: str | None
+    """As the source states it; None where it states none."""
+    hub_id: str | None = None
+    """``owner/repo`` on the Hub, perhaps with ``@revision``."""
+    url: str | None = None
+    """Any other place of the checkpoint; taken where there is no `hub_id`."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a zoo states of a model, for one number of channels."""
+
+    chans: int
+    height: int
+    """Pixels of the model's own input size."""
+    width: int
+    mean: tuple[float, ...]
+    """Per channel, for images in 0..1; `chans` long, as `std`."""
+    std: tuple[float, ...]
+    num_classes: int
+    """0 where there is no classifier."""
+    min_timm: str
+    """The oldest timm release that loads a variant of it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as its source describes it, before it is read."""
+
+    uri: str
+    """Where the bytes come from, pinned where the source can pin; no secrets."""
+    identity: str
+    """What the source says of the content (commit, ETag, size …); it changes when the bytes do."""
+    bytes: int | None
+    sha256: str
+    """The stated hash in hex, whole or its first digits; "" where none is stated."""
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A tensor that reads the image: viewed as (outer, channels, inner), its middle axis is colour.
+
+    A Conv2d weight (O, C, kH, kW) has axis = 1, outer = O and inner = kH·kW.
+    """
+
+    name: str
+    """The tensor's name in the state dict, such as ``conv1.weight``."""
+    axis: int
+    """The tensor's own axis that grows with the channels, perhaps folded with pixels."""
+    outer: int
+    inner: int
+    linear: bool = True
+    """Whether the model uses the weight as it is, so that adapting it preserves the function;
+    False where the forward pass standardises it first."""
+
+    @property
+    def module(self) -> str:
+        """The name of the module that holds the tensor."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One model and the channel counts wanted of it."""
+
+    entry: ModelEntry
+    chans: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of a run needs to know. Holds credentials: never printed or stored."""
+
+    run_id: str
+    dest: str
+    """The mirror's root, an absolute fsspec URL."""
+    scheme: str
+    source_root: str | None = None
+    dest_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec storage options of `dest`."""
+    source_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec storage options of the sources."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The facts of a checkpoint that was read."""
+
+    location: str
+    """The stable name of where it was asked for; work is skipped by it."""
+    uri: str
+    identity: str
+    sha256: str
+    """Of the whole file, 64 hex digits."""
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """A variant whose objects are in the mirror and which nobody has run yet."""
+
+    in_chans: int
+    bands: str
+    scheme: str
+    folder: str
+    """Relative to the mirror's root."""
+    sha256: str
+    """Of model.safetensors, 64 hex digits."""
+    bytes: int
+    """Size of model.safetensors."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A variant that isn't in the mirror, and why."""
+
+    in_chans: int
+    bands: str
+    scheme: str
+    status: Status
+    stage: str
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One model after publishing and before validation."""
+
+    entry: ModelEntry
+    checkpoint: Checkpoint
+    facts: ModelFacts
+    """For the checkpoint's own number of channels, B."""
+    stems: tuple[Stem, ...]
+    filled: tuple[str, ...]
+    """Tensors absent from the checkpoint that the model computes by itself."""
+    source_stem: str
+    """Key of the original stem tensors (safetensors) in the mirror."""
+    variants: tuple[Published, ...]
+    failures: tuple[Failure, ...]
+    seconds: float
+    """Spent in fetching, adapting and publishing."""
+
+
+@dataclass(frozen=True)
+class ProofResult:
+    """How far a variant is from base(M·x), in units of the image's own effect on the output."""
+
+    equivalence_error: float
+    control_error: float
+    """The same figure for a stem known to be wrong."""
+    equivalent: bool
+    proof: Proof
+    """Whether the model's outputs were compared, or its stems' only."""
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What became of one model in one run, for the driver's bars and tables."""
+
+    entry: ModelEntry
+    chans: tuple[int, ...]
+    """The channel counts now in the mirror."""
+    failures: tuple[Failure, ...]
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+    checked_on: str
+    """The device's name; "" where nothing was validated."""

@@ -1,0 +1,169 @@
+"""What an operator reads: progress, the failure table, the closing lines."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import click
+from tqdm import tqdm
+
+from zooadapt.errors import FetchError
+from zooadapt.manifest import Row
+from zooadapt.plan import Plan
+from zooadapt.records import ModelSummary, Source
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: 18.8 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def plan_line(plan: Plan) -> str:
+    """What is there, what is due."""
+    parts = [f"{plan.models} model{'s' * (plan.models != 1)}", f"{plan.due} variants to make"]
+    parts += [f"{plan.done} done already"] if plan.done else []
+    parts += [f"{plan.unsupported} known to be unsupported"] if plan.unsupported else []
+    parts += [f"{plan.failed} failed before (--retry-failed takes them up)"] if plan.failed else []
+    return ", ".join(parts)
+
+
+class Progress:
+    """tqdm bars on a terminal, one plain line a model elsewhere."""
+
+    def __init__(self, models: int) -> None:
+        self.models, self.ended = models, 0
+        self.terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> "Progress":
+        quiet = not self.terminal
+        self._models = tqdm(total=self.models, unit="model", desc="models", disable=quiet)
+        self._bytes = tqdm(unit="B", unit_scale=True, desc="written", disable=quiet)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._models.close()
+        self._bytes.close()
+
+    def model_ended(self, summary: ModelSummary) -> None:
+        """Count a model that is recorded; on a terminal only a failing one gets a line."""
+        self.ended += 1
+        self._models.update()
+        self._bytes.update(summary.bytes_written)
+        line = f"[{self.ended}/{self.models}] {_model_line(summary)}"
+        if not self.terminal:
+            click.echo(line)
+        elif summary.failures:
+            self._models.write(line)
+
+
+def _model_line(summary: ModelSummary) -> str:
+    parts = []
+    if summary.chans:
+        parts.append(f"{','.join(map(str, summary.chans))} channels proved on {summary.checked_on}")
+    if summary.failures:
+        failure = summary.failures[0]
+        parts.append(f"{failure.status} at {failure.stage}")
+    return f"{summary.entry.name}: {'; '.join(parts)} ({summary.seconds:.1f} s)"
+
+
+def failure_table(failures: Iterable[Row]) -> str:
+    """Failures grouped by status, stage and reason, the largest group first."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in failures:
+        reason = row["error"].replace(row["model"], "…")
+        name = f"{row['model']} ({row['in_chans']})"
+        groups[row["status"], row["stage"], reason].append(name)
+    lines = [f"  {'status':<11}  {'stage':<10}  {'count':>5}  reason, and models (channels)"]
+    for (status, stage, reason), names in sorted(groups.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"  {status:<11}  {stage:<10}  {len(names):>5}  {reason}")
+        lines.append(f"  {'':<33}{shown}")
+    return "\n".join(lines)
+
+
+def dry_run(plan: Plan, sources: Sequence[Source | FetchError], free: int | None) -> str:
+    """A line for each model that is due, and what it costs to read and write."""
+    lines, read, written, unknown = [], 0, 0, []
+    for request, source in zip(plan.requests, sources, strict=True):
+        bytes_ = source.bytes if isinstance(source, Source) else None
+        if bytes_ is None:
+            unknown.append(source)
+        read += bytes_ or 0
+        written += (bytes_ or 0) * len(request.chans)
+        shown = "size unknown" if bytes_ is None else size(bytes_)
+        lines.append(f"  {request.entry.name}  {','.join(map(str, request.chans))}  {shown}")
+    lines.append(f"to read:  {size(read)}{_unknown(unknown)}")
+    lines.append(f"to write: about {size(written)}")
+    lines.append(f"free:     {size(free) if free is not None else 'the store does not say'}")
+    return "\n".join(lines)
+
+
+def _unknown(sources: Sequence[Source | FetchError]) -> str:
+    if not sources:
+        return ""
+    reason = next((f" ({source})" for source in sources if isinstance(source, FetchError)), "")
+    return f", and {len(sources)} checkpoints of unknown size{reason}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The figures of the closing lines."""
+
+    dest: str
+    new: int
+    usable: int
+    """Rows of the manifest, other runs' included."""
+    unsupported: int
+    failed: int
+    seconds: float
+
+
+def closing(ending: Ending, example: Row | None) -> str:
+    """What was written where, and lines to paste that query it and load `example`."""
+    lines = [
+        f"{ending.new} new variants in {ending.seconds:.0f} s; of what was asked for, "
+        f"{ending.unsupported} unsupported, {ending.failed} failed.",
+        f"The mirror {ending.dest} holds {ending.usable} variants:",
+        f"  {ending.dest}/manifest.parquet   the usable variants",
+        f"  {ending.dest}/failures.parquet   what isn't there, and why",
+    ]
+    if example:
+        lines += [
+            "",
+            "Query it, then load a variant, in Python:",
+            "",
+            *_snippet(ending.dest, example),
+        ]
+    return "\n".join(lines)
+
+
+def _snippet(dest: str, row: Row) -> list[str]:
+    folder = f"{dest}/{row['folder']}"
+    lines = [
+        "import pandas as pd, timm",
+        f'rows = pd.read_parquet("{dest}/manifest.parquet")',
+        'print(rows[["model", "in_chans", "scheme", "equivalence_error", "folder"]])',
+    ]
+    if "://" in dest:
+        local = folder.rpartition("/")[2]
+        lines += [
+            "import fsspec",
+            f'fsspec.url_to_fs("{folder}")[0].get("{folder}", "{local}", recursive=True)',
+        ]
+        folder = local
+    return [
+        *lines,
+        f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
+        f"# {row['in_chans']} channels of {row['input_height']} x {row['input_width']} pixels",
+    ]

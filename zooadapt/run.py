@@ -1,0 +1,175 @@
+"""One run of the batch job: plan, cluster, compaction, report."""
+
+import json
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from zooadapt import cluster, fetch, manifest, plan, report
+from zooadapt.config import Config
+from zooadapt.errors import FetchError, UsageError, one_line, redact
+from zooadapt.manifest import Row
+from zooadapt.records import Job, ModelEntry, ModelSummary, Source
+from zooadapt.store import LocalStore, Store, open_store
+
+OK, FAILED = 0, 1
+
+_LOOKUPS = 16
+"""Sources asked at once by the driver."""
+
+
+def adapt(config: Config) -> int:
+    """Do what the options ask for; returns the exit code 0 or 1.
+
+    Raises UsageError (exit code 2) and RunError (3). SIGTERM is taken as Ctrl-C: what is recorded
+    is compacted and KeyboardInterrupt raised.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    started = time.monotonic()
+    job, entries = _job(config), plan.select(config)
+    store = _open_mirror(config, job)
+    click.echo(f"mirror: {redact(job.dest)}")
+    with store.session(job.run_id):
+        records = manifest.read_records(store)
+        if config.check_sources:
+            manifest.update_licences(store, records, entries, job.run_id)
+        todo = _plan(entries, config, job, records)
+        click.echo(f"plan: {report.plan_line(todo)}")
+        try:
+            summaries = _work(todo, job, store) if todo.requests else []
+        finally:
+            tables = manifest.compact(store)
+    return _finish(config, entries, store, job, tables, summaries, time.monotonic() - started)
+
+
+def dry_run(config: Config) -> int:
+    """Print what a run would do, and do nothing; returns the exit code 0."""
+    job, entries = _job(config), plan.select(config)
+    store = open_store(job.dest, job.dest_options)
+    todo = _plan(entries, config, job, manifest.read_records(store))
+    click.echo(f"mirror: {redact(job.dest)}")
+    click.echo(f"plan: {report.plan_line(todo)}")
+    sources = _look_up([request.entry for request in todo.requests], job)
+    click.echo(report.dry_run(todo, sources, store.free_bytes()))
+    return OK
+
+
+def _job(config: Config) -> Job:
+    return Job(
+        run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
+        dest=config.dest,
+        scheme=config.scheme,
+        source_root=config.source_root,
+        dest_options=config.storage_options,
+        source_options=config.source_storage_options,
+    )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _open_mirror(config: Config, job: Job) -> Store:
+    """The mirror's store, with the resolved options written to it. Raises UsageError."""
+    store = open_store(job.dest, job.dest_options)
+    options = {field.name: getattr(config, field.name) for field in fields(config) if field.repr}
+    try:
+        store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
+    except Exception as cause:
+        raise UsageError(
+            f"--dest {redact(job.dest)} can't be written: {one_line(cause)}"
+        ) from cause
+    return store
+
+
+def _plan(entries: Sequence[ModelEntry], config: Config, job: Job, records: list[Row]) -> plan.Plan:
+    if not config.check_sources:
+        return plan.make(entries, config, records)
+    now = dict(zip(entries, _look_up(entries, job), strict=True))
+
+    def changed(entry: ModelEntry, recorded: str) -> bool:
+        source = now[entry]
+        return isinstance(source, Source) and source.identity != recorded
+
+    return plan.make(entries, config, records, changed)
+
+
+def _look_up(entries: Iterable[ModelEntry], job: Job) -> list[Source | FetchError]:
+    """What each source says of its checkpoint, or why it says nothing."""
+
+    def one(entry: ModelEntry) -> Source | FetchError:
+        try:
+            return fetch.locate(entry, job).source
+        except FetchError as error:
+            return error
+
+    with ThreadPoolExecutor(_LOOKUPS) as pool:
+        return list(pool.map(one, entries))
+
+
+def _work(todo: plan.Plan, job: Job, store: Store) -> list[ModelSummary]:
+    """Run what is due; the summaries of the models that ended."""
+    summaries: list[ModelSummary] = []
+    with cluster.connected() as line:
+        click.echo(f"ray: {line}")
+        if isinstance(store, LocalStore):
+            cluster.check_local_dest(Path(store.root), job.run_id)
+        division = cluster.workers()
+        click.echo(f"ray: {division}")
+        with report.Progress(len(todo.requests)) as progress:
+
+            def ended(summary: ModelSummary) -> None:
+                summaries.append(summary)
+                progress.model_ended(summary)
+
+            cluster.run(todo.requests, job, division, ended)
+    return summaries
+
+
+def _finish(
+    config: Config,
+    entries: Sequence[ModelEntry],
+    store: Store,
+    job: Job,
+    tables: manifest.Tables,
+    summaries: Sequence[ModelSummary],
+    seconds: float,
+) -> int:
+    """Say what became of everything asked for, and leave it in the mirror's run folder."""
+    asked = {(entry.zoo, entry.name) for entry in entries}
+
+    def wanted(row: Row) -> bool:
+        mine = (row["zoo"], row["model"]) in asked and row["in_chans"] in config.chans
+        return mine and row["scheme"] == config.scheme and not row["bands"]
+
+    failures = [row for row in tables.failures if wanted(row)]
+    counts = Counter(row["status"] for row in failures)
+    ending = report.Ending(
+        dest=job.dest,
+        new=sum(len(summary.chans) for summary in summaries),
+        usable=len(tables.usable),
+        unsupported=counts["unsupported"],
+        failed=counts["failed"],
+        seconds=seconds,
+    )
+    if failures:
+        click.echo(report.failure_table(failures))
+    click.echo(report.closing(ending, next(filter(wanted, reversed(tables.usable)), None)))
+    _log(store, job, summaries, ending)
+    return FAILED if counts["failed"] else OK
+
+
+def _log(store: Store, job: Job, summaries: Sequence[ModelSummary], ending: report.Ending) -> None:
+    """The run's event log, one JSON line a model, and its summary."""
+    events = [json.dumps(asdict(summary)) + "\n" for summary in summaries]
+    store.write(f"runs/{job.run_id}/events.jsonl", ["".join(events).encode()])
+    store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])

@@ -1,0 +1,260 @@
+"""A folder on any fsspec filesystem in which objects appear whole or not at all.
+
+Three kinds, by what the filesystem can promise:
+
+- local folders: temporary file and ``os.replace``; replacing under ``flock``;
+- S3: an upload becomes visible when it is complete; replacing with If-Match / If-None-Match;
+- anything else: temporary name and move; replacing under a lease that a single job holds.
+
+Keys are relative to the store's root, with "/" between their parts.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from zooadapt.errors import Conflict, RunError, UsageError, one_line
+
+Chunks = Iterable[bytes | memoryview]
+
+_BLOCK = 16 * 2**20
+_MULTIPART = 32 * 2**20
+_LEASE = "runs/lease.json"
+_LEASE_SECONDS = 120
+
+
+def open_store(url: str, options: dict[str, Any] | None = None) -> "Store":
+    """The store at `url`, an absolute fsspec URL or a local path. Nothing is created yet.
+
+    Make it in the process that uses it, never before a fork. Raises UsageError where fsspec knows
+    no such filesystem.
+    """
+    try:
+        filesystem, root = fsspec.core.url_to_fs(
+            url, **{"use_listings_cache": False, **(options or {})}
+        )
+    except Exception as cause:
+        raise UsageError(f"can't open {one_line(Exception(url))}: {one_line(cause)}") from cause
+    if isinstance(filesystem, LocalFileSystem):
+        return LocalStore(filesystem, root)
+    if "s3" in filesystem.protocol:
+        return S3Store(filesystem, root)
+    return Store(filesystem, root)
+
+
+class Store:
+    """Any fsspec filesystem; the two subclasses know better ways for theirs."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self.fs = filesystem
+        self.root = root.rstrip("/")
+
+    def path(self, key: str) -> str:
+        """The filesystem's own path of `key`."""
+        return f"{self.root}/{key}"
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        data: bytes = self.fs.cat_file(self.path(key))
+        return data
+
+    def read_many(self, keys: list[str]) -> dict[str, bytes]:
+        """Many small objects at once, concurrently where the filesystem can."""
+        if not keys:
+            return {}
+        found = self.fs.cat([self.path(key) for key in keys])
+        return {key: found[self.path(key)] for key in keys}
+
+    def list(self, prefix: str) -> list[str]:
+        """All keys below the folder `prefix`, sorted; [] where there is none."""
+        self.fs.invalidate_cache()
+        start = len(self.root) + 1
+        return sorted(path[start:] for path in self.fs.find(self.path(prefix)))
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there now."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.path(key)))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The object's bytes in order, in blocks of 16 MiB. Raises FileNotFoundError."""
+        with self.fs.open(self.path(key), "rb", block_size=_BLOCK, cache_type="readahead") as file:
+            while chunk := file.read(_BLOCK):
+                yield chunk
+
+    def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
+        """The object as a local file, copied below `spool` if need be, and its sha256 in hex.
+
+        Every byte is read from the store.
+        """
+        copy = spool / key.replace("/", "__")
+        digest = hashlib.sha256()
+        with copy.open("wb") as file:
+            for chunk in self.chunks(key):
+                digest.update(chunk)
+                file.write(chunk)
+        return copy, digest.hexdigest()
+
+    def write(self, key: str, chunks: Chunks) -> None:
+        """Write an object that becomes visible whole, at the end, or not at all."""
+        temporary = f"{self.path(key)}.{uuid.uuid4().hex}.tmp"
+        self.fs.makedirs(self.fs._parent(temporary), exist_ok=True)
+        try:
+            with self.fs.open(temporary, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+            self._move(temporary, self.path(key))
+        except BaseException:
+            self._remove(temporary)
+            raise
+
+    def _move(self, temporary: str, final: str) -> None:
+        self.fs.mv(temporary, final)
+
+    def _remove(self, path: str) -> None:
+        if self.fs.exists(path):
+            self.fs.rm_file(path)
+
+    def version(self, key: str) -> str | None:
+        """What `replace` compares: a token that changes when the object does; None if absent."""
+        return "present" if self.exists(key) else None
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        """Write `key` if it is still at `version`. Raises Conflict otherwise.
+
+        Call it, and `version` before it, within `exclusive()`.
+        """
+        self.write(key, [data])
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keeps others from replacing objects meanwhile, where the store needs that."""
+        return nullcontext()
+
+    def session(self, run_id: str) -> AbstractContextManager[None]:
+        """Held for a whole job. Raises RunError where only one job may run and one does."""
+        return _lease(self, run_id)
+
+    def free_bytes(self) -> int | None:
+        """Free space in bytes; None where the store doesn't say."""
+        return None
+
+
+class LocalStore(Store):
+    """A folder of this machine, or one that all nodes share."""
+
+    def _move(self, temporary: str, final: str) -> None:
+        os.replace(temporary, final)  # noqa: PTH105 - one atomic call on two fsspec paths
+
+    def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
+        """The file itself, not copied, and its sha256 in hex."""
+        with Path(self.path(key)).open("rb") as file:
+            return Path(self.path(key)), hashlib.file_digest(file, "sha256").hexdigest()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """An flock on a file in the root, released by the kernel when the process ends."""
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        with (Path(self.root) / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def session(self, run_id: str) -> AbstractContextManager[None]:
+        """Any number of jobs may share a local mirror."""
+        return nullcontext()
+
+    def free_bytes(self) -> int | None:
+        """Free bytes of the filesystem that holds the root, or its nearest existing parent."""
+        folder = Path(self.root)
+        while not folder.exists():
+            folder = folder.parent
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize
+
+
+class S3Store(Store):
+    """A prefix of an S3 bucket."""
+
+    def write(self, key: str, chunks: Chunks) -> None:
+        """Write an object by multipart upload; an upload that fails is aborted, never visible."""
+        file = self.fs.open(self.path(key), "wb", block_size=_MULTIPART, autocommit=False)
+        try:
+            for chunk in chunks:
+                file.write(chunk)
+            file.close()
+            file.commit()
+        except BaseException:
+            file.discard()
+            file.closed = True  # else its finaliser would try to upload the rest
+            raise
+
+    def version(self, key: str) -> str | None:
+        """The object's ETag; None if absent."""
+        self.fs.invalidate_cache()
+        try:
+            return str(self.fs.info(self.path(key))["ETag"])
+        except FileNotFoundError:
+            return None
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        """A PUT with If-Match, or If-None-Match: * for an object not there yet."""
+        bucket, name, _ = self.fs.split_path(self.path(key))
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        try:
+            self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition)
+        except OSError as cause:
+            if _refused(cause):
+                raise Conflict(f"{key} was changed by another job") from cause
+            raise
+
+    def session(self, run_id: str) -> AbstractContextManager[None]:
+        """Any number of jobs may share an S3 mirror."""
+        return nullcontext()
+
+
+def _refused(error: OSError) -> bool:
+    """Whether S3 refused a precondition: 412, or 409 for a write that was overtaken."""
+    cause: Any = error.__cause__ or error
+    response = getattr(cause, "response", {}) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in (409, 412) or isinstance(error, FileExistsError)
+
+
+@contextmanager
+def _lease(store: Store, run_id: str) -> Iterator[None]:
+    """One job at a time on a store that can neither lock nor write conditionally."""
+    holder = json.loads(store.read(_LEASE)) if store.exists(_LEASE) else None
+    if holder and time.time() - holder["renewed"] < _LEASE_SECONDS:
+        raise RunError(
+            f"run {holder['run_id']} is writing to this store, which can't keep two jobs apart: "
+            f"wait for it to end; if it was killed, its lease runs out in {_LEASE_SECONDS} s"
+        )
+    ended = threading.Event()
+    _renew(store, run_id)
+    thread = threading.Thread(target=_keep_renewing, args=(store, run_id, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        store._remove(store.path(_LEASE))
+
+
+def _keep_renewing(store: Store, run_id: str, ended: threading.Event) -> None:
+    while not ended.wait(_LEASE_SECONDS / 4):
+        _renew(store, run_id)
+
+
+def _renew(store: Store, run_id: str) -> None:
+    store.write(_LEASE, [json.dumps({"run_id": run_id, "renewed": time.time()}).encode()])

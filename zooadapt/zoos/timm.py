@@ -1,0 +1,136 @@
+"""timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import timm
+import timm.models._builder as timm_builder
+import torch
+from timm.models._hub import save_config_for_hf
+from timm.models._manipulate import reinit_non_persistent_buffers
+from torch import Tensor, nn
+
+from zooadapt.records import ModelEntry, ModelFacts
+
+MIN_TIMM = "1.0.16"
+"""The first timm that loads a `local-dir:` folder."""
+PRUNED_MIN_TIMM = "1.0.31"
+"""The first that leaves an adapted stem alone though ``first_conv`` names it."""
+
+
+class TimmZoo:
+    """Every pretrained tag that the installed timm knows, from the Hub or the tag's own URL."""
+
+    name = "timm"
+
+    def models(self) -> Iterable[ModelEntry]:
+        """All pretrained tags in timm's natural order."""
+        return [self._entry(tag) for tag in timm.list_models(pretrained=True)]
+
+    def _entry(self, tag: str) -> ModelEntry:
+        cfg = timm.get_pretrained_cfg(tag)
+        return ModelEntry(
+            zoo=self.name,
+            name=tag,
+            architecture=cfg.architecture,
+            pretrained_tag=cfg.tag or "",
+            license=cfg.license,
+            hub_id=cfg.hf_hub_id,
+            url=cfg.url if isinstance(cfg.url, str) else None,
+        )
+
+    def facts(self, entry: ModelEntry) -> ModelFacts:
+        """From the tag's pretrained config."""
+        cfg = timm.get_pretrained_cfg(entry.name)
+        chans, height, width = cfg.input_size
+        return ModelFacts(
+            chans=chans,
+            height=height,
+            width=width,
+            mean=tuple(cfg.mean),
+            std=tuple(cfg.std),
+            num_classes=cfg.num_classes,
+            min_timm=PRUNED_MIN_TIMM if _pruned(entry) else MIN_TIMM,
+        )
+
+    def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
+        """``timm.create_model`` without weights, on the current default device."""
+        model: nn.Module = timm.create_model(entry.name, in_chans=in_chans)
+        return model
+
+    def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
+        """timm's ``first_conv``, which may name several modules or none."""
+        declared = getattr(model, "_traits", {}).get("first_conv") or ()
+        return (declared,) if isinstance(declared, str) else tuple(declared)
+
+    def convert(
+        self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
+    ) -> tuple[Mapping[str, Any], bool]:
+        """What timm's own checkpoint filter makes of the content."""
+        filter_fn, strict = _loading_rules(entry)
+        if filter_fn is not None:
+            try:
+                content = filter_fn(content, model)
+            except TypeError:  # as timm does: some filters take the content alone
+                content = filter_fn(content)
+        return content, strict
+
+    def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
+        """timm's Hub configuration, with the channel count as the only model argument.
+
+        ``first_conv`` is null: with a name there, timm 1.0.16 to 1.0.30 adapts the stem a second
+        time, fails, and leaves it random. The pruned architectures need the name to be built.
+        """
+        config = _exported(base)
+        config["model_args"] = {"in_chans": facts.chans}
+        cfg = config["pretrained_cfg"]
+        cfg.pop("license", None)
+        cfg["mean"], cfg["std"] = list(facts.mean), list(facts.std)
+        for size in ("input_size", "test_input_size", "min_input_size"):
+            if cfg.get(size):
+                cfg[size][0] = facts.chans
+        if not _pruned(entry):
+            cfg["first_conv"] = None
+        return config
+
+    def load(
+        self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
+    ) -> nn.Module:
+        """``timm.create_model("local-dir:…")``, built without initialising what is replaced."""
+        with torch.device("meta"):
+            model: nn.Module = timm.create_model(f"local-dir:{folder}", in_chans=in_chans)
+        model.load_state_dict(tensors, strict=True, assign=True)
+        reinit_non_persistent_buffers(model)
+        return model.eval()
+
+
+def _pruned(entry: ModelEntry) -> bool:
+    """Whether timm builds the architecture full and then cuts it down, stem included."""
+    return entry.architecture.endswith("_pruned")
+
+
+def _exported(base: nn.Module) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        save_config_for_hf(base, file.name)
+        config: dict[str, Any] = json.loads(Path(file.name).read_text())
+    return config
+
+
+def _loading_rules(entry: ModelEntry) -> tuple[Any, bool]:
+    """The checkpoint filter that timm would apply to the tag's weights, and its strictness.
+
+    timm decides both inside its entry points and hands them to ``load_pretrained`` alone; so the
+    model is built once more on the meta device with that function replaced by one that listens.
+    """
+    heard: dict[str, Any] = {}
+
+    def listen(model: nn.Module, **arguments: Any) -> None:
+        heard.update(arguments)
+
+    with mock.patch.object(timm_builder, "load_pretrained", listen), torch.device("meta"):
+        timm.create_model(entry.name, pretrained=True)
+    return heard["filter_fn"], heard["strict"]
