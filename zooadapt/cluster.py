@@ -230,7 +230,7 @@ class _Loop:
 def _death(request: Request, cause: RayError) -> StageError:
     who = "validating" if isinstance(cause, RayActorError) else "adapting"
     error = WorkerDied(
-        f"{request.entry.name}: the process {who} it died {_RETRIES + 1} times, perhaps for want "
+        f"the process {who} it died {_RETRIES + 1} times, perhaps for want "
         f"of memory; give the nodes more, then --retry-failed"
     )
     error.__cause__ = cause

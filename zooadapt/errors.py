@@ -89,14 +89,14 @@ class WorkerDied(StageError):
 
 
 @contextmanager
-def stage(error: type[StageError], subject: str) -> Iterator[None]:
-    """Turn any unforeseen exception of the block into `error`, saying that `subject` met it."""
+def stage(error: type[StageError]) -> Iterator[None]:
+    """Turn any unforeseen exception of the block into `error`."""
     try:
         yield
     except StageError:
         raise
     except Exception as cause:
-        raise error(f"{subject}: {one_line(cause)}") from cause
+        raise error(one_line(cause)) from cause
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

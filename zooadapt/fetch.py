@@ -49,7 +49,7 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
     Raises FetchError where the entry names no source.
     """
     if not entry.hub_id and not entry.url:
-        raise FetchError(f"{entry.name}: the zoo names no source for its weights")
+        raise FetchError("the zoo names no source for its weights")
     if source_root and not _in_package(entry.url):
         name = entry.hub_id or Path(urlsplit(entry.url or "").path).name
         return f"{source_root.rstrip('/')}/{name}"

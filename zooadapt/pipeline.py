@@ -90,7 +90,7 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     failures = list(adapted.failures)
     for variant in adapted.variants:
         try:
-            with _spool() as spool, stage(ValidationError, _label(adapted, variant)):
+            with _spool() as spool, stage(ValidationError):
                 rows.append(_prove(adapted, variant, job, device, spool))
         except StageError as error:
             failures.append(_failure(variant.in_chans, job.scheme, error))
@@ -118,13 +118,13 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
 
 def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
-    with stage(StemError, entry.name):
+    with stage(StemError):
         facts = zoo.facts(entry)
         base, found = _inspect(request, zoo, facts)
-    with stage(FetchError, entry.name):
+    with stage(FetchError):
         located = fetch.locate(entry, job)
         file, digest = fetch.fetch(located, spool)
-    with stage(CheckpointError, entry.name):
+    with stage(CheckpointError):
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
         filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
     source = Checkpoint(
@@ -135,7 +135,7 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
         bytes=file.stat().st_size,
     )
     adapted = Adapted(entry, source, facts, found, filled, "", (), (), 0.0)
-    with stage(PublishError, entry.name):
+    with stage(PublishError):
         adapted = _publish(adapted, request.chans, base, zoo, job)
     return dataclasses.replace(adapted, seconds=time.monotonic() - started)
 
@@ -281,10 +281,6 @@ def _record(
 def _failure(chans: int, scheme: str, error: StageError) -> Failure:
     status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
     return Failure(chans, "", scheme, status, error.stage, error.error_type, one_line(error))
-
-
-def _label(adapted: Adapted, variant: Published) -> str:
-    return f"{adapted.entry.name} with {variant.in_chans} channels"
 
 
 @contextmanager

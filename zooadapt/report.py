@@ -1,7 +1,6 @@
 """What an operator reads: progress, the failure table, the closing lines."""
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -79,17 +78,22 @@ def _model_line(summary: ModelSummary) -> str:
 
 def failure_table(failures: Iterable[Row]) -> str:
     """Failures grouped by status, stage and reason, the largest group first."""
-    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for row in failures:
         reason = row["error"].replace(row["model"], "…")
-        name = f"{row['model']} ({row['in_chans']})"
-        groups[row["status"], row["stage"], reason].append(name)
-    lines = [f"  {'status':<11}  {'stage':<10}  {'count':>5}  reason, and models (channels)"]
-    for (status, stage, reason), names in sorted(groups.items(), key=lambda item: -len(item[1])):
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        lines.append(f"  {status:<11}  {stage:<10}  {len(names):>5}  {reason}")
-        lines.append(f"  {'':<33}{shown}")
+        models = groups.setdefault((row["status"], row["stage"], reason), {})
+        models.setdefault(row["model"], []).append(row["in_chans"])
+    lines = [f"  {'status':<11}  {'stage':<10}  {'models':>6}  reason"]
+    for (status, stage, reason), models in sorted(groups.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {status:<11}  {stage:<10}  {len(models):>6}  {reason}")
+        lines.append(f"  {'':<33}{_named(models)}")
     return "\n".join(lines)
+
+
+def _named(models: dict[str, list[int]]) -> str:
+    """The first models of a group with their channel counts, and how many more there are."""
+    shown = [f"{name} ({','.join(map(str, counts))})" for name, counts in list(models.items())[:3]]
+    return ", ".join(shown) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
 
 
 def dry_run(plan: Plan, sources: Sequence[Source | FetchError], free: int | None) -> str:

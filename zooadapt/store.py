@@ -9,6 +9,7 @@ Three kinds, by what the filesystem can promise:
 Keys are relative to the store's root, with "/" between their parts.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -223,11 +224,14 @@ class S3Store(Store):
 
 
 def _refused(error: OSError) -> bool:
-    """Whether S3 refused a precondition: 412, or 409 for a write that was overtaken."""
-    cause: Any = error.__cause__ or error
-    response = getattr(cause, "response", {}) or {}
+    """Whether S3 refused a precondition: 412, or 409 for a write that was overtaken.
+
+    s3fs translates the first to EINVAL (errors.py of s3fs 2026.9).
+    """
+    response = getattr(error.__cause__, "response", {})
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status in (409, 412) or isinstance(error, FileExistsError)
+    refused = isinstance(error, FileExistsError) or error.errno == errno.EINVAL
+    return refused or status in (409, 412)
 
 
 @contextmanager

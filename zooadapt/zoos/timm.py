@@ -1,7 +1,5 @@
 """timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
 
-import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,8 @@ from unittest import mock
 import timm
 import timm.models._builder as timm_builder
 import torch
-from timm.models._hub import save_config_for_hf
 from timm.models._manipulate import reinit_non_persistent_buffers
+from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
 from zooadapt.records import ModelEntry, ModelFacts
@@ -85,39 +83,65 @@ class TimmZoo:
         ``first_conv`` is null: with a name there, timm 1.0.16 to 1.0.30 adapts the stem a second
         time, fails, and leaves it random. The pruned architectures need the name to be built.
         """
-        config = _exported(base)
-        config["model_args"] = {"in_chans": facts.chans}
-        cfg = config["pretrained_cfg"]
-        cfg.pop("license", None)
-        cfg["mean"], cfg["std"] = list(facts.mean), list(facts.std)
+        cfg = filter_pretrained_cfg(base.pretrained_cfg, remove_source=True)
+        for fact in ("architecture", "license", "label_offset"):
+            cfg.pop(fact, None)
         for size in ("input_size", "test_input_size", "min_input_size"):
             if cfg.get(size):
-                cfg[size][0] = facts.chans
+                cfg[size] = [facts.chans, *cfg[size][1:]]
+        cfg.update(mean=list(facts.mean), std=list(facts.std), custom_load=False)
         if not _pruned(entry):
             cfg["first_conv"] = None
-        return config
+        return {
+            "architecture": entry.architecture,
+            "num_classes": facts.num_classes,
+            "num_features": base.num_features,
+            "model_args": {"in_chans": facts.chans},
+            "pretrained_cfg": cfg,
+        }
 
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
     ) -> nn.Module:
-        """``timm.create_model("local-dir:…")``, built without initialising what is replaced."""
-        with torch.device("meta"):
+        """``timm.create_model("local-dir:…")``, if possible without initialising it first."""
+
+        def build() -> nn.Module:
             model: nn.Module = timm.create_model(f"local-dir:{folder}", in_chans=in_chans)
+            return model
+
+        with torch.device("meta"):
+            model = build()
         model.load_state_dict(tensors, strict=True, assign=True)
-        reinit_non_persistent_buffers(model)
+        if not _recompute_buffers(model):
+            model = build()
+            model.load_state_dict(tensors, strict=True, assign=True)
         return model.eval()
+
+
+def _recompute_buffers(model: nn.Module) -> bool:
+    """Give values to the buffers that no checkpoint holds; False if a module can't.
+
+    A buffer was computed if it comes out the same whatever was in it before.
+    """
+    holders = [
+        (module, name)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_meta
+    ]
+    results = []
+    for filling in (0, 1):
+        for module, name in holders:
+            filled = torch.full_like(getattr(module, name), filling, device="cpu")
+            setattr(module, name, filled)
+        reinit_non_persistent_buffers(model)
+        results.append([getattr(module, name) for module, name in holders])
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def _pruned(entry: ModelEntry) -> bool:
     """Whether timm builds the architecture full and then cuts it down, stem included."""
     return entry.architecture.endswith("_pruned")
-
-
-def _exported(base: nn.Module) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        save_config_for_hf(base, file.name)
-        config: dict[str, Any] = json.loads(Path(file.name).read_text())
-    return config
 
 
 def _loading_rules(entry: ModelEntry) -> tuple[Any, bool]:

@@ -1,0 +1,55 @@
+"""Shared servers and checkpoints; each is made once a session, when first asked for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import checkpoints, seaweed
+from tests.support.seaweed import SeaweedFS
+
+FAMILIES = [
+    "resnet18.a1_in1k",
+    "test_vit.r160_in1k",
+    "convnext_atto.d2_in1k",
+    "efficientnet_b0.ra_in1k",
+    "swin_tiny_patch4_window7_224.ms_in1k",
+    "repvgg_a0.rvgg_in1k",
+    "crossvit_9_240.in1k",
+    "mobileone_s0.apple_in1k",
+]
+SMALL = "test_resnet.r160_in1k"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A running SeaweedFS."""
+    with seaweed.running(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The URL of a new bucket, reachable through the standard AWS variables."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{abs(hash(request.node.nodeid)) % 10**12}"
+    s3.filesystem().makedirs(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source root with a checkpoint of each of FAMILIES."""
+    root = tmp_path_factory.mktemp("families")
+    for tag in FAMILIES:
+        checkpoints.write_hub_repo(root, tag)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source root with one tiny model, SMALL."""
+    root = tmp_path_factory.mktemp("small")
+    checkpoints.write_hub_repo(root, SMALL)
+    return root

@@ -1,0 +1,1 @@
+"""Real servers and realistic checkpoints for the tests."""

