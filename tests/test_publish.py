@@ -52,7 +52,9 @@ def test_the_digest_is_that_of_the_bytes() -> None:
 def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     config = {"architecture": "a"}
-    folder, digest, size = publish.publish_variant(store, "weights/z/m", "2ch-repeat", TENSORS, config)
+    folder, digest, size = publish.publish_variant(
+        store, "weights/z/m", "2ch-repeat", TENSORS, config
+    )
     text = store.read(f"{folder}/config.json")
     name = hashlib.sha256(digest.encode() + text).hexdigest()[:16]
     assert folder == f"weights/z/m/2ch-repeat-{name}"
@@ -64,7 +66,8 @@ def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
 def test_another_config_is_another_variant(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     folders = {
-        publish.publish_variant(store, "w", "2ch", TENSORS, {"mean": mean})[0] for mean in (0.4, 0.5)
+        publish.publish_variant(store, "w", "2ch", TENSORS, {"mean": mean})[0]
+        for mean in (0.4, 0.5)
     }
     assert len(folders) == 2
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from zooadapt.errors import CheckpointError, one_line
 
 Build = Callable[[], nn.Module]
+
+_FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
+"""How torch names what a pickle would call and ``weights_only`` forbids."""
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -60,14 +64,14 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
 
 def _read_pickle(file: Path, mmap: bool) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as cause:
-        raise CheckpointError(
-            f"{file.name} would run code when unpickled, so it was not opened: {_needs(cause)}; "
-            f"ask its author for safetensors"
-        ) from cause
+        content = _load_tensors(file, mmap)
     except Exception as cause:
+        code = _FOREIGN.search(str(cause)) if isinstance(cause, pickle.UnpicklingError) else None
+        if code:
+            raise CheckpointError(
+                f"{file.name} would run code ({code.group(1)}) when unpickled, so it was not "
+                f"opened; ask its author for safetensors"
+            ) from cause
         raise CheckpointError(f"{file.name} is a damaged checkpoint: {one_line(cause)}") from cause
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -76,12 +80,11 @@ def _read_pickle(file: Path, mmap: bool) -> dict[str, Any]:
     return content
 
 
-def _needs(error: pickle.UnpicklingError) -> str:
-    """The telling part of torch's long advice."""
-    text = str(error)
-    start = text.find("Unsupported")
-    line = text[start:] if start >= 0 else text
-    return one_line(Exception(line.split(". ")[0]), limit=160)
+def _load_tensors(file: Path, mmap: bool) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]), file.open("rb") as opened:
+        # Given a path, torch goes by its suffix; mapping a file needs the path.
+        source = file if mmap and file.suffix != ".safetensors" else opened
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=source is file)
 
 
 def assign(

@@ -6,6 +6,7 @@
     ├── Conflict              somebody else changed an object we meant to replace
     └── StageError            one model failed at one stage; the others go on
         ├── FetchError        its checkpoint can't be had, or isn't the stated one
+        │   └── Unreachable   its source gives no answer
         ├── CheckpointError   its checkpoint can't be read, or doesn't fit the model
         ├── StemError         its stems can't be told
         │   └── Unsupported   its stems are known not to be adaptable
@@ -52,6 +53,10 @@ class FetchError(StageError):
     """The checkpoint can't be had, or its bytes aren't the ones its source states."""
 
     stage = "fetch"
+
+
+class Unreachable(FetchError):
+    """The source gives no answer at all, not even a refusal."""
 
 
 class CheckpointError(StageError):

@@ -18,12 +18,13 @@ from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_u
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from zooadapt.errors import FetchError, one_line, redact
+from zooadapt.errors import FetchError, Unreachable, one_line, redact
 from zooadapt.records import Job, ModelEntry, Source
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -193,8 +194,12 @@ def _on_hub(hub_id: str) -> Located:
             raise FetchError(
                 f"hf://{repo} isn't there, or is private and needs HF_TOKEN"
             ) from cause
+        except HfHubHTTPError as cause:
+            raise FetchError(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
         except Exception as cause:
-            raise FetchError(f"the Hub didn't tell of hf://{repo}: {one_line(cause)}") from cause
+            raise Unreachable(
+                f"the Hub at {redact(_hub_endpoint())} doesn't answer: {one_line(cause)}"
+            ) from cause
         return _pinned(repo, file, facts, url)
     raise FetchError(f"hf://{repo} has none of {', '.join(HUB_FILES)}")
 
@@ -243,7 +248,9 @@ def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
     except Exception as cause:
         if isinstance(cause, FileNotFoundError) and _absent(cause):
             raise
-        raise FetchError(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
+        refused = isinstance(cause, FileNotFoundError | PermissionError)
+        error = FetchError if refused or not isinstance(cause, OSError) else Unreachable
+        raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
     name = Path(urlsplit(uri).path).name
     stated = _HASH_IN_NAME.search(name)
     source = Source(

@@ -5,7 +5,7 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 import click
+import huggingface_hub.utils.logging
 
 from zooadapt import cluster, fetch, manifest, plan, report
 from zooadapt.config import Config
-from zooadapt.errors import FetchError, UsageError, one_line, redact
+from zooadapt.errors import FetchError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
@@ -103,8 +104,11 @@ def _plan(entries: Sequence[ModelEntry], config: Config, job: Job, records: list
     return plan.make(entries, config, records, changed)
 
 
-def _look_up(entries: Iterable[ModelEntry], job: Job) -> list[Source | FetchError]:
-    """What each source says of its checkpoint, or why it says nothing."""
+def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchError]:
+    """What each source says of its checkpoint, or why it says nothing.
+
+    If the first can't even be reached, the others aren't asked.
+    """
 
     def one(entry: ModelEntry) -> Source | FetchError:
         try:
@@ -112,6 +116,10 @@ def _look_up(entries: Iterable[ModelEntry], job: Job) -> list[Source | FetchErro
         except FetchError as error:
             return error
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries are no news
+    first = one(entries[0]) if entries else None
+    if isinstance(first, Unreachable):
+        return [first] * len(entries)
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         return list(pool.map(one, entries))
 

@@ -141,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in ("main", commit):
             return self._send(404, headers={"X-Error-Code": "RevisionNotFound"})
         if not file.is_file():
-            return self._send(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            return self._send(
+                404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
+            )
         if file.suffix not in WEIGHTS:
             return self._file(file, {"X-Repo-Commit": commit})
         return self._send(
@@ -173,9 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             data, status = data[start:stop], 206
         return self._send(status, data, headers)
 
-    def _send(
-        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> None:
+    def _send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

@@ -47,9 +47,7 @@ class SeaweedFS:
 
     def filesystem(self) -> Any:
         """A new s3fs filesystem without caches."""
-        return s3fs.S3FileSystem(
-            **self.options, use_listings_cache=False, skip_instance_cache=True
-        )
+        return s3fs.S3FileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
 
 
 @contextmanager

@@ -1,0 +1,167 @@
+"""Records are the truth; the tables made from them hold exactly the usable variants."""
+
+import multiprocessing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.seaweed import SeaweedFS
+from zooadapt import manifest
+from zooadapt.errors import RunError
+from zooadapt.records import ModelEntry
+from zooadapt.store import Store, open_store
+
+
+def variant(chans: int, **changes: Any) -> manifest.Row:
+    row: manifest.Row = {}
+    for field in manifest.MANIFEST_SCHEMA:
+        samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
+        row[field.name] = samples.get(str(field.type), [])
+    for name in ("zoo", "model", "run_id", "created_at"):
+        del row[name]
+    return {**row, "in_chans": chans, "bands": "", "scheme": "repeat", **changes}
+
+
+def failure(chans: int, error: str = "broken", status: str = "failed") -> manifest.Row:
+    return {
+        "in_chans": chans, "bands": "", "scheme": "repeat", "status": status,
+        "stage": "fetch", "error_type": "FetchError", "error": error,
+    }  # fmt: skip
+
+
+def record(
+    store: Store,
+    minute: int,
+    variants: list[manifest.Row],
+    failures: list[manifest.Row],
+    model: str = "net",
+) -> str:
+    content = {
+        "created_at": datetime(2026, 1, 1, 0, minute, tzinfo=UTC).isoformat(),
+        "adapter_version": 1,
+        "source": {"location": "here", "identity": "1"},
+        "variants": variants,
+        "failures": failures,
+    }
+    return manifest.write_record(store, "zoo", model, f"run{minute}", content)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+def table(store: Store, name: str = "manifest") -> pd.DataFrame:
+    return pd.read_parquet(Path(store.root) / f"{name}.parquet")
+
+
+def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:
+    manifest.compact(store)
+    schema = pq.read_schema(Path(store.root) / "manifest.parquet")
+    assert schema.names[:5] == list(manifest.KEY)
+    assert [field.name for field in schema if field.nullable] == ["license"]
+    assert all(field.metadata[b"description"] for field in schema)
+    assert schema.metadata[b"zooadapt_layout_version"] == b"1"
+    assert not [name for name in schema.names if hasattr(pd.Series, name)]
+
+
+def test_an_empty_mirror_has_empty_tables(store: Store) -> None:
+    manifest.compact(store)
+    assert len(table(store)) == len(table(store, "failures")) == 0
+
+
+def test_success_hides_failure_and_the_latest_wins(store: Store) -> None:
+    record(store, 1, [], [failure(1), failure(4)])
+    record(store, 2, [variant(1, sha256="old")], [failure(4, "still broken")])
+    record(store, 3, [variant(1, sha256="new")], [])
+    record(store, 4, [], [failure(1)])
+    manifest.compact(store)
+    usable, failed = table(store), table(store, "failures")
+    assert usable[["in_chans", "sha256", "run_id"]].to_numpy().tolist() == [[1, "new", "run3"]]
+    assert usable["created_at"][0] == pd.Timestamp("2026-01-01T00:03", tz="UTC")
+    assert failed[["in_chans", "error", "attempts"]].to_numpy().tolist() == [[4, "still broken", 2]]
+
+
+def test_compacting_again_changes_nothing(store: Store) -> None:
+    record(store, 1, [variant(1)], [failure(2)])
+    manifest.compact(store)
+    files = [Path(store.root) / name for name in (manifest.MANIFEST, manifest.FAILURES)]
+    before = [(file.stat().st_mtime_ns, file.read_bytes()) for file in files]
+    manifest.compact(store)
+    assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files] == before
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"layout_version": 1}'])
+def test_a_damaged_record_is_named(store: Store, data: bytes) -> None:
+    store.write("records/zoo/net/bad.json", [data])
+    with pytest.raises(RunError, match=r"records/zoo/net/bad\.json is damaged"):
+        manifest.compact(store)
+
+
+def test_a_record_of_a_newer_layout_is_refused(store: Store) -> None:
+    key = record(store, 1, [variant(1)], [])
+    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 2')
+    store.write(key, [newer])
+    with pytest.raises(RunError, match="newer zooadapt"):
+        manifest.compact(store)
+
+
+def test_pandas_duckdb_and_polars_read_the_same(store: Store) -> None:
+    record(store, 1, [variant(4, input_mean=[0.1] * 4, license=None), variant(1)], [])
+    manifest.compact(store)
+    path = f"{store.root}/manifest.parquet"
+    frame = pd.read_parquet(path)
+    assert frame["in_chans"].tolist() == [1, 4]
+    assert frame["license"].isna().tolist() == [False, True]
+    assert list(frame["input_mean"][1]) == [0.1] * 4
+    assert pl.read_parquet(path)["in_chans"].to_list() == [1, 4]
+    query = f"SELECT model FROM '{path}' WHERE in_chans = 4"
+    assert duckdb.sql(query).fetchall() == [("net",)]
+
+
+def test_pandas_reads_it_from_s3(s3: SeaweedFS, bucket: str) -> None:
+    store = open_store(f"{bucket}/mirror")
+    record(store, 1, [variant(4)], [])
+    manifest.compact(store)
+    assert len(pd.read_parquet(f"{bucket}/mirror/manifest.parquet")) == 1
+
+
+def _record_and_compact(root: str, number: int) -> None:
+    store = open_store(root)
+    for turn in range(5):
+        record(store, turn, [variant(number * 100 + turn)], [])
+        manifest.compact(store)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_compactions_at_once_lose_no_row(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root = str(tmp_path) if kind == "local" else request.getfixturevalue("bucket")
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=_record_and_compact, args=(root, n)) for n in (1, 2, 3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    expected = sorted(n * 100 + turn for n in (1, 2, 3) for turn in range(5))
+    assert pd.read_parquet(f"{root}/manifest.parquet")["in_chans"].tolist() == expected
+
+
+def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> None:
+    record(store, 1, [variant(1, license="mit"), variant(4, license="mit")], [])
+    entry = ModelEntry("zoo", "net", "net", "", "apache-2.0", hub_id="x/y")
+    before = manifest.merge(manifest.read_records(store)).usable
+    manifest.update_licences(store, manifest.read_records(store), [entry], "run9")
+    after = manifest.compact(store).usable
+    assert [row["license"] for row in after] == ["apache-2.0"] * 2
+    changing = ("license", "run_id", "created_at")
+    assert [{k: v for k, v in row.items() if k not in changing} for row in after] == [
+        {k: v for k, v in row.items() if k not in changing} for row in before
+    ]

@@ -1,0 +1,142 @@
+"""The proof passes what is right, and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support import checkpoints
+from zooadapt import schemes, stems, validate
+from zooadapt.errors import ValidationError
+from zooadapt.records import ProofResult, Stem
+
+CPU = torch.device("cpu")
+STEM = Stem("stem.weight", axis=1, outer=16, inner=9)
+
+
+class Net(nn.Module):
+    """A convolution and a classifier; the image's part in the output is `image`."""
+
+    def __init__(self, chans: int, image: float = 1.0) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(chans, 16, 3)
+        self.head = nn.Linear(16, 5)
+        self.image = image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.image * torch.relu(self.stem(x)).mean((2, 3))) + 100 * (
+            1 - self.image
+        )
+
+
+def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
+    """A base with 3 channels and its right variant."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base, variant = Net(3, image).eval(), Net(target, image).eval()
+        checkpoints.let_through(base)
+    weight = base.stem.weight.detach()
+    adapted = stems.adapt(weight, STEM, schemes.matrix("repeat", 3, target))
+    variant.load_state_dict({**base.state_dict(), "stem.weight": adapted})
+    return base, variant
+
+
+def proof(base: Net, variant: Net) -> ProofResult:
+    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    return validate.prove(variant, base, [STEM], matrix, (32, 32), CPU)
+
+
+@pytest.mark.parametrize("target", [1, 2, 3, 4, 25])
+def test_a_right_variant_passes(target: int) -> None:
+    result = proof(*nets(target))
+    assert result.equivalent
+    assert result.proof == "forward"
+    assert result.equivalence_error < 1e-5
+    assert result.control_error > 0.01
+
+
+@pytest.mark.parametrize("target", [1, 2, 4])
+@pytest.mark.parametrize("mutant", ["rolled", "unscaled", "zero", "transposed"])
+def test_a_wrong_stem_does_not(target: int, mutant: str) -> None:
+    base, variant = nets(target)
+    weight = variant.stem.weight.data
+    variant.stem.weight.data = {
+        "rolled": stems.roll(weight, STEM, target),
+        "unscaled": weight * target / 3 if target > 1 else weight / 3,
+        "zero": torch.zeros_like(weight),
+        "transposed": weight.transpose(2, 3),
+    }[mutant]
+    result = proof(base, variant)
+    assert not result.equivalent
+    assert result.equivalence_error > 100 * validate.TOLERANCE
+
+
+def test_a_wrong_body_does_not() -> None:
+    base, variant = nets(4)
+    variant.head.weight.data[0, 0] += 0.5
+    assert not proof(base, variant).equivalent
+
+
+@pytest.mark.parametrize("image", [1e-7, 0.0])
+def test_where_the_output_cannot_tell_the_stems_are_compared(image: float) -> None:
+    base, variant = nets(4, image)
+    result = proof(base, variant)
+    assert result.proof == "stem"
+    assert result.equivalent
+    variant.stem.weight.data = stems.roll(variant.stem.weight.data, STEM, 4)
+    assert not proof(base, variant).equivalent
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_its_own_tolerance(dtype: torch.dtype) -> None:
+    base, variant = nets(4)
+    exact = proof(base, variant).equivalence_error
+    base, variant = nets(4)
+    base.stem.to(dtype), variant.stem.to(dtype)
+    result = proof(base, variant)
+    assert result.equivalent
+    assert exact < result.equivalence_error < validate.TOLERANCES[dtype]
+
+
+def test_the_stem_is_put_back_untouched() -> None:
+    base, variant = nets(4)
+    before = variant.stem.weight.detach().clone()
+    proof(base, variant)
+    assert torch.equal(variant.stem.weight, before)
+
+
+def test_an_output_of_another_shape_is_an_error() -> None:
+    base, variant = nets(4)
+    variant.head = nn.Linear(16, 6)
+    with pytest.raises(
+        ValidationError, match=r"shapes \[\(2, 6\)\] where the base's has \[\(2, 5\)\]"
+    ):
+        proof(base, variant)
+
+
+def test_an_output_that_is_not_finite_is_an_error() -> None:
+    base, variant = nets(4)
+    variant.head.bias.data[0] = torch.nan
+    with pytest.raises(ValidationError, match="NaN"):
+        proof(base, variant)
+
+
+def test_nested_outputs_are_all_compared() -> None:
+    nested = {"a": [torch.zeros(2, 1), (torch.ones(2, 2),)], "b": torch.ones(2, 3).half()}
+    assert [tuple(t.shape) for t in validate._tensors(nested)] == [(2, 1), (2, 2), (2, 3)]
+
+
+def test_the_images_are_the_same_everywhere_and_differ() -> None:
+    one, two = validate.seeded_images(4, (8, 8)), validate.seeded_images(4, (8, 8))
+    assert torch.equal(one, two)
+    assert not torch.equal(one[0], one[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
+    base, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    device = validate.best_device()
+    result = validate.prove(variant, base, [STEM], matrix, (224, 224), device)
+    assert result.equivalent
+    assert validate.device_name(device) == torch.cuda.get_device_name()
