@@ -122,7 +122,7 @@ def test_pandas_duckdb_and_polars_read_the_same(store: Store) -> None:
     assert list(frame["input_mean"][1]) == [0.1] * 4
     assert pl.read_parquet(path)["in_chans"].to_list() == [1, 4]
     query = f"SELECT model FROM '{path}' WHERE in_chans = 4"
-    assert duckdb.sql(query).fetchall() == [("net",)]
+    assert duckdb.connect().execute(query).fetchall() == [("net",)]
 
 
 def test_pandas_reads_it_from_s3(s3: SeaweedFS, bucket: str) -> None:

@@ -1,5 +1,6 @@
-"""Objects appear whole or not at all, and nobody's change is overwritten, on every kind of store."""
+"""Objects appear whole or not at all, and nobody's change is lost, on every kind of store."""
 
+import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_kinds(tmp_path: Path, bucket: str) -> None:
 
 
 def test_what_is_written_is_read(store: Store) -> None:
-    chunks = [b"a" * 10, memoryview(b"b" * 10)]
+    chunks: list[bytes | memoryview] = [b"a" * 10, memoryview(b"b" * 10)]
     store.write("one/two/object", chunks)
     assert store.read("one/two/object") == b"a" * 10 + b"b" * 10
     assert store.exists("one/two/object")
@@ -46,8 +47,6 @@ def test_a_large_object_is_whole(store: Store, tmp_path: Path) -> None:
     chunk = bytes(range(256)) * 4096 * 10
     store.write("large", [chunk] * 8)
     file, digest = store.local_file("large", tmp_path)
-    import hashlib
-
     assert digest == hashlib.sha256(chunk * 8).hexdigest()
     assert file.read_bytes() == chunk * 8
 

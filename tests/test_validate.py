@@ -23,9 +23,9 @@ class Net(nn.Module):
         self.image = image
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.image * torch.relu(self.stem(x)).mean((2, 3))) + 100 * (
-            1 - self.image
-        )
+        features = self.image * torch.relu(self.stem(x)).mean((2, 3))
+        output: torch.Tensor = self.head(features) + 100 * (1 - self.image)
+        return output
 
 
 def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:

@@ -7,11 +7,14 @@ model that kills its process every time becomes a failure.
 
 import logging
 import os
+import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -30,23 +33,31 @@ _RETRIES = 2
 def connected() -> Iterator[str]:
     """A Ray cluster for the block: the running one, else one of this machine's own.
 
+    SIGTERM, which ``ray job stop`` sends, is taken as Ctrl-C from here on.
+
     Yields a line that says which. Raises RunError where the running one can't be used.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        yield _connect(quiet)
+        line = _connect(quiet)
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler exits at once
+        yield line
     finally:
         ray.shutdown()
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def _connect(quiet: dict[str, Any]) -> str:
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address="auto", **quiet)
         return f"connected to the running Ray cluster ({_size()})"
-    except ConnectionError as cause:
-        if os.environ.get("RAY_ADDRESS"):
-            raise RunError(f"no Ray cluster at RAY_ADDRESS: {one_line(cause)}") from cause
+    except ConnectionError:
+        pass  # none is running
     except Exception as cause:
         raise RunError(
             f"the running Ray cluster refused the connection ({one_line(cause)}); if it uses token "
@@ -54,6 +65,23 @@ def _connect(quiet: dict[str, Any]) -> str:
         ) from cause
     ray.init(address="local", include_dashboard=False, **quiet)
     return f"started Ray on this machine ({_size()})"
+
+
+def _check_address(address: str) -> None:
+    """Raise RunError where RAY_ADDRESS is a host and port that nobody listens on.
+
+    Ray itself would try for minutes.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as cause:
+        raise RunError(
+            f"no Ray cluster at RAY_ADDRESS={address} ({one_line(cause)}); start it, or unset "
+            f"RAY_ADDRESS"
+        ) from cause
 
 
 def _size() -> str:

@@ -1,7 +1,7 @@
 """One run of the batch job: plan, cluster, compaction, report."""
 
 import json
-import signal
+import logging
 import time
 import uuid
 from collections import Counter
@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import click
-import huggingface_hub.utils.logging
 
 from zooadapt import cluster, fetch, manifest, plan, report
 from zooadapt.config import Config
@@ -31,10 +29,9 @@ _LOOKUPS = 16
 def adapt(config: Config) -> int:
     """Do what the options ask for; returns the exit code 0 or 1.
 
-    Raises UsageError (exit code 2) and RunError (3). SIGTERM is taken as Ctrl-C: what is recorded
-    is compacted and KeyboardInterrupt raised.
+    Raises UsageError (exit code 2), RunError (3), and KeyboardInterrupt on Ctrl-C or SIGTERM, when
+    what is recorded has been compacted.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
     job, entries = _job(config), plan.select(config)
     store = _open_mirror(config, job)
@@ -75,10 +72,6 @@ def _job(config: Config) -> Job:
     )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _open_mirror(config: Config, job: Job) -> Store:
     """The mirror's store, with the resolved options written to it. Raises UsageError."""
     store = open_store(job.dest, job.dest_options)
@@ -116,7 +109,7 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         except FetchError as error:
             return error
 
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries are no news
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
     first = one(entries[0]) if entries else None
     if isinstance(first, Unreachable):
         return [first] * len(entries)

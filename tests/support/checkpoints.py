@@ -58,7 +58,7 @@ def write_hub_repo(
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a tag's random checkpoint as the Hub lays it out below `root`; returns the file."""
-    folder = root / timm.get_pretrained_cfg(tag).hf_hub_id
+    folder = root / str(timm.get_pretrained_cfg(tag).hf_hub_id)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = random_state_dict(tag, seed)
     if dtype is not None:

@@ -1,0 +1,104 @@
+"""The batch job as its users run it: a subprocess, on a Ray of the tests' own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+JOB = [sys.executable, "jobs/adapt_zoo.py"]
+
+
+@dataclass
+class Runner:
+    """Runs commands from the repository's root in an environment of their own."""
+
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *command: str, **env: str) -> subprocess.Popen[str]:
+        """Start a command with its output captured."""
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        process = self.start(*command, **env)
+        out, err = process.communicate(timeout=280)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def job(self, *options: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``python jobs/adapt_zoo.py`` with the options."""
+        return self.run(*JOB, *options, **env)
+
+
+def ok(done: "subprocess.CompletedProcess[str]", code: int = 0) -> str:
+    """The standard output of a command that ended with `code`."""
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def ray_folder() -> Iterator[dict[str, str]]:
+    """The environment in which Ray finds no cluster but the tests' own.
+
+    Ray's sockets need a short path, so the folder isn't below pytest's.
+    """
+    with tempfile.TemporaryDirectory(prefix="zr", ignore_cleanup_errors=True) as folder:
+        yield {
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+        }
+
+
+@contextmanager
+def ray_head(env: Mapping[str, str], cpus: int = 2) -> Iterator[str]:
+    """A head node started with ``ray start --head``; yields its dashboard's address."""
+    port = 20000 + os.getpid() % 5000 * 5
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [
+        ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
+        f"--ray-client-server-port={port + 2}", f"--num-cpus={cpus}", "--disable-usage-stats",
+        f"--dashboard-agent-listen-port={port + 3}",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port + 1}"
+    try:
+        _wait_until_it_takes_jobs(ray, address, env, process)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait_until_it_takes_jobs(
+    ray: str, address: str, env: Mapping[str, str], process: "subprocess.Popen[bytes]"
+) -> None:
+    deadline = time.monotonic() + 90
+    probe = [ray, "job", "list", "--address", address]
+    while subprocess.run(
+        probe, env={**os.environ, **env}, capture_output=True, check=False
+    ).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("the Ray head did not start")
+        time.sleep(0.5)

