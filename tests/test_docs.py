@@ -1,0 +1,53 @@
+"""The README and the example config say what the code does."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.support.jobs import ROOT
+from zooadapt.cli import adapt
+from zooadapt.config import _read_yaml
+from zooadapt.schemes import SCHEMES
+from zooadapt.validate import TOLERANCE, TOLERANCES
+from zooadapt.zoos import get
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_option_is_in_the_table_and_no_other() -> None:
+    table = README.split("| option |")[1].split("\n\n")[0]
+    documented = set(re.findall(r"--[a-z]+[a-z-]*", "\n".join(re.findall(r"^\|[^|]*\|", table, re.M))))
+    options = {name for option in adapt.params for name in option.opts}
+    assert documented == options
+
+
+def test_every_scheme_is_documented() -> None:
+    assert all(f"| `{name}` |" in README for name in SCHEMES)
+
+
+def test_the_tolerances_are_the_stated_ones() -> None:
+    stated = re.findall(r"^\| (\w+).*\| (1e-\d) \|", README, re.M)
+    expected = {str(d).removeprefix("torch."): t for d, t in TOLERANCES.items()}
+    assert {name: float(value) for name, value in stated} == {**expected, "float32": TOLERANCE}
+
+
+def test_the_example_config_has_known_options() -> None:
+    entries = _read_yaml(ROOT / "configs" / "example.yaml")
+    with click.Context(adapt) as context:
+        parameter = next(option for option in adapt.params if option.name == "config")
+        adapt.params[0].callback(context, parameter, str(ROOT / "configs" / "example.yaml"))  # type: ignore[misc]
+    assert entries["chans"] == [1, 4, 8, 25]
+
+
+@pytest.mark.parametrize("name", ["timm", "sample"])
+def test_every_zoo_is_documented(name: str) -> None:
+    assert get(name).name == name
+    assert f"`{name}`" in README
+
+
+def test_ci_runs_the_readme_s_test_command() -> None:
+    lines = re.findall(r"^python3 -m venv .* && (python -m pytest)$", README, re.M)
+    assert lines == ["python -m pytest"]
+    assert "README.md" in Path(ROOT / ".ci" / "run").read_text()
