@@ -18,7 +18,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_every_option_is_in_the_table_and_no_other() -> None:
     table = README.split("| option |")[1].split("\n\n")[0]
-    documented = set(re.findall(r"--[a-z]+[a-z-]*", "\n".join(re.findall(r"^\|[^|]*\|", table, re.M))))
+    documented = set(
+        re.findall(r"--[a-z]+[a-z-]*", "\n".join(re.findall(r"^\|[^|]*\|", table, re.M)))
+    )
     options = {name for option in adapt.params for name in option.opts}
     assert documented == options
 
