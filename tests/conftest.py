@@ -1,5 +1,6 @@
 """Shared servers and checkpoints; each is made once a session, when first asked for."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,13 +30,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
-def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """The URL of a new bucket, reachable through the standard AWS variables."""
+def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty place in S3, reachable through the standard AWS variables."""
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
-    name = f"b{abs(hash(request.node.nodeid)) % 10**12}"
-    s3.filesystem().makedirs(name)
-    return f"s3://{name}"
+    return f"s3://{seaweed.BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ from typing import Any
 
 import s3fs
 
+BUCKET = "tests"
+"""The one bucket: SeaweedFS sets several volumes apart for each and soon has none left."""
+
 _START_SECONDS = 60
 
 
@@ -107,9 +110,9 @@ def _wait_until_ready(server: SeaweedFS, process: subprocess.Popen[bytes], log: 
     while True:
         try:
             filesystem = server.filesystem()
-            filesystem.makedirs("ready", exist_ok=True)
-            filesystem.pipe_file("ready/object", b"x")
-            assert filesystem.cat_file("ready/object") == b"x"
+            filesystem.makedirs(BUCKET, exist_ok=True)
+            filesystem.pipe_file(f"{BUCKET}/ready", b"x")
+            assert filesystem.cat_file(f"{BUCKET}/ready") == b"x"
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -9,22 +9,22 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download
 
 from tests.conftest import SMALL
-from tests.support import checkpoints, hub
+from tests.support import checkpoints, hub, seaweed
 from tests.support.seaweed import SeaweedFS
 
 
 def test_s3_refuses_what_a_precondition_forbids(s3: SeaweedFS) -> None:
     filesystem = s3.filesystem()
-    filesystem.makedirs("conditions", exist_ok=True)
-    filesystem.pipe_file("conditions/object", b"one", mode="create")
+    path = f"{seaweed.BUCKET}/conditions"
+    filesystem.pipe_file(path, b"one", mode="create")
     with pytest.raises(OSError):  # noqa: PT011 - what s3fs makes of a 412
-        filesystem.pipe_file("conditions/object", b"two", mode="create")
-    write = {"Bucket": "conditions", "Key": "object"}
-    etag = filesystem.info("conditions/object")["ETag"]
+        filesystem.pipe_file(path, b"two", mode="create")
+    write = {"Bucket": seaweed.BUCKET, "Key": "conditions"}
+    etag = filesystem.info(path)["ETag"]
     filesystem.call_s3("put_object", **write, Body=b"two", IfMatch=etag)
     with pytest.raises(OSError):  # noqa: PT011
         filesystem.call_s3("put_object", **write, Body=b"three", IfMatch=etag)
-    assert filesystem.cat_file("conditions/object") == b"two"
+    assert filesystem.cat_file(path) == b"two"
 
 
 def test_the_hub_answers_as_the_real_one(small: Path, tmp_path: Path) -> None:
