@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,30 @@ def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_pat
     job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
     assert run(replace(job, run_id="again"), SMALL)[SMALL].chans == (4,)
+
+
+def test_the_cluster_that_ray_start_left_is_used_while_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster._running_cluster() is None
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        assert cluster._running_cluster() == address
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        assert cluster._running_cluster() is None
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert cluster._running_cluster() is None
+
+
+def test_a_private_ray_of_another_process_is_left_alone(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert cluster._running_cluster() is None
 
 
 def test_a_folder_that_every_node_sees(local_ray: None, tmp_path: Path) -> None:

@@ -52,36 +52,53 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _connect(quiet: dict[str, Any]) -> str:
-    _check_address(os.environ.get("RAY_ADDRESS", ""))
+    address = _running_cluster()
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return f"started Ray on this machine ({_size()})"
     try:
-        ray.init(address="auto", **quiet)
-        return f"connected to the running Ray cluster ({_size()})"
-    except ConnectionError:
-        pass  # none is running
+        ray.init(address=address, **quiet)
     except Exception as cause:
         raise RunError(
             f"the running Ray cluster refused the connection ({one_line(cause)}); if it uses token "
             f"authentication, set RAY_AUTH_MODE=token"
         ) from cause
-    ray.init(address="local", include_dashboard=False, **quiet)
-    return f"started Ray on this machine ({_size()})"
+    return f"connected to the running Ray cluster ({_size()})"
 
 
-def _check_address(address: str) -> None:
-    """Raise RunError where RAY_ADDRESS is a host and port that nobody listens on.
+def _running_cluster() -> str | None:
+    """RAY_ADDRESS, else the address that ``ray start`` left on this machine, if any answers there.
 
-    Ray itself would try for minutes.
+    Ray's own "auto" goes by the list of processes instead: it would take somebody's private Ray, or
+    one that is just ending. Raises RunError where nobody listens at RAY_ADDRESS; Ray itself would
+    try for minutes.
     """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address == "local":
+        return None
+    if address not in ("", "auto"):
+        refusal = _refusal(address)
+        if refusal:
+            raise RunError(
+                f"no Ray cluster at RAY_ADDRESS={address} ({refusal}); start it, or unset "
+                f"RAY_ADDRESS"
+            )
+        return address
+    started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    found = started.read_text().strip() if started.exists() else ""
+    return found if found and not _refusal(found) else None
+
+
+def _refusal(address: str) -> str:
+    """Why a host and port takes no connection; "" if it does or can't be told."""
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
-        return
+        return ""
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as cause:
-        raise RunError(
-            f"no Ray cluster at RAY_ADDRESS={address} ({one_line(cause)}); start it, or unset "
-            f"RAY_ADDRESS"
-        ) from cause
+        return one_line(cause)
+    return ""
 
 
 def _size() -> str:
