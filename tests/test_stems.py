@@ -40,7 +40,7 @@ def test_several_stems() -> None:
 def test_a_standardised_stem_is_known_not_to_be_linear() -> None:
     (stem,) = found("test_nfnet.r160_in1k") if timm.is_model("test_nfnet") else (None,)
     assert stem is not None
-    assert not stem.linear
+    assert stem.use == "standardise"
 
 
 def test_a_colour_transform_is_unsupported() -> None:
@@ -68,7 +68,8 @@ def test_tensors_that_come_and_go_are_an_error() -> None:
 
 def test_adapting_keeps_shape_and_is_contiguous() -> None:
     weight, stem = torch.randn(8, 3, 5, 5), Stem("w", axis=1, outer=8, inner=25)
-    adapted = stems.adapt(weight, stem, schemes.matrix("repeat", 3, 7))
+    matrix = schemes.matrix("repeat", 3, 7)
+    adapted = stems.adapt({"w": weight}, [stem], schemes.SCHEMES["repeat"], matrix)["w"]
     assert adapted.shape == (8, 7, 5, 5)
     assert adapted.is_contiguous()
     assert torch.equal(adapted[:, 3], adapted[:, 0])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support import checkpoints
 from zooadapt import schemes, stems, validate
 from zooadapt.errors import ValidationError
 from zooadapt.records import ProofResult, Stem
+from zooadapt.seeded import let_through
 
 CPU = torch.device("cpu")
 STEM = Stem("stem.weight", axis=1, outer=16, inner=9)
@@ -33,16 +33,21 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         base, variant = Net(3, image).eval(), Net(target, image).eval()
-        checkpoints.let_through(base)
-    weight = base.stem.weight.detach()
-    adapted = stems.adapt(weight, STEM, schemes.matrix("repeat", 3, target))
-    variant.load_state_dict({**base.state_dict(), "stem.weight": adapted})
+        let_through(base)
+    matrix = schemes.matrix("repeat", 3, target)
+    adapted = stems.adapt(base.state_dict(), [STEM], schemes.SCHEMES["repeat"], matrix)
+    variant.load_state_dict({**base.state_dict(), **adapted})
     return base, variant
 
 
-def proof(base: Net, variant: Net) -> ProofResult:
+def proof(base: Net, variant: Net, rounding_checked: bool = False) -> ProofResult:
+    """The proof; mutants pass the check of the stored bits, so that the forward pass is tried."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
-    return validate.prove(variant, base, [STEM], matrix, (32, 32), CPU)
+    unrounded = {STEM.name: variant.stem.weight.detach()}
+    if rounding_checked:
+        wide = {STEM.name: base.stem.weight.detach().float()}
+        unrounded = stems.adapt(wide, [STEM], schemes.SCHEMES["repeat"], matrix)
+    return validate.prove(variant, base, [STEM], matrix, unrounded, (32, 32), CPU)
 
 
 @pytest.mark.parametrize("target", [1, 2, 3, 4, 25])
@@ -87,14 +92,36 @@ def test_where_the_output_cannot_tell_the_stems_are_compared(image: float) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_has_its_own_tolerance(dtype: torch.dtype) -> None:
+def test_half_precision_is_proved_before_its_rounding(dtype: torch.dtype) -> None:
     base, variant = nets(4)
     exact = proof(base, variant).equivalence_error
-    base, variant = nets(4)
-    base.stem.to(dtype), variant.stem.to(dtype)
-    result = proof(base, variant)
+    base, _ = nets(4)
+    base.stem.to(dtype)
+    variant = half(base, dtype)
+    result = proof(base, variant, rounding_checked=True)
     assert result.equivalent
-    assert exact < result.equivalence_error < validate.TOLERANCES[dtype]
+    assert result.equivalence_error > 10 * exact
+
+
+def half(base: Net, dtype: torch.dtype) -> Net:
+    """The 4-channel variant of a base whose stem is stored in half precision."""
+    _, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    adapted = stems.adapt(base.state_dict(), [STEM], schemes.SCHEMES["repeat"], matrix)
+    variant.stem.to(dtype)
+    variant.load_state_dict(adapted, strict=False)
+    return variant
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_stored_stem_off_by_one_bit_is_an_error(dtype: torch.dtype) -> None:
+    base, _ = nets(4)
+    base.stem.to(dtype)
+    variant = half(base, dtype)
+    bits = variant.stem.weight.data.view(torch.int16)
+    bits[0, 0, 0, 0] ^= 1
+    with pytest.raises(ValidationError, match=r"stem\.weight isn't the source's stem"):
+        proof(base, variant, rounding_checked=True)
 
 
 def test_the_stem_is_put_back_untouched() -> None:
@@ -137,6 +164,7 @@ def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
     device = validate.best_device()
-    result = validate.prove(variant, base, [STEM], matrix, (224, 224), device)
+    unrounded = {STEM.name: variant.stem.weight.detach().cpu()}
+    result = validate.prove(variant, base, [STEM], matrix, unrounded, (224, 224), device)
     assert result.equivalent
     assert validate.device_name(device) == torch.cuda.get_device_name()

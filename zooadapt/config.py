@@ -93,7 +93,7 @@ def _as_text(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _parse_chans(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+def parse_chans(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     counts = set()
     for part in _names(str(value)):
         if not part.isascii() or not part.isdigit() or int(part) < 1:
@@ -104,7 +104,7 @@ def _parse_chans(context: click.Context, parameter: click.Parameter, value: str)
     return tuple(sorted(counts))
 
 
-def _parse_names(
+def parse_names(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_names(str(value or ""))))
@@ -122,16 +122,16 @@ def _option(name: str, **settings: Any) -> Callable[[Command], Command]:
 _OPTIONS = [
     _option("--config", callback=_load_file, is_eager=True, expose_value=False, metavar="FILE",
             help="YAML file with any of these options."),
-    _option("--chans", required=True, callback=_parse_chans, metavar="N,…",
+    _option("--chans", required=True, callback=parse_chans, metavar="N,…",
             help="Channel counts to make, each 1 or more."),
     _option("--scheme", type=click.Choice(sorted(SCHEMES)), default="repeat",
             help="How a channel is made of the source's channels."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
-    _option("--zoo", default="timm", callback=_parse_names, metavar="NAME,…",
+    _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
             help="Where models come from: timm, sample."),
-    _option("--models", callback=_parse_names, metavar="GLOB,…", help="Only models that match."),
-    _option("--exclude", callback=_parse_names, metavar="GLOB,…", help="No models that match."),
-    _option("--license", callback=_parse_names, metavar="GLOB,…",
+    _option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match."),
+    _option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match."),
+    _option("--license", callback=parse_names, metavar="GLOB,…",
             help="Only models whose source states a matching licence."),
     _option("--source-root", metavar="URL",
             help="Read checkpoints below this root instead of the Hub."),

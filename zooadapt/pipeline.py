@@ -120,7 +120,7 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
     with stage(StemError):
         facts = zoo.facts(entry)
-        base, found = _inspect(request, zoo, facts)
+        base, found = inspect(entry, zoo, facts)
     with stage(FetchError):
         located = fetch.locate(entry, job)
         file, digest = fetch.fetch(located, spool)
@@ -140,14 +140,14 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
     return dataclasses.replace(adapted, seconds=time.monotonic() - started)
 
 
-def _inspect(
-    request: Request, zoo: zoos.Zoo, facts: ModelFacts
+def inspect(
+    entry: ModelEntry, zoo: zoos.Zoo, facts: ModelFacts
 ) -> tuple[nn.Module, tuple[Stem, ...]]:
-    """The model on the meta device, in eval mode, and its stems."""
+    """The model on the meta device, in eval mode, and its stems. Raises StemError."""
     with torch.device("meta"):
-        base = zoo.build(request.entry, facts.chans).eval()
-        probe = zoo.build(request.entry, facts.chans + 1)
-    return base, stems.find(base, probe, facts.chans, zoo.stems(request.entry, base))
+        base = zoo.build(entry, facts.chans).eval()
+        probe = zoo.build(entry, facts.chans + 1)
+    return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base))
 
 
 def _publish(
@@ -157,18 +157,16 @@ def _publish(
     store = open_store(job.dest, job.dest_options)
     folder = publish.model_folder(adapted.entry.zoo, adapted.entry.name)
     body = base.state_dict()
-    original = {stem.name: body.pop(stem.name) for stem in adapted.stems}
+    original = {name: body.pop(name) for stem in adapted.stems for name in stem.tensors}
     source_stem = publish.publish_stem(store, folder, publish.arranged(original, {}))
     adapted = dataclasses.replace(adapted, source_stem=source_stem)
     variants: list[Published] = []
     for count in chans:
         matrix = schemes.matrix(job.scheme, adapted.facts.chans, count)
-        adapted_stems = {
-            stem.name: stems.adapt(original[stem.name], stem, matrix) for stem in adapted.stems
-        }
+        made = stems.adapt(original, adapted.stems, schemes.SCHEMES[job.scheme], matrix)
         config = _config(adapted, zoo, base, job.scheme, matrix)
         where, digest, size = publish.publish_variant(
-            store, folder, f"{count}ch-{job.scheme}", publish.arranged(adapted_stems, body), config
+            store, folder, f"{count}ch-{job.scheme}", publish.arranged(made, body), config
         )
         variants.append(Published(count, "", job.scheme, where, digest, size))
     return dataclasses.replace(adapted, variants=tuple(variants))
@@ -178,7 +176,7 @@ def _config(
     adapted: Adapted, zoo: zoos.Zoo, base: nn.Module, scheme: str, matrix: Tensor
 ) -> dict[str, Any]:
     """The zoo's config.json, with what is needed to make and prove any variant from the mirror."""
-    facts = _facts(adapted.facts, matrix)
+    facts = facts_for(adapted.facts, matrix)
     return {
         **zoo.config(adapted.entry, base, facts),
         "zooadapt": {
@@ -192,7 +190,7 @@ def _config(
     }
 
 
-def _facts(facts: ModelFacts, matrix: Tensor) -> ModelFacts:
+def facts_for(facts: ModelFacts, matrix: Tensor) -> ModelFacts:
     """The facts for the N channels of a (B, N) matrix."""
     return dataclasses.replace(
         facts,
@@ -211,6 +209,11 @@ def _prove(
     original_file, _ = store.local_file(adapted.source_stem, spool)
     original = safetensors.torch.load_file(original_file)
     matrix = schemes.matrix(variant.scheme, adapted.facts.chans, variant.in_chans)
+    scheme = schemes.SCHEMES[variant.scheme]
+    wide = {
+        name: tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        for name, tensor in original.items()
+    }
     model = zoo.load(spool, tensors)
     params = sum(parameter.numel() for parameter in model.parameters())
     result = validate.prove(
@@ -218,16 +221,13 @@ def _prove(
         base=zoo.load(spool, {**tensors, **original}, in_chans=adapted.facts.chans),
         stems=adapted.stems,
         matrix=matrix,
+        unrounded=stems.adapt(wide, adapted.stems, scheme, matrix),
         input_size=(adapted.facts.height, adapted.facts.width),
         device=device,
     )
-    if all(stem.linear for stem in adapted.stems) and not result.equivalent:
-        raise ValidationError(
-            f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
-            f"control {result.control_error:.2g} ({result.proof})"
-        )
+    validate.check(result, all(stems.exact(stem, scheme, matrix) for stem in adapted.stems))
     return {
-        **manifest.variant_columns(adapted, variant, _facts(adapted.facts, matrix)),
+        **manifest.variant_columns(adapted, variant, facts_for(adapted.facts, matrix)),
         **dataclasses.asdict(result),
         "params": params,
         "weights_dtype": _main_dtype(tensors),

@@ -41,9 +41,9 @@ def select(config: Config) -> list[ModelEntry]:
     Raises UsageError for a zoo or glob that matches nothing.
     """
     listed = [entry for name in config.zoo for entry in zoos.get(name).models()]
-    chosen = _matching(listed, config.models, "--models") if config.models else listed
+    chosen = matching(listed, config.models, "--models") if config.models else listed
     if config.exclude:
-        excluded = _matching(listed, config.exclude, "--exclude")
+        excluded = matching(listed, config.exclude, "--exclude")
         chosen = [entry for entry in chosen if entry not in set(excluded)]
     if config.license:
         chosen = [entry for entry in chosen if _licensed(entry, config.license)]
@@ -55,7 +55,7 @@ def select(config: Config) -> list[ModelEntry]:
     return chosen[: config.max_models]
 
 
-def _matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
+def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
     """The entries that match a glob; each glob must match one."""
     found: set[ModelEntry] = set()
     for glob in globs:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 Status = Literal["unsupported", "failed"]
 Proof = Literal["forward", "stem"]
+Use = Literal["plain", "standardise", "shift"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,29 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """The per-filter gain of a stem that standardises its weight: it can make up for it."""
+
+    name: str
+    """Of the tensor, of shape (filters, 1, 1, 1)."""
+    gamma: float
+    """The forward pass multiplies the standardised weight by gain · gamma / √fan_in."""
+    eps: float
+    """Added to the weight's variance."""
+
+
+@dataclass(frozen=True)
 class Stem:
     """A tensor that reads the image: viewed as (outer, channels, inner), its middle axis is colour.
 
-    A Conv2d weight (O, C, kH, kW) has axis = 1, outer = O and inner = kH·kW.
+    ===================  ======================  ======  ==========  =======
+    kind                 shape                   axis    outer       inner
+    ===================  ======================  ======  ==========  =======
+    convolution          (O, C, *kernel)         1       O           |kernel|
+    after space-to-depth (O, b·b·C, kH, kW)      1       O·b·b       kH·kW
+    patches, C last      (O, P·P·C)              1       O·P·P       1
+    patches, C first     (O, C·P·P)              1       O           P·P
+    ===================  ======================  ======  ==========  =======
     """
 
     name: str
@@ -68,14 +88,20 @@ class Stem:
     """The tensor's own axis that grows with the channels, perhaps folded with pixels."""
     outer: int
     inner: int
-    linear: bool = True
-    """Whether the model uses the weight as it is, so that adapting it preserves the function;
-    False where the forward pass standardises it first."""
+    use: Use = "plain"
+    """What the forward pass does first: nothing, `standardise` the weight, or `shift` the image
+    (add the same constant to every channel). Only the first always preserves the function."""
+    gain: Gain | None = None
 
     @property
     def module(self) -> str:
         """The name of the module that holds the tensor."""
         return self.name.rpartition(".")[0]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of all tensors that an adaptation may change."""
+        return (self.name, self.gain.name) if self.gain else (self.name,)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,20 @@ A scheme gives, for B source and N target channels, a (B, N) matrix M; column c 
 channel c is made of the source channels. A stem W is adapted as W' = W·M along its channel axis,
 so that for every image x with N channels ``adapted(x) == base(M·x)``.
 
-==========  =======================================================================
-scheme      M[k, c]
-==========  =======================================================================
-``repeat``  N = 1: 1 (the sum). N > 1: B/N where c mod B = k, else 0. N = B: identity.
-            The rule of ``timm.models.adapt_input_conv`` (timm 1.0.31).
-==========  =======================================================================
+============  =====================================================================
+scheme        M[k, c]
+============  =====================================================================
+``repeat``    N = 1: 1 (the sum). N > 1: B/N where c mod B = k, else 0. N = B: identity.
+              The rule of ``timm.models.adapt_input_conv`` (timm 1.0.31).
+``preserve``  As ``repeat``; and where the model standardises the stem's weight and has a
+              gain for it (ScaledStdConv), the gain is set so that the function is kept.
+``pad``       1 where c = k, else 0: the first channels as they are, the rest unread.
+``mean``      1/N: every channel gets the same filter.
+============  =====================================================================
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,7 +33,30 @@ def repeat(source: int, target: int) -> Tensor:
     return matrix
 
 
-SCHEMES: dict[str, Callable[[int, int], Tensor]] = {"repeat": repeat}
+def pad(source: int, target: int) -> Tensor:
+    """The identity, cut or padded with zeros."""
+    return torch.eye(source, target, dtype=torch.float64)
+
+
+def mean(source: int, target: int) -> Tensor:
+    """The mean of the N channels in every source channel: a grey image is seen as grey."""
+    return torch.full((source, target), 1 / target, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a model is adapted: a matrix for each (B, N), and what becomes of a stem's gain."""
+
+    matrix: Callable[[int, int], Tensor]
+    corrects_gain: bool = False
+
+
+SCHEMES = {
+    "repeat": Scheme(repeat),
+    "preserve": Scheme(repeat, corrects_gain=True),
+    "pad": Scheme(pad),
+    "mean": Scheme(mean),
+}
 
 
 def matrix(scheme: str, source: int, target: int) -> Tensor:
@@ -38,19 +66,19 @@ def matrix(scheme: str, source: int, target: int) -> Tensor:
     """
     if source < 1 or target < 1:
         raise ValueError(f"channel counts must be at least 1, not {source} and {target}")
-    return SCHEMES[scheme](source, target)
+    return SCHEMES[scheme].matrix(source, target)
 
 
 def contract(weight: Tensor, matrix: Tensor) -> Tensor:
     """W·M: (outer, B, inner) and (B, N) to (outer, N, inner), in the dtype of `weight`.
 
-    Computed in float32 and rounded once, as timm does. Channels with weight 0 take no part, so
-    that an Inf or a -0.0 in one source channel stays where it belongs. Under `repeat` the result
-    equals timm's bit for bit: a lone channel is scaled, all channels with weight 1 are summed by
-    the same reduction.
+    Computed in float32 (float64 stays) and rounded once, as timm does. Channels with weight 0 take
+    no part, so that an Inf or a -0.0 in one source channel stays where it belongs. Under `repeat`
+    the result equals timm's bit for bit: a lone channel is scaled, all channels with weight 1 are
+    summed by the same reduction.
     """
-    wide = weight.float()
-    columns = [_mix(wide, column) for column in matrix.float().unbind(dim=1)]
+    wide = weight if weight.dtype == torch.float64 else weight.float()
+    columns = [_mix(wide, column) for column in matrix.to(wide).unbind(dim=1)]
     return torch.stack(columns, dim=1).to(weight.dtype)
 
 

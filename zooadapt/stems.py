@@ -1,16 +1,27 @@
 """Which tensors read the image, and along which axis: found by building the model twice."""
 
+import math
 from collections.abc import Iterable, Mapping
-from math import prod
+from typing import Any
 
-from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+import torch
+from timm.layers import (
+    ScaledStdConv2d,
+    ScaledStdConv2dSame,
+    SpaceToDepth,
+    StdConv2d,
+    StdConv2dSame,
+)
+from timm.models.gemma4_vit import Gemma4PatchEmbed
+from timm.models.naflexvit import NaFlexEmbeds
 from torch import Tensor, nn
 
 from zooadapt.errors import StemError, Unsupported
-from zooadapt.records import Stem
-from zooadapt.schemes import contract
+from zooadapt.records import Gain, Stem, Use
+from zooadapt.schemes import Scheme, contract, pad
 
-_STANDARDISED = (ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame)
+_SCALED = (ScaledStdConv2d, ScaledStdConv2dSame)
+_STANDARDISED = (*_SCALED, StdConv2d, StdConv2dSame)
 """Convolutions that standardise their weight in every forward pass."""
 
 
@@ -45,30 +56,95 @@ def find(
 
 
 def _stem(base: nn.Module, name: str, chans: int) -> Stem:
-    module = base.get_submodule(name.rpartition(".")[0])
-    if isinstance(module, nn.Conv2d) and module.groups == 1 and module.in_channels == chans:
-        out, _, *kernel = module.weight.shape
-        linear = not isinstance(module, _STANDARDISED)
-        return Stem(name, axis=1, outer=out, inner=prod(kernel), linear=linear)
-    raise Unsupported(f"{name} belongs to a {_kind(module)}, a kind of stem not adapted yet")
+    path = name.rpartition(".")[0]
+    module = base.get_submodule(path)
+    view = _view(base, path, module, chans)
+    if view is None:
+        raise Unsupported(f"{name} belongs to a {_kind(module)}, a kind of stem not adapted")
+    outer, inner = view
+    return Stem(
+        name,
+        axis=1,
+        outer=outer,
+        inner=inner,
+        use=_use(base.get_submodule(path.rpartition(".")[0]), module),
+        gain=_gain(path, module) if isinstance(module, _SCALED) else None,
+    )
+
+
+def _view(base: nn.Module, path: str, module: nn.Module, chans: int) -> tuple[int, int] | None:
+    """(outer, inner) of a stem module's weight; None for a kind that isn't known."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d) and module.groups == 1:
+        kernel = math.prod(module.kernel_size)
+        if module.in_channels == chans:
+            return module.out_channels, kernel
+        pixels = next((m.bs**2 for m in base.modules() if isinstance(m, SpaceToDepth)), 0)
+        if module.in_channels == chans * pixels:
+            return module.out_channels * pixels, kernel
+    if isinstance(module, nn.Linear) and module.in_features % chans == 0:
+        embeds, pixels = base.get_submodule(path.rpartition(".")[0]), module.in_features // chans
+        if isinstance(embeds, NaFlexEmbeds) and embeds.channels_last:
+            return module.out_features * pixels, 1
+        if isinstance(embeds, NaFlexEmbeds | Gemma4PatchEmbed):
+            return module.out_features, pixels
+    return None
+
+
+def _use(parent: nn.Module, module: nn.Module) -> Use:
+    if isinstance(module, _STANDARDISED):
+        return "standardise"
+    return "shift" if isinstance(parent, Gemma4PatchEmbed) else "plain"
+
+
+def _gain(path: str, module: Any) -> Gain:
+    fan_in = module.weight[0].numel()
+    return Gain(f"{path}.gain", gamma=module.scale * math.sqrt(fan_in), eps=module.eps)
 
 
 def _kind(module: nn.Module) -> str:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         return f"{type(module).__name__} with {module.in_channels} inputs, {module.groups} group(s)"
     return type(module).__name__
 
 
-def adapt(tensor: Tensor, stem: Stem, matrix: Tensor) -> Tensor:
-    """The stem for N channels: `tensor` contracted with the (B, N) `matrix`, contiguous.
+def adapt(
+    tensors: Mapping[str, Tensor], stems: Iterable[Stem], scheme: Scheme, matrix: Tensor
+) -> dict[str, Tensor]:
+    """The tensors of all stems for the N channels of a (B, N) `matrix`, contiguous, dtypes kept.
 
-    Its shape is that of `tensor` with the axis that holds the channels N/B as long.
+    Each weight becomes W·M, its channel axis N/B as long. Where the scheme keeps the gain right and
+    the stem has one, the effective weight E, standardised and multiplied by its gain as in the
+    forward pass, takes the place of W, and the gain is set to the norm of E·M: the forward pass
+    then uses E·M less its mean, of all weights it can use the nearest to E·M; see `exact`.
+    """
+    adapted: dict[str, Tensor] = {}
+    for stem in stems:
+        if stem.gain and scheme.corrects_gain:
+            adapted |= _with_gain(tensors, stem, stem.gain, matrix)
+        else:
+            adapted |= {name: tensors[name] for name in stem.tensors}
+            adapted[stem.name] = _contracted(tensors[stem.name], stem, matrix)
+    return adapted
+
+
+def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:
+    """Whether the adapted model computes base(M·x) but for rounding.
+
+    - A weight used as it is: always.
+    - An image shifted by a constant, W(x + s): where M keeps the constant, the weights of every
+      source channel summing to 1. For `repeat`'s matrix, N = 1 and multiples of B.
+    - A standardised weight with a gain that is kept right: it loses its mean, and that of E·M is 0,
+      as that of E, where every source channel has the same sum of weights; the same N.
+    - Any stem under the identity.
     """
     source, target = matrix.shape
-    adapted = contract(tensor.reshape(stem.outer, source, stem.inner), matrix)
-    shape = list(tensor.shape)
-    shape[stem.axis] = shape[stem.axis] // source * target
-    return adapted.reshape(shape).contiguous()
+    sums = matrix.sum(dim=1)
+    if stem.use == "plain" or (source == target and torch.equal(matrix, pad(source, target))):
+        return True
+    if stem.use == "shift":
+        return torch.allclose(sums, torch.ones_like(sums))
+    even = torch.allclose(sums, sums[0].expand_as(sums))
+    return stem.gain is not None and scheme.corrects_gain and even
 
 
 def roll(tensor: Tensor, stem: Stem, chans: int) -> Tensor:
@@ -82,12 +158,43 @@ def roll(tensor: Tensor, stem: Stem, chans: int) -> Tensor:
     return wrong.reshape(tensor.shape)
 
 
+def _with_gain(
+    tensors: Mapping[str, Tensor], stem: Stem, rule: Gain, matrix: Tensor
+) -> dict[str, Tensor]:
+    weight, gain = tensors[stem.name], tensors[rule.name]
+    wanted = _contracted(_effective(weight.double(), gain.double(), rule), stem, matrix)
+    making_up = _making_up(wanted, rule)
+    return {stem.name: wanted.to(weight.dtype), rule.name: making_up.to(gain.dtype)}
+
+
+def _contracted(weight: Tensor, stem: Stem, matrix: Tensor) -> Tensor:
+    source, target = matrix.shape
+    shape = list(weight.shape)
+    shape[stem.axis] = shape[stem.axis] // source * target
+    adapted = contract(weight.reshape(stem.outer, source, stem.inner), matrix)
+    return adapted.reshape(shape).contiguous()
+
+
+def _effective(weight: Tensor, gain: Tensor, rule: Gain) -> Tensor:
+    """The weight that the forward pass convolves with: standardised per filter, times its gain."""
+    flat = weight.flatten(1)
+    variance = flat.var(dim=1, unbiased=False, keepdim=True)
+    standard = (flat - flat.mean(dim=1, keepdim=True)) / torch.sqrt(variance + rule.eps)
+    scale = gain.reshape(-1, 1) * rule.gamma / math.sqrt(flat.shape[1])
+    return (standard * scale).reshape(weight.shape)
+
+
+def _making_up(weight: Tensor, rule: Gain) -> Tensor:
+    """The gain (filters, 1, 1, 1) under which standardising `weight` takes away only its mean."""
+    flat = weight.flatten(1)
+    norm = torch.sqrt(flat.var(dim=1, unbiased=False) + rule.eps)
+    return (norm * math.sqrt(flat.shape[1]) / rule.gamma).reshape(-1, 1, 1, 1)
+
+
 def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return (
-        ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"
-    )
+    names = list(names) or ["none"]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

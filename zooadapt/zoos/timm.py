@@ -13,11 +13,7 @@ from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
 from zooadapt.records import ModelEntry, ModelFacts
-
-MIN_TIMM = "1.0.16"
-"""The first timm that loads a `local-dir:` folder."""
-PRUNED_MIN_TIMM = "1.0.31"
-"""The first that leaves an adapted stem alone though ``first_conv`` names it."""
+from zooadapt.zoos import timm_releases
 
 
 class TimmZoo:
@@ -52,7 +48,7 @@ class TimmZoo:
             mean=tuple(cfg.mean),
             std=tuple(cfg.std),
             num_classes=cfg.num_classes,
-            min_timm=PRUNED_MIN_TIMM if _pruned(entry) else MIN_TIMM,
+            min_timm=timm_releases.min_timm(entry.architecture),
         )
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
@@ -90,7 +86,7 @@ class TimmZoo:
             if cfg.get(size):
                 cfg[size] = [facts.chans, *cfg[size][1:]]
         cfg.update(mean=list(facts.mean), std=list(facts.std), custom_load=False)
-        if not _pruned(entry):
+        if not timm_releases.pruned(entry.architecture):
             cfg["first_conv"] = None
         return {
             "architecture": entry.architecture,
@@ -137,11 +133,6 @@ def _recompute_buffers(model: nn.Module) -> bool:
         reinit_non_persistent_buffers(model)
         results.append([getattr(module, name) for module, name in holders])
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-def _pruned(entry: ModelEntry) -> bool:
-    """Whether timm builds the architecture full and then cuts it down, stem included."""
-    return entry.architecture.endswith("_pruned")
 
 
 def _loading_rules(entry: ModelEntry) -> tuple[Any, bool]:

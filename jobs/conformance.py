@@ -1,0 +1,112 @@
+"""Measure how exactly every architecture of a zoo can be adapted, beside timm's own adaptation.
+
+    python jobs/conformance.py --chans 1,4,8,25 --out conformance.parquet
+
+Needs no checkpoint: the weights are seeded and random. Prints and writes one row for each
+architecture and channel count, then a table of counts. The same command again goes on where the
+last one ended.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import pandas as pd
+import timm
+import torch
+
+from zooadapt import conformance, plan, zoos
+from zooadapt.config import parse_chans, parse_names
+from zooadapt.records import ModelEntry
+from zooadapt.schemes import SCHEMES
+
+
+@click.command(help=__doc__)
+@click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
+@click.option("--scheme", type=click.Choice(sorted(SCHEMES)), default="repeat", show_default=True)
+@click.option("--zoo", default="timm", show_default=True)
+@click.option("--models", callback=parse_names, help="Globs over model names; all by default.")
+@click.option(
+    "--forward-params",
+    default=100e6,
+    show_default=True,
+    help="Run models of up to this many parameters whole, of larger ones the stems.",
+)
+@click.option("--workers", default=os.cpu_count(), show_default="the number of CPUs")
+@click.option("--out", default="conformance.parquet", show_default=True, type=Path)
+def main(
+    chans: tuple[int, ...], scheme: str, zoo: str, models: tuple[str, ...], forward_params: float,
+    workers: int, out: Path,
+) -> None:  # fmt: skip
+    """Measure what isn't measured yet, smallest models last in doubt of memory, then report."""
+    log = out.with_suffix(f".{scheme}-{forward_params:.0f}-timm{timm.__version__}.jsonl")
+    known = _read(log)
+    entries = _one_of_each_architecture(zoo, models)
+    done = {(row["architecture"], row["in_chans"]) for row in known}
+    todo = [
+        (entry, missing)
+        for entry in entries
+        if (missing := [n for n in chans if (entry.architecture, n) not in done])
+    ]
+    with log.open("a") as file:
+        for row in _measure(todo, scheme, forward_params, workers):
+            file.write(json.dumps(asdict(row)) + "\n")
+            file.flush()
+            click.echo(_line(row))
+    wanted = {entry.architecture for entry in entries}
+    table = pd.DataFrame(_read(log))
+    table = table[table["architecture"].isin(wanted) & table["in_chans"].isin(chans)]
+    table.to_parquet(out, index=False)
+    click.echo(f"\n{out}\n\n{conformance.summary(table)}")
+
+
+def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
+    listed = list(zoos.get(zoo).models())
+    chosen = plan.matching(listed, globs, "--models") if globs else listed
+    first: dict[str, ModelEntry] = {}
+    for entry in chosen:
+        first.setdefault(entry.architecture, entry)
+    return list(first.values())
+
+
+def _measure(
+    todo: Sequence[tuple[ModelEntry, list[int]]], scheme: str, forward_params: float, workers: int
+) -> Iterator[conformance.Measured]:
+    """The rows as they come, from one process a worker."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
+        futures = [
+            pool.submit(conformance.measure, entry, counts, scheme, forward_params)
+            for entry, counts in todo
+        ]
+        for future in as_completed(futures):
+            yield from future.result()
+
+
+def _prepare() -> None:
+    """One thread a process; timm's warnings of random stems are counted, not printed."""
+    torch.set_num_threads(1)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+
+
+def _read(log: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def _line(row: conformance.Measured) -> str:
+    figures = f"error {row.equivalence_error:.1e} control {row.control_error:.1e} ({row.proof})"
+    return (
+        f"{row.architecture} {row.in_chans}ch: {row.status}, timm: {row.timm}, "
+        f"{row.reason or figures}, {row.seconds:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

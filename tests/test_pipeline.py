@@ -1,0 +1,111 @@
+"""One model through all stages, in this process: what is published is what was asked for."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from tests.conftest import SMALL
+from tests.support import checkpoints
+from zooadapt import manifest, pipeline, seeded, zoos
+from zooadapt.manifest import Row
+from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, Request
+from zooadapt.store import open_store
+from zooadapt.zoos.timm import TimmZoo
+
+
+def entry(name: str) -> ModelEntry:
+    return next(entry for entry in TimmZoo().models() if entry.name == name)
+
+
+def run(request: Request, root: Path, dest: Path, scheme: str = "repeat") -> list[Row]:
+    """The rows of the manifest after one model's run."""
+    job = Job("run", str(dest), scheme, source_root=str(root))
+    adapted = pipeline.adapt(request, job)
+    assert isinstance(adapted, Adapted), adapted
+    summary = pipeline.prove(adapted, job)
+    assert not summary.failures, summary.failures
+    return manifest.compact(open_store(str(dest))).usable
+
+
+class FiveBands(TimmZoo):
+    """A checkpoint fine-tuned on five bands, as a zoo of one's own would list it."""
+
+    name = "five"
+
+    def models(self) -> Iterable[ModelEntry]:
+        return [replace(entry(SMALL), zoo=self.name)]
+
+    def facts(self, entry: ModelEntry) -> ModelFacts:
+        bands = (0.1, 0.2, 0.3, 0.4, 0.5)
+        return replace(super().facts(entry), chans=5, mean=bands, std=bands)
+
+
+@pytest.mark.parametrize("scheme", ["repeat", "pad", "mean"])
+def test_a_source_of_five_bands(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoos, "get", lambda name: FiveBands())
+    (listed,) = FiveBands().models()
+    folder = tmp_path / "zoo" / str(listed.hub_id)
+    folder.mkdir(parents=True)
+    model = seeded.model(lambda: timm.create_model(SMALL, in_chans=5), (5, 64, 64))
+    source = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(source, folder / "model.safetensors")
+    rows = run(Request(listed, (1, 3, 5, 7)), tmp_path / "zoo", tmp_path / "mirror", scheme)
+    assert [row["in_chans"] for row in rows] == [1, 3, 5, 7]
+    assert all(row["equivalent"] for row in rows)
+    assert [len(row["input_mean"]) for row in rows] == [1, 3, 5, 7]
+    loaded = variant(tmp_path / "mirror", rows[3])
+    images = torch.randn(2, 7, 64, 64)
+    if scheme == "pad":
+        with torch.inference_mode():
+            assert torch.allclose(loaded(images), model(images[:, :5]), atol=1e-4)
+    elif scheme == "repeat":
+        assert rows[3]["input_mean"] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.1, 0.2]
+        assert equal(variant(tmp_path / "mirror", rows[2]).state_dict(), source)
+
+
+def variant(mirror: Path, row: Row) -> nn.Module:
+    model: nn.Module = timm.create_model(f"local-dir:{mirror / row['folder']}", pretrained=True)
+    return model.eval()
+
+
+def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept_and_equals_timm(dtype: torch.dtype, tmp_path: Path) -> None:
+    file = checkpoints.write_hub_repo(tmp_path / "zoo", SMALL, dtype=dtype)
+    rows = run(Request(entry(SMALL), (1, 4)), tmp_path / "zoo", tmp_path / "mirror")
+    for row in rows:
+        assert row["weights_dtype"] == str(dtype).removeprefix("torch.")
+        stored = safetensors.torch.load_file(
+            tmp_path / "mirror" / row["folder"] / "model.safetensors"
+        )
+        timms = timm.create_model(
+            SMALL, pretrained=True, in_chans=row["in_chans"],
+            pretrained_cfg_overlay={"file": str(file)},
+        ).state_dict()  # fmt: skip
+        cast = {name: timms[name].to(tensor.dtype) for name, tensor in stored.items()}
+        assert equal(stored, cast)
+
+
+def test_a_standardised_stem_is_in_the_manifest_with_its_true_figure(tmp_path: Path) -> None:
+    tag = "test_nfnet.r160_in1k"
+    checkpoints.write_hub_repo(tmp_path / "zoo", tag)
+    rows = run(Request(entry(tag), (1, 4)), tmp_path / "zoo", tmp_path / "mirror")
+    assert [row["equivalent"] for row in rows] == [False, False]
+    kept = run(Request(entry(tag), (1, 4)), tmp_path / "zoo", tmp_path / "kept", "preserve")
+    assert [row["equivalent"] for row in kept] == [True, False]
+    assert all(row["scheme"] == "preserve" for row in kept)
+    loaded = variant(tmp_path / "kept", kept[0])
+    original = variant(tmp_path / "kept", kept[0]).state_dict()
+    assert equal(dict(loaded.state_dict()), dict(original))
