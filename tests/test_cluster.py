@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -13,11 +15,12 @@ import ray
 from tests.conftest import SMALL
 from tests.support.jobs import ROOT, ray_folder
 from zooadapt import cluster, manifest, pipeline
-from zooadapt.errors import UsageError
+from zooadapt.errors import RunError, UsageError
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.zoos import get
 
+SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 KILLER = "test_vit.r160_in1k"
 
 
@@ -79,6 +82,24 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     assert [row["model"] for row in tables.failures] == [KILLER]
 
 
+def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
+    job = Job("one", str(tmp_path), "repeat", source_root=str(small))
+    other = cluster._Loop(deque(), job, cluster.workers(), lambda summary: None)
+    other.idle = [other._validator() for _ in range(other.division.validators)]
+    other.idle += [other._validator() for _ in range(2)]  # more than there are CPUs
+    assert run(replace(job, run_id="two"), SMALL)[SMALL].chans == (4,)
+
+
+def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
+    local_ray: None, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_cluster_lives", lambda: False)
+    job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
+    with pytest.raises(RunError, match="cluster is gone"):
+        run(job, SMALL)
+    assert manifest.read_records(open_store(str(tmp_path))) == []
+
+
 def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
@@ -126,16 +147,16 @@ def test_a_folder_that_a_node_does_not_see(
 @pytest.mark.parametrize(
     ("resources", "options", "line"),
     [
-        ({"CPU": 2}, {"num_cpus": 1}, "no GPU: validating on 1 CPU worker"),
-        ({"CPU": 1}, {"num_cpus": 0}, "no GPU: validating on 1 CPU worker"),
-        ({"CPU": 16}, {"num_cpus": 1}, "no GPU: validating on 8 CPU workers"),
+        ({"CPU": 2}, SPREAD, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 1}, SPREAD, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 16}, SPREAD, "no GPU: validating on 8 CPU workers"),
         ({"CPU": 8, "GPU": 1}, {"num_gpus": 1, "num_cpus": 0}, "validating on 1 GPU worker"),
         ({"CPU": 64, "GPU": 4}, {"num_gpus": 1, "num_cpus": 0}, "validating on 4 GPU workers"),
     ],
 )
 def test_validators_get_the_gpus_where_there_are_any(
     resources: dict[str, float],
-    options: dict[str, int],
+    options: dict[str, Any],
     line: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

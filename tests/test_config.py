@@ -121,7 +121,11 @@ def test_a_file_may_hold_every_option(tmp_path: Path) -> None:
         ("chans: [1", "isn't YAML"),
         ("chans: 4\nstorage_options: key", "storage_options must be a mapping"),
         ("chans: 4\nmax_models: many", "'many' is not a valid integer"),
-        ("chans: {a: 1}", "isn't a channel count"),
+        ("chans: {a: 1}", "chans takes one value"),
+        ("chans: 4\ndest: [a, b]", "dest takes one value"),
+        ("chans: 4\nmax_models: 2.5", "'2.5' is not a valid integer"),
+        ("chans: 4\ndest: ''", "--dest is empty"),
+        ("chans: 99999999999999999999", "isn't a channel count; each is from 1 to 65536"),
     ],
 )
 def test_a_bad_file(

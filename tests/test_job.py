@@ -419,3 +419,36 @@ def test_a_cluster_that_is_not_there(alone: Runner, tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert "no Ray cluster at RAY_ADDRESS" in done.stderr
+
+
+# What the mirror doesn't tell
+
+
+def test_a_failure_counts_though_an_older_success_stands(
+    small: Path, alone: Runner, tmp_path: Path
+) -> None:
+    options = ["--chans", "4", "--models", SMALL, "--dest", str(tmp_path / "mirror")]
+    ok(alone.job(*options, "--source-root", str(small)))
+    (tmp_path / "empty").mkdir()
+    printed = ok(alone.job(*options, "--source-root", str(tmp_path / "empty")), code=1)
+    assert "1 failed" in printed
+    assert len(rows(tmp_path / "mirror")) == 1
+
+
+def test_no_secret_of_a_url_is_kept_or_printed(alone: Runner, tmp_path: Path) -> None:
+    options = ["--chans", "4", "--models", SMALL, "--dest", str(tmp_path)]
+    done = alone.job(*options, "--source-root", "http://bob:s3cr@tpw@127.0.0.1:9/zoo")
+    assert done.returncode == 1
+    written = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    for text in (done.stdout, done.stderr, str(written)):
+        assert "s3cr" not in text
+        assert "tpw" not in text
+
+
+def test_a_store_that_does_not_answer_is_one_line_and_exit_3(alone: Runner) -> None:
+    done = alone.job(
+        "--chans", "4", "--models", SMALL, "--dest", "s3://bucket/mirror", "--dry-run",
+        AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -123,3 +123,9 @@ def test_a_source_that_changed_is_due() -> None:
     made = plan.make(ENTRIES, config(), records, lambda entry, seen: entry.name == "vit.x")
     assert [request.entry.name for request in made.requests] == ["resnet18.a2", "vit.x"]
     assert due(*records, options=replace(config(), check_sources=True)) == [("resnet18.a2", (1, 4))]
+
+
+def test_the_source_is_compared_with_the_one_each_variant_was_made_from() -> None:
+    records = [record("vit.x", [1]), record("vit.x", [4], identity="two")]
+    made = plan.make(ENTRIES[2:], config(), records, lambda entry, identity: identity != "two")
+    assert [request.chans for request in made.requests] == [(1,)]

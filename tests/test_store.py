@@ -141,3 +141,9 @@ def test_free_space_is_told_where_it_is_known(tmp_path: Path, bucket: str) -> No
 def test_an_unknown_kind_of_url_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="nosuch"):
         open_store("nosuch://bucket/mirror")
+
+
+def test_a_root_with_glob_characters_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "m[1]*"))
+    store.write("a", [b"a"])
+    assert store.read_many(["a"]) == {"a": b"a"}

@@ -168,3 +168,9 @@ def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     result = validate.prove(variant, base, [STEM], matrix, unrounded, (224, 224), device)
     assert result.equivalent
     assert validate.device_name(device) == torch.cuda.get_device_name()
+
+
+def test_a_stem_that_no_image_moves_proves_nothing() -> None:
+    flat = validate._Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
+    result = validate._judge(flat, flat, flat, flat)
+    assert not result.equivalent

@@ -6,7 +6,7 @@ import click
 
 from zooadapt import __version__
 from zooadapt.config import Config, run_options
-from zooadapt.errors import UsageError, ZooadaptError
+from zooadapt.errors import UsageError, ZooadaptError, one_line
 
 OK, USAGE, STOPPED = 0, 2, 3
 """Exit codes; `run` adds 1, some models failed. See the README."""
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
         return _say(str(error), USAGE)
     except ZooadaptError as error:
         return _say(str(error), STOPPED)
+    except Exception as error:
+        return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
     except (KeyboardInterrupt, click.Abort):
         return _say("stopped; the same command goes on where this one ended", STOPPED)
 

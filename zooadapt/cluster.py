@@ -12,17 +12,17 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zooadapt import pipeline
-from zooadapt.errors import RunError, StageError, UsageError, WorkerDied, one_line
+from zooadapt.errors import RunError, StageError, UsageError, WorkerDied, one_line, redact
 from zooadapt.records import Adapted, Job, ModelSummary, Request
 
 _RETRIES = 2
@@ -138,12 +138,12 @@ def _sees(path: str) -> bool:
     return Path(path).exists()
 
 
-@ray.remote(num_cpus=1, max_retries=_RETRIES)
+@ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
 def _adapt(request: Request, job: Job) -> Adapted | ModelSummary:
     return pipeline.adapt(request, job)
 
 
-@ray.remote(max_restarts=-1, max_task_retries=_RETRIES)
+@ray.remote(max_restarts=0)
 class _Validator:
     """A process that keeps its device and its imports from one model to the next."""
 
@@ -163,9 +163,10 @@ class Workers:
     @property
     def options(self) -> dict[str, Any]:
         """The Ray resources of one validator."""
+        # Never CPUs: two jobs that hold what the other's tasks wait for would wait for ever.
         if self.gpus:
             return {"num_gpus": 1, "num_cpus": 0}
-        return {"num_cpus": 1 if self.adapting > 1 else 0}
+        return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 
     def __str__(self) -> str:
         plural = "s" * (self.validators > 1)
@@ -180,7 +181,8 @@ def workers() -> Workers:
     cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     if gpus:
         return Workers(True, gpus, adapting=cpus + 1)
-    return Workers(False, max(1, cpus // 2), adapting=max(1, cpus))
+    validators = max(1, cpus // 2)
+    return Workers(False, validators, adapting=max(1, cpus - validators))
 
 
 def run(
@@ -194,7 +196,7 @@ def run(
     Raises RunError where the mirror can't be written to. On KeyboardInterrupt what runs is
     cancelled and what is recorded stays.
     """
-    loop = _Loop(deque(requests), job, division, ended)
+    loop = _Loop(deque(map(_Work, requests)), job, division, ended)
     try:
         loop.run()
     except BaseException:
@@ -203,80 +205,111 @@ def run(
 
 
 @dataclass
-class _Loop:
-    """The driver's state: every model is in exactly one of the four places."""
+class _Work:
+    """One model on its way."""
 
-    waiting: deque[Request]
+    request: Request
+    adapted: Adapted | None = None
+    """What to prove; None until it is adapted."""
+    deaths: int = 0
+    """How many processes died of it."""
+
+
+@dataclass
+class _Loop:
+    """The driver's state: every model that hasn't ended is in exactly one of the three places."""
+
+    waiting: deque[_Work]
     job: Job
     division: Workers
     ended: Callable[[ModelSummary], None]
-    adapting: dict[ray.ObjectRef, Request] = field(default_factory=dict)
-    adapted: deque[tuple[Request, Adapted]] = field(default_factory=deque)
-    proving: dict[ray.ObjectRef, tuple[Request, Any]] = field(default_factory=dict)
+    adapted: deque[_Work] = field(default_factory=deque)
+    running: dict[ray.ObjectRef, tuple[_Work, Any]] = field(default_factory=dict)
+    """With the validator, or None for a task."""
     idle: list[Any] = field(default_factory=list)
+    """Validators."""
 
     def run(self) -> None:
         """Until every model has ended."""
-        self.idle = [
-            _Validator.options(**self.division.options).remote()  # type: ignore[attr-defined]
-            for _ in range(self.division.validators)
-        ]
-        while self.waiting or self.adapting or self.adapted or self.proving:
+        self.idle = [self._validator() for _ in range(self.division.validators)]
+        while self.waiting or self.adapted or self.running:
             self._submit()
-            done, _ = ray.wait([*self.proving, *self.adapting])
+            done, _ = ray.wait([*self.running])
             for ref in done:
-                self._take(ref)
+                self._take(ref, *self.running.pop(ref))
+
+    def _validator(self) -> Any:
+        return _Validator.options(**self.division.options).remote()  # type: ignore[attr-defined]
 
     def _submit(self) -> None:
         """Keep every worker busy, and no more published than the validators keep up with."""
         while self.adapted and self.idle:
-            request, adapted = self.adapted.popleft()
-            validator = self.idle.pop()
-            named = validator.prove.options(name=f"prove {request.entry.name}")
-            self.proving[named.remote(adapted, self.job)] = request, validator
-        room = self.division.adapting - len(self.adapting) - len(self.adapted)
+            work, validator = self.adapted.popleft(), self.idle.pop()
+            named = validator.prove.options(name=f"prove {work.request.entry.name}")
+            self.running[named.remote(work.adapted, self.job)] = work, validator
+        adapting = sum(validator is None for _, validator in self.running.values())
+        room = self.division.adapting - adapting - len(self.adapted)
         for _ in range(min(room, len(self.waiting))):
-            request = self.waiting.popleft()
-            named = _adapt.options(name=f"adapt {request.entry.name}")
-            self.adapting[named.remote(request, self.job)] = request
+            work = self.waiting.popleft()
+            named = _adapt.options(name=f"adapt {work.request.entry.name}")
+            self.running[named.remote(work.request, self.job)] = work, None
 
-    def _take(self, ref: ray.ObjectRef) -> None:
-        if ref in self.proving:
-            request, validator = self.proving.pop(ref)
-            self.idle.append(validator)
-        else:
-            request = self.adapting.pop(ref)
-        result = self._result(ref, request)
-        if isinstance(result, Adapted):
-            self.adapted.append((request, result))
-        else:
-            self.ended(result)
-
-    def _result(self, ref: ray.ObjectRef, request: Request) -> Adapted | ModelSummary:
+    def _take(self, ref: ray.ObjectRef, work: _Work, validator: Any) -> None:
         try:
             result: Adapted | ModelSummary = ray.get(ref)
-            return result
         except RayTaskError as cause:
             raise RunError(
-                f"{request.entry.name} can't be recorded in {self.job.dest}: "
+                f"{work.request.entry.name} can't be recorded in {redact(self.job.dest)}: "
                 f"{one_line(cause.cause or cause)}"
             ) from cause
         except RayError as cause:
-            return pipeline.fail(request, self.job, _death(request, cause))
+            self._died(work, validator, cause)
+            return
+        if validator is not None:
+            self.idle.append(validator)
+        if isinstance(result, Adapted):
+            self.adapted.append(replace(work, adapted=result))
+        else:
+            self.ended(result)
+
+    def _died(self, work: _Work, validator: Any, cause: RayError) -> None:
+        """Try the model again in another process, but not for ever."""
+        if not _cluster_lives():
+            raise RunError(
+                f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the same "
+                f"command goes on"
+            ) from cause
+        if validator is not None:
+            self.idle.append(self._validator())
+        work = replace(work, deaths=work.deaths + 1)
+        if work.deaths > _RETRIES:
+            self.ended(pipeline.fail(work.request, self.job, _death(work, cause)))
+        elif work.adapted:
+            self.adapted.append(work)
+        else:
+            self.waiting.append(work)
 
     def cancel(self) -> None:
         """Stop what runs; what isn't recorded is done again by the next run."""
         with suppress(Exception):
-            for ref in self.adapting:
+            tasks = [ref for ref, (_, validator) in self.running.items() if validator is None]
+            for ref in tasks:
                 ray.cancel(ref)
-            ray.wait([*self.adapting], num_returns=len(self.adapting), timeout=5)
+            ray.wait(tasks, num_returns=len(tasks), timeout=5)
 
 
-def _death(request: Request, cause: RayError) -> StageError:
-    who = "validating" if isinstance(cause, RayActorError) else "adapting"
+def _cluster_lives() -> bool:
+    try:
+        return any(node["Alive"] for node in ray.nodes())
+    except Exception:
+        return False
+
+
+def _death(work: _Work, cause: RayError) -> StageError:
+    who = "validating" if work.adapted else "adapting"
     error = WorkerDied(
-        f"the process {who} it died {_RETRIES + 1} times, perhaps for want "
-        f"of memory; give the nodes more, then --retry-failed"
+        f"the process {who} it died {work.deaths} times, perhaps for want of memory; give the "
+        f"nodes more, then --retry-failed"
     )
     error.__cause__ = cause
     return error

@@ -14,6 +14,8 @@ from zooadapt.schemes import SCHEMES
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _RAY_WORKING_DIR = "working_dir_files"
+_LISTS = ("chans", "zoo", "models", "exclude", "license")
+_MOST_CHANS = 65_536
 _FILE_ONLY = ("storage_options", "source_storage_options")
 
 
@@ -67,7 +69,11 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: str | 
             f"and {', '.join(_FILE_ONLY)}"
         )
     context.obj = {name: _mapping(value, name, entries.get(name) or {}) for name in _FILE_ONLY}
-    context.default_map = {name: _as_text(item) for name, item in entries.items() if name in known}
+    context.default_map = {
+        name: _as_text(value, name, item)
+        for name, item in entries.items()
+        if name in known and item is not None
+    }
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         entries = yaml.safe_load(file.read_text()) or {}
     except OSError as cause:
         raise UsageError(f"--config {file} can't be read: {cause.strerror}") from cause
-    except yaml.YAMLError as cause:
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
         raise UsageError(f"--config {file} isn't YAML: {' '.join(str(cause).split())}") from cause
     if not isinstance(entries, dict):
         raise UsageError(f"--config {file} must hold options, one `name: value` a line")
@@ -88,17 +94,24 @@ def _mapping(file: str, name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _as_text(value: Any) -> Any:
-    """A YAML list as the command line writes it."""
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+def _as_text(file: str, name: str, value: Any) -> str:
+    """A YAML value as the command line writes it."""
+    if isinstance(value, list) and name in _LISTS:
+        return ",".join(map(str, value))
+    if isinstance(value, list | dict):
+        raise UsageError(f"{file}: {name} takes one value, not {value}")
+    return str(value)
 
 
 def parse_chans(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     counts = set()
     for part in _names(str(value)):
-        if not part.isascii() or not part.isdigit() or int(part) < 1:
-            raise UsageError(f"--chans {value}: {part!r} isn't a channel count; each is 1 or more")
-        counts.add(int(part))
+        count = int(part) if part.isascii() and part.isdigit() and len(part) < 9 else 0
+        if not 1 <= count <= _MOST_CHANS:
+            raise UsageError(
+                f"--chans {value}: {part!r} isn't a channel count; each is from 1 to {_MOST_CHANS}"
+            )
+        counts.add(count)
     if not counts:
         raise UsageError("--chans is empty; give comma-separated channel counts, such as 1,4,8,25")
     return tuple(sorted(counts))
@@ -158,9 +171,11 @@ def absolute(url: str, option: str) -> str:
 
     Raises UsageError for a path inside Ray's temporary working directory, where it would vanish.
     """
-    if "://" in url or "::" in url:
+    if not url:
+        raise UsageError(f"{option} is empty; give a folder or a URL")
+    if ("://" in url and not url.startswith("file://")) or "::" in url:
         return url
-    path = Path(url).expanduser().resolve()
+    path = Path(url.removeprefix("file://")).expanduser().resolve()
     if _RAY_WORKING_DIR in path.parts and option == "--dest":
         raise UsageError(
             f"{option} {url} would lie in Ray's temporary working directory and vanish with the "

@@ -106,12 +106,12 @@ def stage(error: type[StageError]) -> Iterator[None]:
 
 def one_line(error: BaseException, limit: int = 400) -> str:
     """The error's message on one line of at most `limit` characters, without secrets."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redact(text if len(text) <= limit else text[: limit - 1] + "…")
+    text = redact(" ".join(str(error).split()) or type(error).__name__)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 _SECRETS = [
-    (re.compile(r"(?<=://)[^/@\s]+@"), ""),  # user:password@ in URLs
+    (re.compile(r"(?<=://)[^/\s]+@"), ""),  # user:password@ in URLs
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]*"), r"\1"),  # signed query strings
     (re.compile(r"(?i)\b(bearer|token)\s+[\w.\-]{8,}"), r"\1 …"),
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"),

@@ -57,6 +57,11 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
     return f"hf://{entry.hub_id}" if entry.hub_id else str(entry.url)
 
 
+def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
+    """`location` as records hold it: without secrets."""
+    return redact(location(entry, source_root))
+
+
 def locate(entry: ModelEntry, job: Job) -> Located:
     """Ask the source for the checkpoint's URI, size, hash and identity; reads none of it.
 

@@ -182,17 +182,17 @@ def merge(records: Iterable[Row]) -> Tables:
     for record in records:
         common = {key: record[key] for key in ("zoo", "model", "run_id")}
         for variant in record["variants"]:
-            successes[_key({**common, **variant})] = {
+            successes[key({**common, **variant})] = {
                 **common,
                 **variant,
                 "created_at": datetime.fromisoformat(record["created_at"]),
             }
         for failure in record["failures"]:
-            key = _key({**common, **failure})
-            attempts = failures.get(key, {}).get("attempts", 0) + 1
-            failures[key] = {**common, **failure, "attempts": attempts}
-    left = [failures[key] for key in sorted(failures.keys() - successes.keys())]
-    return Tables([successes[key] for key in sorted(successes)], left)
+            name = key({**common, **failure})
+            attempts = failures.get(name, {}).get("attempts", 0) + 1
+            failures[name] = {**common, **failure, "attempts": attempts}
+    left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
+    return Tables([successes[name] for name in sorted(successes)], left)
 
 
 def update_licences(
@@ -204,7 +204,7 @@ def update_licences(
         name = (row["zoo"], row["model"])
         if name in licences and row["license"] != licences[name]:
             record = next(r for r in reversed(records) if _holds(r, row))
-            variant = next(v for v in record["variants"] if _key({**row, **v}) == _key(row))
+            variant = next(v for v in record["variants"] if key({**row, **v}) == key(row))
             changed = {**variant, "license": licences[name]}
             now = datetime.now(UTC).isoformat()
             content = {**record, "created_at": now, "variants": [changed], "failures": []}
@@ -213,10 +213,11 @@ def update_licences(
 
 def _holds(record: Row, row: Row) -> bool:
     same = all(record[name] == row[name] for name in ("zoo", "model"))
-    return same and any(_key({**row, **variant}) == _key(row) for variant in record["variants"])
+    return same and any(key({**row, **variant}) == key(row) for variant in record["variants"])
 
 
-def _key(row: Row) -> tuple[Any, ...]:
+def key(row: Row) -> tuple[Any, ...]:
+    """The columns by which a row is one of its table."""
     return tuple(row[name] for name in KEY)
 
 

@@ -73,7 +73,7 @@ def adapt(request: Request, job: Job) -> Adapted | ModelSummary:
     """
     started = time.monotonic()
     try:
-        with _spool() as spool:
+        with stage(FetchError), _spool() as spool:
             return _adapt(request, job, spool, started)
     except StageError as error:
         return fail(request, job, error, time.monotonic() - started)
@@ -111,7 +111,7 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
     """Record that all of a request failed, for one reason."""
     failures = [_failure(chans, job.scheme, error) for chans in request.chans]
     store = open_store(job.dest, job.dest_options)
-    source = Checkpoint(fetch.location(request.entry, job.source_root), "", "", "", 0)
+    source = Checkpoint(fetch.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
 
@@ -128,7 +128,7 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
         filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
     source = Checkpoint(
-        location=fetch.location(entry, job.source_root),
+        location=fetch.recorded_location(entry, job.source_root),
         uri=located.source.uri,
         identity=located.source.identity,
         sha256=digest,

@@ -93,11 +93,13 @@ def make(
     requests, counts, models = [], {"done": 0, "unsupported": 0, "failed": 0}, 0
     for entry in entries:
         models += 1
-        location = fetch.location(entry, config.source_root)
+        location = fetch.recorded_location(entry, config.source_root)
         due = []
         for chans in config.chans:
             state = states.of(entry, chans, config.scheme, location)
-            if state == "done" and changed(entry, states.identity(entry, location)):
+            if state == "done" and changed(
+                entry, states.identity(entry, chans, config.scheme, location)
+            ):
                 state = "due"
             if state == "due" or (state == "failed" and config.retry_failed):
                 due.append(chans)
@@ -113,7 +115,7 @@ class _States:
 
     def __init__(self, records: Iterable[Row]) -> None:
         self._states: dict[tuple[Key, str], str] = {}
-        self._identities: dict[tuple[str, str, str], str] = {}
+        self._identities: dict[tuple[Key, str], str] = {}
         for record in records:
             if record["adapter_version"] == ADAPTER_VERSION:
                 self._add(record)
@@ -125,9 +127,9 @@ class _States:
             if self._states.get((key, location)) != "done":
                 self._states[key, location] = failure["status"]
         for variant in record["variants"]:
-            self._states[self._key(record, variant), location] = "done"
-            name = (record["zoo"], record["model"], location)
-            self._identities[name] = record["source"]["identity"]
+            made = self._key(record, variant), location
+            self._states[made] = "done"
+            self._identities[made] = record["source"]["identity"]
 
     @staticmethod
     def _key(record: Row, outcome: Row) -> Key:
@@ -138,6 +140,6 @@ class _States:
         key = (entry.zoo, entry.name, chans, scheme)
         return self._states.get((key, location), "due")
 
-    def identity(self, entry: ModelEntry, location: str) -> str:
-        """The source's identity when the model was last adapted."""
-        return self._identities[entry.zoo, entry.name, location]
+    def identity(self, entry: ModelEntry, chans: int, scheme: str, location: str) -> str:
+        """The source's identity when the variant was last made."""
+        return self._identities[(entry.zoo, entry.name, chans, scheme), location]

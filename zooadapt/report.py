@@ -133,8 +133,11 @@ class Ending:
     seconds: float
 
 
-def closing(ending: Ending, example: Row | None) -> str:
-    """What was written where, and lines to paste that query it and load `example`."""
+def closing(ending: Ending, example: Row | None, options: bool = False) -> str:
+    """What was written where, and lines to paste that query it and load `example`.
+
+    `options` says that the mirror's store was given storage options, which aren't shown.
+    """
     lines = [
         f"{ending.new} new variants in {ending.seconds:.0f} s; of what was asked for, "
         f"{ending.unsupported} unsupported, {ending.failed} failed.",
@@ -147,23 +150,25 @@ def closing(ending: Ending, example: Row | None) -> str:
             "",
             "Query it, then load a variant, in Python:",
             "",
-            *_snippet(ending.dest, example),
+            *_snippet(ending.dest, example, options),
         ]
     return "\n".join(lines)
 
 
-def _snippet(dest: str, row: Row) -> list[str]:
+def _snippet(dest: str, row: Row, options: bool) -> list[str]:
     folder = f"{dest}/{row['folder']}"
     lines = [
         "import pandas as pd, timm",
-        f'rows = pd.read_parquet("{dest}/manifest.parquet")',
+        *(["options = {}  # the storage_options of your config"] if options else []),
+        f'rows = pd.read_parquet("{dest}/manifest.parquet"{_given(options, "storage_options=")})',
         'print(rows[["model", "in_chans", "scheme", "equivalence_error", "folder"]])',
     ]
     if "://" in dest:
         local = folder.rpartition("/")[2]
         lines += [
             "import fsspec",
-            f'fsspec.url_to_fs("{folder}")[0].get("{folder}", "{local}", recursive=True)',
+            f'filesystem, path = fsspec.url_to_fs("{folder}"{_given(options, "**")})',
+            f'filesystem.get(path, "{local}", recursive=True)',
         ]
         folder = local
     return [
@@ -171,3 +176,7 @@ def _snippet(dest: str, row: Row) -> list[str]:
         f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
         f"# {row['in_chans']} channels of {row['input_height']} x {row['input_width']} pixels",
     ]
+
+
+def _given(options: bool, how: str) -> str:
+    return f", {how}options" if options else ""

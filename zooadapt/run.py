@@ -76,6 +76,7 @@ def _open_mirror(config: Config, job: Job) -> Store:
     """The mirror's store, with the resolved options written to it. Raises UsageError."""
     store = open_store(job.dest, job.dest_options)
     options = {field.name: getattr(config, field.name) for field in fields(config) if field.repr}
+    options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
     try:
         store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
     except Exception as cause:
@@ -89,6 +90,10 @@ def _plan(entries: Sequence[ModelEntry], config: Config, job: Job, records: list
     if not config.check_sources:
         return plan.make(entries, config, records)
     now = dict(zip(entries, _look_up(entries, job), strict=True))
+    silent = [(entry.name, found) for entry, found in now.items() if isinstance(found, FetchError)]
+    if silent:
+        name, error = silent[0]
+        click.echo(f"{len(silent)} sources couldn't be checked, among them {name}: {error}")
 
     def changed(entry: ModelEntry, recorded: str) -> bool:
         source = now[entry]
@@ -152,10 +157,10 @@ def _finish(
         mine = (row["zoo"], row["model"]) in asked and row["in_chans"] in config.chans
         return mine and row["scheme"] == config.scheme and not row["bands"]
 
-    failures = [row for row in tables.failures if wanted(row)]
+    failures = _failures([row for row in tables.failures if wanted(row)], summaries)
     counts = Counter(row["status"] for row in failures)
     ending = report.Ending(
-        dest=job.dest,
+        dest=redact(job.dest),
         new=sum(len(summary.chans) for summary in summaries),
         usable=len(tables.usable),
         unsupported=counts["unsupported"],
@@ -164,9 +169,20 @@ def _finish(
     )
     if failures:
         click.echo(report.failure_table(failures))
-    click.echo(report.closing(ending, next(filter(wanted, reversed(tables.usable)), None)))
+    example = next(filter(wanted, reversed(tables.usable)), None)
+    click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     _log(store, job, summaries, ending)
     return FAILED if counts["failed"] else OK
+
+
+def _failures(recorded: Sequence[Row], summaries: Sequence[ModelSummary]) -> list[Row]:
+    """What failed of what was asked for, also where an older success still stands in the mirror."""
+    now = [
+        {"zoo": summary.entry.zoo, "model": summary.entry.name, **asdict(failure)}
+        for summary in summaries
+        for failure in summary.failures
+    ]
+    return list({manifest.key(row): row for row in [*recorded, *now]}.values())
 
 
 def _log(store: Store, job: Job, summaries: Sequence[ModelSummary], ending: report.Ending) -> None:

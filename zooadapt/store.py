@@ -74,8 +74,11 @@ class Store:
         """Many small objects at once, concurrently where the filesystem can."""
         if not keys:
             return {}
-        found = self.fs.cat([self.path(key) for key in keys])
-        return {key: found[self.path(key)] for key in keys}
+        whole: list[None] = [None] * len(keys)
+        paths = [self.path(key) for key in keys]
+        return dict(
+            zip(keys, self.fs.cat_ranges(paths, whole, whole, on_error="raise"), strict=True)
+        )
 
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted; [] where there is none."""

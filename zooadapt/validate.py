@@ -209,21 +209,22 @@ def _judge(got: _Pass, exact: _Pass, wrong: _Pass, wanted: _Pass) -> ProofResult
     """`exact` is the pass whose error must be within the tolerance."""
     tells = got.final and distance(wrong.final, wanted.final) >= _LEAST_CONTROL
     proof: Proof = "forward" if tells else "stem"
-    control = min(_distances(wrong, wanted, proof))
-    within = max(_distances(exact, wanted, proof)) <= TOLERANCE
+    control = float(_distances(wrong, wanted, proof).min())
+    within = float(_distances(exact, wanted, proof).max()) <= TOLERANCE
     return ProofResult(
-        equivalence_error=max(_distances(got, wanted, proof)),
+        equivalence_error=float(_distances(got, wanted, proof).max()),
         control_error=control,
         equivalent=within and control >= _LEAST_CONTROL,
         proof=proof,
     )
 
 
-def _distances(got: _Pass, wanted: _Pass, proof: Proof) -> list[float]:
-    """Of the outputs together, or of each stem."""
-    if proof == "forward":
-        return [distance(got.final, wanted.final)]
-    return [distance([g], [w]) for g, w in zip(got.stems, wanted.stems, strict=True)]
+def _distances(got: _Pass, wanted: _Pass, proof: Proof) -> Tensor:
+    """Of the outputs together, or of each stem; as a tensor, whose extremes heed NaN."""
+    pairs = [(got.final, wanted.final)]
+    if proof == "stem":
+        pairs = [([g], [w]) for g, w in zip(got.stems, wanted.stems, strict=True)]
+    return torch.tensor([distance(g, w) for g, w in pairs], dtype=torch.float64)
 
 
 def distance(got: Outputs, wanted: Outputs) -> float:
