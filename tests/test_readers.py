@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import checkpoints
-from tests.test_pipeline import entry, run
-from zooadapt.manifest import Row
-from zooadapt.records import Request
+from tests.test_pipeline import entry
+from zooadapt import pipeline
+from zooadapt.records import Adapted, Job, Request
 
 RELEASES = ["1.0.16", "1.0.20", "1.0.25", "1.0.30", "1.0.31"]
 KINDS = {
@@ -52,27 +52,27 @@ print(json.dumps({"equal": results, "adapted": adapted}))
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Row]]:
-    """A 4-channel variant of each kind of model."""
+def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The folder of a published 4-channel variant of each kind of model, and its min_timm."""
     found = {}
-    for kind, tag in KINDS.items():
+    for tag in KINDS.values():
         folder = tmp_path_factory.mktemp("reader")
         checkpoints.write_hub_repo(folder / "zoo", tag)
-        (row,) = run(Request(entry(tag), (4,)), folder / "zoo", folder / "mirror")
-        found[kind] = folder / "mirror" / row["folder"], row
+        job = Job("run", str(folder), "repeat", source_root=str(folder / "zoo"))
+        adapted = pipeline.adapt(Request(entry(tag), (4,)), job)
+        assert isinstance(adapted, Adapted), adapted
+        found[str(folder / adapted.variants[0].folder)] = adapted.facts.min_timm
     return found
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_variants_load_in_plain_timm(
-    release: str, variants: dict[str, tuple[Path, Row]], tmp_path: Path
+    release: str, variants: dict[str, str], tmp_path: Path
 ) -> None:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path)]
     subprocess.run([*pip, f"timm=={release}"], check=True, capture_output=True)
     folders = [
-        str(folder)
-        for folder, row in variants.values()
-        if _version(row["min_timm"]) <= _version(release)
+        folder for folder, min_timm in variants.items() if _version(min_timm) <= _version(release)
     ]
     assert len(folders) == len(KINDS) - (release != "1.0.31")  # the pruned one
     done = subprocess.run(

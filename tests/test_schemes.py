@@ -1,10 +1,13 @@
 """The matrices, and the contraction that must equal timm's bit for bit."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models._manipulate import adapt_input_conv
+from torch import Tensor
 
 from zooadapt import schemes
 
@@ -77,3 +80,51 @@ def test_statistics_of_repeat_are_the_source_s_in_turn() -> None:
 def test_channel_counts_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         schemes.matrix("repeat", 3, 0)
+
+
+@given(source=st.integers(1, 16), target=st.integers(1, 40))
+@settings(deadline=None)
+def test_pad_and_mean_follow_their_formulas(source: int, target: int) -> None:
+    pad, mean = (schemes.matrix(scheme, source, target) for scheme in ("pad", "mean"))
+    for k in range(source):
+        for c in range(target):
+            assert pad[k, c] == (1.0 if c == k else 0.0)
+            assert mean[k, c] == 1 / target
+
+
+@given(target=st.integers(1, 30), scheme=st.sampled_from(["repeat", "mean"]))
+@settings(deadline=None, max_examples=20)
+def test_mean_keeps_the_response_to_grey_and_repeat_that_to_white(target: int, scheme: str) -> None:
+    sums = schemes.matrix(scheme, 3, target).sum(dim=1)
+    if scheme == "mean":
+        assert torch.allclose(sums, torch.ones(3, dtype=torch.float64))
+    assert sums.sum() == pytest.approx(3)
+
+
+CONVOLUTIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
+    torch.nn.functional.linear,
+    torch.nn.functional.conv1d,
+    torch.nn.functional.conv2d,
+    torch.nn.functional.conv3d,
+]
+
+
+@given(
+    dims=st.integers(0, 3),
+    source=st.integers(1, 6),
+    target=st.integers(1, 12),
+    scheme=st.sampled_from(sorted(schemes.SCHEMES)),
+    seed=st.integers(0, 999),
+)
+@settings(deadline=None, max_examples=80)
+def test_contraction_and_forward_commute(
+    dims: int, source: int, target: int, scheme: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, source, *[3] * dims, generator=generator)
+    image = torch.randn(2, target, *[6] * dims, generator=generator)
+    matrix, apply = schemes.matrix(scheme, source, target), CONVOLUTIONS[dims]
+    adapted = schemes.contract(weight.reshape(5, source, -1), matrix)
+    direct = apply(image, adapted.reshape(5, target, *weight.shape[2:]))
+    mixed = apply(torch.einsum("kc,bc...->bk...", matrix.float(), image), weight)
+    assert torch.allclose(direct, mixed, atol=1e-4)
