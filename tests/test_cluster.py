@@ -14,6 +14,7 @@ import ray
 
 from tests.conftest import SMALL
 from tests.support.jobs import ROOT, ray_folder
+from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline
 from zooadapt.errors import RunError, UsageError
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
@@ -29,7 +30,7 @@ def _die_of_the_killer() -> None:
     adapt, prove = pipeline.adapt, pipeline.prove
 
     def adapt_or_die(request: Request, job: Job) -> object:
-        if request.entry.name == KILLER and job.scheme == "repeat":
+        if request.entry.name == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
         return adapt(replace(request), job)
 
@@ -63,7 +64,7 @@ def entry(name: str) -> ModelEntry:
 
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     ended: list[ModelSummary] = []
-    requests = [Request(entry(name), (4,)) for name in names]
+    requests = [Request(entry(name), counted(4)) for name in names]
     cluster.run(requests, job, cluster.workers(), ended.append)
     return {summary.entry.name: summary for summary in ended}
 
@@ -71,9 +72,9 @@ def run(job: Job, *names: str) -> dict[str, ModelSummary]:
 def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     local_ray: None, small: Path, tmp_path: Path
 ) -> None:
-    job = Job("run", str(tmp_path), "repeat", source_root=str(small))
+    job = Job("run", str(tmp_path), source_root=str(small))
     ended = run(job, KILLER, SMALL)
-    assert ended[SMALL].chans == (4,)
+    assert ended[SMALL].made == ("4",)
     (failure,) = ended[KILLER].failures
     assert (failure.stage, failure.status) == ("worker", "failed")
     assert "died 3 times" in failure.error
@@ -83,27 +84,27 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
 
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
-    job = Job("one", str(tmp_path), "repeat", source_root=str(small))
+    job = Job("one", str(tmp_path), source_root=str(small))
     other = cluster._Loop(deque(), job, cluster.workers(), lambda summary: None)
     other.idle = [other._validator() for _ in range(other.division.validators)]
     other.idle += [other._validator() for _ in range(2)]  # more than there are CPUs
-    assert run(replace(job, run_id="two"), SMALL)[SMALL].chans == (4,)
+    assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
 
 
 def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
     local_ray: None, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "_cluster_lives", lambda: False)
-    job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
+    job = Job("kill-validators", str(tmp_path), source_root=str(small))
     with pytest.raises(RunError, match="cluster is gone"):
         run(job, SMALL)
     assert manifest.read_records(open_store(str(tmp_path))) == []
 
 
 def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
-    job = Job("kill-validators", str(tmp_path), "repeat", source_root=str(small))
+    job = Job("kill-validators", str(tmp_path), source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
-    assert run(replace(job, run_id="again"), SMALL)[SMALL].chans == (4,)
+    assert run(replace(job, run_id="again"), SMALL)[SMALL].made == ("4",)
 
 
 def test_the_cluster_that_ray_start_left_is_used_while_it_answers(

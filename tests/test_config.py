@@ -1,6 +1,7 @@
 """Options: where they come from, and one clear line for each that is wrong."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_defaults(tmp_path: Path) -> None:
     config = parse("--chans", "4")
     assert config.dest == str(tmp_path / "mirror")
-    assert (config.zoo, config.scheme, config.models) == (("timm",), "repeat", ())
+    assert (config.zoo, config.scheme, config.models) == (("timm",), None, ())
     assert (config.source_root, config.max_models, config.dry_run) == (None, None, False)
 
 
@@ -82,6 +83,28 @@ def test_command_line_before_environment_before_file(
         (tmp_path / "job.yaml").write_text("models: file")
         monkeypatch.setenv("ZOOADAPT_CONFIG", "job.yaml")
     assert parse(*arguments).models == (given[0],)
+
+
+def test_bands_beside_or_instead_of_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = parse("--chans", "4", "--bands", "naip", "--bands", "R,G,B,NIR", "--bands", "naip")
+    assert [(t.label, t.names) for t in both.targets] == [
+        ("4ch-repeat", ""),
+        ("4ch-naip-nearest", "R,G,B,NIR"),
+    ]
+    monkeypatch.setenv("ZOOADAPT_BANDS", "naip grey")
+    assert [target.in_chans for target in parse().targets] == [4, 1]
+
+
+def test_bands_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("bands: [R, {name: X, wavelength: 850}]")
+    (tmp_path / "job.yaml").write_text("bands: [naip, mine.yaml]\nscheme: nearest")
+    naip, mine = parse("--config", "job.yaml").targets
+    assert naip.scheme == "nearest"
+    assert re.fullmatch(r"2ch-mine-nearest\.[0-9a-f]{8}", mine.label)
+
+
+def test_a_scheme_that_goes_by_bands_needs_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give --bands" in refused(capsys, "--chans", "4", "--scheme", "nearest")
 
 
 def test_a_file_may_hold_every_option(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support.jobs import ROOT
 from zooadapt import conformance, pipeline, schemes, stems
 from zooadapt.conformance import Measured
-from zooadapt.records import ModelEntry, Stem
+from zooadapt.records import Bands, ModelEntry, Stem
 from zooadapt.zoos import get
 
 STEMS_ONLY = 0.0
@@ -164,7 +164,7 @@ def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.Monke
 
     def forgetful(tensors: dict[str, Tensor], found: tuple[Stem, ...], *how: object) -> object:
         right = adapt(tensors, found, *how)  # type: ignore[arg-type]
-        wrong = adapt(tensors, found[-1:], schemes.SCHEMES["pad"], schemes.pad(3, 4))
+        wrong = adapt(tensors, found[-1:], schemes.get("pad"), schemes.pad(3, 4))
         return right | wrong
 
     monkeypatch.setattr(stems, "adapt", forgetful)
@@ -203,7 +203,7 @@ def rebuilt(entry: ModelEntry, folder: Path) -> None:
     with torch.device("meta"):
         base, wanted = zoo.build(entry, facts.chans), zoo.build(entry, 5)
         matrix = schemes.matrix("repeat", facts.chans, 5)
-        config = zoo.config(entry, base, pipeline.facts_for(facts, matrix))
+        config = zoo.config(entry, base, pipeline.facts_for(facts, Bands.counted(5), matrix))
         (folder / "config.json").write_text(json.dumps(config))
         got = timm.create_model(f"local-dir:{folder}")
     shapes, expected = ({n: t.shape for n, t in m.state_dict().items()} for m in (got, wanted))

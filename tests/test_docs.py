@@ -7,6 +7,7 @@ import click
 import pytest
 
 from tests.support.jobs import ROOT
+from zooadapt import bands
 from zooadapt.cli import adapt
 from zooadapt.config import _read_yaml
 from zooadapt.schemes import SCHEMES
@@ -27,6 +28,11 @@ def test_every_option_is_in_the_table_and_no_other() -> None:
 
 def test_every_scheme_is_documented() -> None:
     assert all(f"| `{name}` |" in README for name in SCHEMES)
+
+
+def test_every_preset_and_common_name_is_documented() -> None:
+    assert all(f"`{name}`" in README for name in bands.presets())
+    assert all(f"`{name}`" in README for name in bands.COMMON)
 
 
 def test_the_tolerance_is_the_stated_one() -> None:

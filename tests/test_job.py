@@ -207,10 +207,14 @@ def test_source_and_mirror_on_s3(
     s3: SeaweedFS, bucket: str, small: Path, alone: Runner, tmp_path: Path
 ) -> None:
     s3.filesystem().put(str(small / "timm"), f"{bucket}/zoo/", recursive=True)
-    options = ["--chans", "1,8", "--models", SMALL, "--source-root", f"{bucket}/zoo"]
-    printed = ok(alone.job(*options, "--dest", f"{bucket}/mirror"))
+    options = ["--chans", "8", "--models", SMALL, "--source-root", f"{bucket}/zoo"]
+    bands = {"ZOOADAPT_BANDS": "R,G,B,NIR sentinel1"}
+    printed = ok(alone.job(*options, "--dest", f"{bucket}/mirror", **bands))
     found = rows(f"{bucket}/mirror")
-    assert found["in_chans"].tolist() == [1, 8]
+    assert found["in_chans"].tolist() == [2, 4, 8]
+    assert found["bands"].tolist() == ["VV,VH", "R,G,B,NIR", ""]
+    assert found["scheme"].tolist() == ["nearest", "nearest", "repeat"]
+    assert found["equivalent"].all()
     lines = printed.split("in Python:\n\n")[1]
     paste = f"import os; os.chdir({str(tmp_path)!r})\n{lines}\nprint(model.conv1[0].in_channels)"
     assert ok(alone.run(sys.executable, "-c", paste)).endswith("8\n")
@@ -342,6 +346,7 @@ def pickled_canary(canary: Path) -> bytes:
     [
         (["--chans", "0"], "--chans 0"),
         (["--chans", "4", "--models", "nosuch*"], "matches no model"),
+        (["--bands", "sentinel1", "--scheme", "rgb-only"], "needs red, green and blue bands"),
         (["--chans", "4", "--dest", "/proc/mirror"], "can't be written"),
         (["--chans", "4", "--dest", "nosuch://x"], "can't open nosuch://x"),
     ],

@@ -15,7 +15,7 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from zooadapt import manifest, pipeline, seeded, zoos
 from zooadapt.manifest import Row
-from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, Request
+from zooadapt.records import Adapted, Bands, Job, ModelEntry, ModelFacts, Request, Target
 from zooadapt.store import open_store
 from zooadapt.zoos.timm import TimmZoo
 
@@ -24,10 +24,15 @@ def entry(name: str) -> ModelEntry:
     return next(entry for entry in TimmZoo().models() if entry.name == name)
 
 
-def run(request: Request, root: Path, dest: Path, scheme: str = "repeat") -> list[Row]:
+def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
+    """Variants of so many unnamed channels."""
+    return tuple(Target(Bands.counted(count), scheme) for count in counts)
+
+
+def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path) -> list[Row]:
     """The rows of the manifest after one model's run."""
-    job = Job("run", str(dest), scheme, source_root=str(root))
-    adapted = pipeline.adapt(request, job)
+    job = Job("run", str(dest), source_root=str(root))
+    adapted = pipeline.adapt(Request(entry, targets), job)
     assert isinstance(adapted, Adapted), adapted
     summary = pipeline.prove(adapted, job)
     assert not summary.failures, summary.failures
@@ -44,7 +49,7 @@ class FiveBands(TimmZoo):
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
         bands = (0.1, 0.2, 0.3, 0.4, 0.5)
-        return replace(super().facts(entry), chans=5, mean=bands, std=bands)
+        return replace(super().facts(entry), bands=Bands.counted(5), mean=bands, std=bands)
 
 
 @pytest.mark.parametrize("scheme", ["repeat", "pad", "mean"])
@@ -58,7 +63,7 @@ def test_a_source_of_five_bands(
     model = seeded.model(lambda: timm.create_model(SMALL, in_chans=5), (5, 64, 64))
     source = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     safetensors.torch.save_file(source, folder / "model.safetensors")
-    rows = run(Request(listed, (1, 3, 5, 7)), tmp_path / "zoo", tmp_path / "mirror", scheme)
+    rows = run(listed, counted(1, 3, 5, 7, scheme=scheme), tmp_path / "zoo", tmp_path / "mirror")
     assert [row["in_chans"] for row in rows] == [1, 3, 5, 7]
     assert all(row["equivalent"] for row in rows)
     assert [len(row["input_mean"]) for row in rows] == [1, 3, 5, 7]
@@ -84,7 +89,7 @@ def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_kept_and_equals_timm(dtype: torch.dtype, tmp_path: Path) -> None:
     file = checkpoints.write_hub_repo(tmp_path / "zoo", SMALL, dtype=dtype)
-    rows = run(Request(entry(SMALL), (1, 4)), tmp_path / "zoo", tmp_path / "mirror")
+    rows = run(entry(SMALL), counted(1, 4), tmp_path / "zoo", tmp_path / "mirror")
     for row in rows:
         assert row["weights_dtype"] == str(dtype).removeprefix("torch.")
         stored = safetensors.torch.load_file(
@@ -101,9 +106,9 @@ def test_half_precision_is_kept_and_equals_timm(dtype: torch.dtype, tmp_path: Pa
 def test_a_standardised_stem_is_in_the_manifest_with_its_true_figure(tmp_path: Path) -> None:
     tag = "test_nfnet.r160_in1k"
     checkpoints.write_hub_repo(tmp_path / "zoo", tag)
-    rows = run(Request(entry(tag), (1, 4)), tmp_path / "zoo", tmp_path / "mirror")
+    rows = run(entry(tag), counted(1, 4), tmp_path / "zoo", tmp_path / "mirror")
     assert [row["equivalent"] for row in rows] == [False, False]
-    kept = run(Request(entry(tag), (1, 4)), tmp_path / "zoo", tmp_path / "kept", "preserve")
+    kept = run(entry(tag), counted(1, 4, scheme="preserve"), tmp_path / "zoo", tmp_path / "kept")
     assert [row["equivalent"] for row in kept] == [True, False]
     assert all(row["scheme"] == "preserve" for row in kept)
     loaded = variant(tmp_path / "kept", kept[0])

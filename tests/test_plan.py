@@ -10,7 +10,7 @@ from zooadapt.config import Config
 from zooadapt.errors import UsageError
 from zooadapt.manifest import Row
 from zooadapt.pipeline import ADAPTER_VERSION
-from zooadapt.records import ModelEntry
+from zooadapt.records import ModelEntry, Request
 
 ENTRIES = [
     ModelEntry("timm", name, name.split(".")[0], "tag", license, hub_id=f"timm/{name}")
@@ -34,16 +34,21 @@ def record(
         "model": name,
         "adapter_version": ADAPTER_VERSION,
         "source": {"location": f"hf://timm/{name}", "identity": "one", **more},
-        "variants": [{"in_chans": chans, "scheme": "repeat"} for chans in done],
+        "variants": [{"in_chans": chans, "bands": "", "scheme": "repeat"} for chans in done],
         "failures": [
-            {"in_chans": chans, "scheme": "repeat", "status": status} for chans in failed or []
+            {"in_chans": chans, "bands": "", "scheme": "repeat", "status": status}
+            for chans in failed or []
         ],
     }
 
 
+def counts(request: Request) -> tuple[int, ...]:
+    return tuple(target.in_chans for target in request.targets)
+
+
 def due(*records: Row, options: Config | None = None) -> list[tuple[str, tuple[int, ...]]]:
     made = plan.make(ENTRIES, options or config(), records)
-    return [(request.entry.name, request.chans) for request in made.requests]
+    return [(request.entry.name, counts(request)) for request in made.requests]
 
 
 def test_the_whole_zoo() -> None:
@@ -90,7 +95,7 @@ def test_everything_is_due_in_an_empty_mirror() -> None:
 
 def test_only_what_is_missing_is_due() -> None:
     made = plan.make(ENTRIES, config(), [record("resnet18.a1", [1, 4]), record("vit.x", [4])])
-    assert [(r.entry.name, r.chans) for r in made.requests] == [
+    assert [(r.entry.name, counts(r)) for r in made.requests] == [
         ("resnet18.a2", (1, 4)),
         ("vit.x", (1,)),
     ]
@@ -128,4 +133,4 @@ def test_a_source_that_changed_is_due() -> None:
 def test_the_source_is_compared_with_the_one_each_variant_was_made_from() -> None:
     records = [record("vit.x", [1]), record("vit.x", [4], identity="two")]
     made = plan.make(ENTRIES[2:], config(), records, lambda entry, identity: identity != "two")
-    assert [request.chans for request in made.requests] == [(1,)]
+    assert [counts(request) for request in made.requests] == [(1,)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import checkpoints
-from tests.test_pipeline import entry
+from tests.test_pipeline import counted, entry
 from zooadapt import pipeline
 from zooadapt.records import Adapted, Job, Request
 
@@ -58,8 +58,8 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for tag in KINDS.values():
         folder = tmp_path_factory.mktemp("reader")
         checkpoints.write_hub_repo(folder / "zoo", tag)
-        job = Job("run", str(folder), "repeat", source_root=str(folder / "zoo"))
-        adapted = pipeline.adapt(Request(entry(tag), (4,)), job)
+        job = Job("run", str(folder), source_root=str(folder / "zoo"))
+        adapted = pipeline.adapt(Request(entry(tag), counted(4)), job)
         assert isinstance(adapted, Adapted), adapted
         found[str(folder / adapted.variants[0].folder)] = adapted.facts.min_timm
     return found

@@ -113,7 +113,7 @@ CONVOLUTIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
     dims=st.integers(0, 3),
     source=st.integers(1, 6),
     target=st.integers(1, 12),
-    scheme=st.sampled_from(sorted(schemes.SCHEMES)),
+    scheme=st.sampled_from(["repeat", "pad", "mean"]),
     seed=st.integers(0, 999),
 )
 @settings(deadline=None, max_examples=80)

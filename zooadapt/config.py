@@ -1,6 +1,6 @@
 """The options of a run: command line, then ``ZOOADAPT_*`` environment, then YAML file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 import click
 import yaml
 
+from zooadapt import bands
 from zooadapt.errors import UsageError
+from zooadapt.records import Bands, Target
 from zooadapt.schemes import SCHEMES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _RAY_WORKING_DIR = "working_dir_files"
 _LISTS = ("chans", "zoo", "models", "exclude", "license")
+_REPEATED = ("bands",)
 _MOST_CHANS = 65_536
 _FILE_ONLY = ("storage_options", "source_storage_options")
 
@@ -25,7 +28,9 @@ class Config:
 
     chans: tuple[int, ...]
     """Distinct and ascending."""
-    scheme: str
+    bands: tuple[Bands, ...]
+    scheme: str | None
+    """None: `repeat` for counts, `nearest` for bands."""
     dest: str
     """Absolute."""
     zoo: tuple[str, ...]
@@ -41,6 +46,17 @@ class Config:
     """fsspec options of the mirror's store; may hold credentials."""
     source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of `source_root`; may hold credentials."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The variants wanted of each model; of two with the same names and scheme the first."""
+        counted = [Target(Bands.counted(count), self.scheme or "repeat") for count in self.chans]
+        named = [
+            Target(bands, ".".join(filter(None, [self.scheme or "nearest", bands.digest])))
+            for bands in self.bands
+        ]
+        unique = {(t.in_chans, t.names, t.scheme): t for t in reversed([*counted, *named])}
+        return tuple(reversed(unique.values()))
 
 
 def run_options(command: Command) -> Command:
@@ -94,8 +110,10 @@ def _mapping(file: str, name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _as_text(file: str, name: str, value: Any) -> str:
+def _as_text(file: str, name: str, value: Any) -> str | list[str]:
     """A YAML value as the command line writes it."""
+    if name in _REPEATED:
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
     if isinstance(value, list) and name in _LISTS:
         return ",".join(map(str, value))
     if isinstance(value, list | dict):
@@ -103,7 +121,13 @@ def _as_text(file: str, name: str, value: Any) -> str:
     return str(value)
 
 
-def parse_chans(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+def parse_chans(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not _names(str(value)):
+        raise UsageError("--chans is empty; give comma-separated channel counts, such as 1,4,8,25")
     counts = set()
     for part in _names(str(value)):
         count = int(part) if part.isascii() and part.isdigit() and len(part) < 9 else 0
@@ -112,9 +136,13 @@ def parse_chans(context: click.Context, parameter: click.Parameter, value: str) 
                 f"--chans {value}: {part!r} isn't a channel count; each is from 1 to {_MOST_CHANS}"
             )
         counts.add(count)
-    if not counts:
-        raise UsageError("--chans is empty; give comma-separated channel counts, such as 1,4,8,25")
     return tuple(sorted(counts))
+
+
+def _parse_bands(
+    context: click.Context, parameter: click.Parameter, value: Sequence[str]
+) -> tuple[Bands, ...]:
+    return tuple(dict.fromkeys(bands.parse(text) for text in value))
 
 
 def parse_names(
@@ -135,10 +163,12 @@ def _option(name: str, **settings: Any) -> Callable[[Command], Command]:
 _OPTIONS = [
     _option("--config", callback=_load_file, is_eager=True, expose_value=False, metavar="FILE",
             help="YAML file with any of these options."),
-    _option("--chans", required=True, callback=parse_chans, metavar="N,…",
+    _option("--chans", callback=parse_chans, metavar="N,…",
             help="Channel counts to make, each 1 or more."),
-    _option("--scheme", type=click.Choice(sorted(SCHEMES)), default="repeat",
-            help="How a channel is made of the source's channels."),
+    _option("--bands", multiple=True, callback=_parse_bands, metavar="BANDS",
+            help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file; repeatable."),
+    _option("--scheme", type=click.Choice(sorted(SCHEMES)),
+            help="How a channel is made of the source's; repeat, or nearest for --bands."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
             help="Where models come from: timm, sample."),
@@ -159,6 +189,11 @@ _OPTIONS = [
 def _config(options: dict[str, Any]) -> Config:
     from_file = click.get_current_context().obj or {}
     root = options.pop("source_root")
+    if not options["chans"] and not options["bands"]:
+        raise UsageError("nothing to make: give --chans, such as 1,4,8,25, or --bands")
+    scheme = options["scheme"]
+    if scheme and SCHEMES[scheme].named and options["chans"]:
+        raise UsageError(f"--scheme {scheme} goes by bands: give --bands instead of --chans")
     return Config(
         **{**options, "dest": absolute(options["dest"], "--dest")},
         source_root=absolute(root, "--source-root") if root else None,

@@ -26,7 +26,7 @@ from zooadapt import schemes, seeded, stems, validate
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
 from zooadapt.pipeline import facts_for, inspect
 from zooadapt.publish import CONFIG
-from zooadapt.records import ModelEntry, ModelFacts, ProofResult, Stem
+from zooadapt.records import Bands, ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos import Zoo, get
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -111,7 +111,7 @@ class _Subject:
     ) -> dict[str, Tensor]:
         """The stems' tensors for `count` channels."""
         matrix = schemes.matrix(scheme, self.facts.chans, count)
-        return stems.adapt(self.originals(dtype), self.stems, schemes.SCHEMES[scheme], matrix)
+        return stems.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
 
 
 _Prove = Callable[[_Subject, nn.Module, dict[str, Tensor], Tensor], ProofResult]
@@ -128,7 +128,7 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
             row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
             result = prove(subject, empty, subject.adapted(row.scheme, row.in_chans), matrix)
             row = replace(row, **asdict(result))
-            scheme = schemes.SCHEMES[row.scheme]
+            scheme = schemes.get(row.scheme)
             validate.check(result, all(stems.exact(s, scheme, matrix) for s in subject.stems))
     except StageError as error:
         row = replace(row, status="failed", reason=one_line(error))
@@ -153,7 +153,8 @@ def _prove_whole(
     tensors = subject.base.state_dict()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = zoo.config(subject.entry, subject.base, facts_for(facts, matrix))
+        bands = Bands.counted(matrix.shape[1])
+        config = zoo.config(subject.entry, subject.base, facts_for(facts, bands, matrix))
         (folder / CONFIG).write_text(json.dumps(config))
         return validate.prove(
             variant=zoo.load(folder, {**tensors, **adapted}),

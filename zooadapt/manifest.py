@@ -107,9 +107,9 @@ def variant_columns(adapted: Adapted, variant: Published, facts: ModelFacts) -> 
     """The columns that are known once a variant is published; `facts` are for its channels."""
     entry, source = adapted.entry, adapted.checkpoint
     return {
-        "in_chans": variant.in_chans,
-        "bands": variant.bands,
-        "scheme": variant.scheme,
+        "in_chans": variant.target.in_chans,
+        "bands": variant.target.names,
+        "scheme": variant.target.scheme,
         "architecture": entry.architecture,
         "pretrained_tag": entry.pretrained_tag,
         "folder": variant.folder,

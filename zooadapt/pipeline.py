@@ -46,6 +46,7 @@ from zooadapt.errors import (
 )
 from zooadapt.records import (
     Adapted,
+    Bands,
     Checkpoint,
     Failure,
     Job,
@@ -56,6 +57,7 @@ from zooadapt.records import (
     Request,
     Status,
     Stem,
+    Target,
 )
 from zooadapt.store import Store, open_store
 
@@ -87,18 +89,20 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     started = time.monotonic()
     device = validate.best_device()
     rows: list[manifest.Row] = []
+    made: list[str] = []
     failures = list(adapted.failures)
     for variant in adapted.variants:
         try:
             with _spool() as spool, stage(ValidationError):
                 rows.append(_prove(adapted, variant, job, device, spool))
+                made.append(variant.target.short)
         except StageError as error:
-            failures.append(_failure(variant.in_chans, job.scheme, error))
+            failures.append(_failure(variant.target, error))
     store = open_store(job.dest, job.dest_options)
     _record(store, job, adapted.entry, adapted.checkpoint, rows, failures)
     return ModelSummary(
         entry=adapted.entry,
-        chans=tuple(row["in_chans"] for row in rows),
+        made=tuple(made),
         failures=tuple(failures),
         bytes_read=adapted.checkpoint.bytes,
         bytes_written=sum(variant.bytes for variant in adapted.variants),
@@ -109,7 +113,7 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
 
 def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) -> ModelSummary:
     """Record that all of a request failed, for one reason."""
-    failures = [_failure(chans, job.scheme, error) for chans in request.chans]
+    failures = [_failure(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
     source = Checkpoint(fetch.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
@@ -121,6 +125,7 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
     with stage(StemError):
         facts = zoo.facts(entry)
         base, found = inspect(entry, zoo, facts)
+        targets, failures = _makeable(request.targets, facts)
     with stage(FetchError):
         located = fetch.locate(entry, job)
         file, digest = fetch.fetch(located, spool)
@@ -134,10 +139,29 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
         sha256=digest,
         bytes=file.stat().st_size,
     )
-    adapted = Adapted(entry, source, facts, found, filled, "", (), (), 0.0)
+    adapted = Adapted(entry, source, facts, found, filled, "", (), failures, 0.0)
     with stage(PublishError):
-        adapted = _publish(adapted, request.chans, base, zoo, job)
+        adapted = _publish(adapted, targets, base, zoo, job)
     return dataclasses.replace(adapted, seconds=time.monotonic() - started)
+
+
+def _makeable(
+    targets: Sequence[Target], facts: ModelFacts
+) -> tuple[list[Target], tuple[Failure, ...]]:
+    """The targets that have a matrix for the model's channels, and the failures of the others.
+
+    Raises Unsupported where none has.
+    """
+    makeable, failures = [], []
+    for target in targets:
+        try:
+            schemes.matrix(target.scheme, facts.bands, target.bands)
+            makeable.append(target)
+        except Unsupported as error:
+            failures.append(_failure(target, error))
+            if len(failures) == len(targets):
+                raise
+    return makeable, tuple(failures)
 
 
 def inspect(
@@ -151,9 +175,9 @@ def inspect(
 
 
 def _publish(
-    adapted: Adapted, chans: Sequence[int], base: nn.Module, zoo: zoos.Zoo, job: Job
+    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: zoos.Zoo, job: Job
 ) -> Adapted:
-    """`adapted` with the original stem and a variant for each channel count in the mirror."""
+    """`adapted` with the original stem and a variant for each target in the mirror."""
     store = open_store(job.dest, job.dest_options)
     folder = publish.model_folder(adapted.entry.zoo, adapted.entry.name)
     body = base.state_dict()
@@ -161,27 +185,33 @@ def _publish(
     source_stem = publish.publish_stem(store, folder, publish.arranged(original, {}))
     adapted = dataclasses.replace(adapted, source_stem=source_stem)
     variants: list[Published] = []
-    for count in chans:
-        matrix = schemes.matrix(job.scheme, adapted.facts.chans, count)
-        made = stems.adapt(original, adapted.stems, schemes.SCHEMES[job.scheme], matrix)
-        config = _config(adapted, zoo, base, job.scheme, matrix)
+    for target in targets:
+        matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
+        made = stems.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
+        config = _config(adapted, zoo, base, target, matrix)
         where, digest, size = publish.publish_variant(
-            store, folder, f"{count}ch-{job.scheme}", publish.arranged(made, body), config
+            store, folder, target.label, publish.arranged(made, body), config
         )
-        variants.append(Published(count, "", job.scheme, where, digest, size))
+        variants.append(Published(target, where, digest, size))
     return dataclasses.replace(adapted, variants=tuple(variants))
 
 
 def _config(
-    adapted: Adapted, zoo: zoos.Zoo, base: nn.Module, scheme: str, matrix: Tensor
+    adapted: Adapted, zoo: zoos.Zoo, base: nn.Module, target: Target, matrix: Tensor
 ) -> dict[str, Any]:
     """The zoo's config.json, with what is needed to make and prove any variant from the mirror."""
-    facts = facts_for(adapted.facts, matrix)
+    facts = facts_for(adapted.facts, target.bands, matrix)
     return {
         **zoo.config(adapted.entry, base, facts),
         "zooadapt": {
             "adapter_version": ADAPTER_VERSION,
-            "scheme": scheme,
+            "scheme": target.scheme,
+            "bands": list(target.bands.names),
+            "source": {
+                "bands": [dataclasses.asdict(band) for band in adapted.facts.bands.channels],
+                "mean": list(adapted.facts.mean),
+                "std": list(adapted.facts.std),
+            },
             "matrix": matrix.tolist(),
             "stems": [dataclasses.asdict(stem) for stem in adapted.stems],
             "source_stem": f"../{adapted.source_stem.split('/', 3)[-1]}",
@@ -190,11 +220,11 @@ def _config(
     }
 
 
-def facts_for(facts: ModelFacts, matrix: Tensor) -> ModelFacts:
-    """The facts for the N channels of a (B, N) matrix."""
+def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
+    """The facts for the N `bands` that a (B, N) matrix makes."""
     return dataclasses.replace(
         facts,
-        chans=matrix.shape[1],
+        bands=bands,
         mean=tuple(schemes.mix_statistics(facts.mean, matrix)),
         std=tuple(schemes.mix_statistics(facts.std, matrix)),
     )
@@ -208,8 +238,9 @@ def _prove(
     tensors = _read_back(store, variant, spool)
     original_file, _ = store.local_file(adapted.source_stem, spool)
     original = safetensors.torch.load_file(original_file)
-    matrix = schemes.matrix(variant.scheme, adapted.facts.chans, variant.in_chans)
-    scheme = schemes.SCHEMES[variant.scheme]
+    target = variant.target
+    matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
+    scheme = schemes.get(target.scheme)
     wide = {
         name: tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         for name, tensor in original.items()
@@ -227,7 +258,9 @@ def _prove(
     )
     validate.check(result, all(stems.exact(stem, scheme, matrix) for stem in adapted.stems))
     return {
-        **manifest.variant_columns(adapted, variant, facts_for(adapted.facts, matrix)),
+        **manifest.variant_columns(
+            adapted, variant, facts_for(adapted.facts, target.bands, matrix)
+        ),
         **dataclasses.asdict(result),
         "params": params,
         "weights_dtype": _main_dtype(tensors),
@@ -278,9 +311,10 @@ def _record(
     manifest.write_record(store, entry.zoo, entry.name, job.run_id, content)
 
 
-def _failure(chans: int, scheme: str, error: StageError) -> Failure:
+def _failure(target: Target, error: StageError) -> Failure:
     status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
-    return Failure(chans, "", scheme, status, error.stage, error.error_type, one_line(error))
+    key = target.in_chans, target.names, target.scheme
+    return Failure(*key, status, error.stage, error.error_type, one_line(error))
 
 
 @contextmanager

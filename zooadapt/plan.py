@@ -4,16 +4,17 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
-from zooadapt import fetch, zoos
+from zooadapt import fetch, manifest, schemes, zoos
 from zooadapt.config import Config
-from zooadapt.errors import UsageError
+from zooadapt.errors import Unsupported, UsageError
 from zooadapt.manifest import Row
 from zooadapt.pipeline import ADAPTER_VERSION
-from zooadapt.records import ModelEntry, Request
+from zooadapt.records import Bands, ModelEntry, Request, Target
 
-Key = tuple[str, str, int, str]
-"""zoo, model, in_chans, scheme"""
+Key = tuple[Any, ...]
+"""zoo, model, in_chans, bands, scheme"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     @property
     def due(self) -> int:
         """Variants to make."""
-        return sum(len(request.chans) for request in self.requests)
+        return sum(len(request.targets) for request in self.requests)
 
 
 def select(config: Config) -> list[ModelEntry]:
@@ -78,6 +79,24 @@ def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(entry.license or "unknown", glob) for glob in globs)
 
 
+def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> None:
+    """Raise UsageError for a target that none of the models can have, whatever their weights."""
+    known = {name: zoos.get(name) for name in {entry.zoo for entry in entries}}
+    bases = {known[entry.zoo].facts(entry).bands for entry in entries}
+    for target in targets:
+        refusals = [reason for base in bases if (reason := _refusal(target, base))]
+        if len(refusals) == len(bases):
+            raise UsageError(f"{target.short} channels can't be made: {refusals[0]}")
+
+
+def _refusal(target: Target, base: Bands) -> str:
+    try:
+        schemes.matrix(target.scheme, base, target.bands)
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
 def make(
     entries: Iterable[ModelEntry],
     config: Config,
@@ -95,14 +114,12 @@ def make(
         models += 1
         location = fetch.recorded_location(entry, config.source_root)
         due = []
-        for chans in config.chans:
-            state = states.of(entry, chans, config.scheme, location)
-            if state == "done" and changed(
-                entry, states.identity(entry, chans, config.scheme, location)
-            ):
+        for target in config.targets:
+            state = states.of(entry, target, location)
+            if state == "done" and changed(entry, states.identity(entry, target, location)):
                 state = "due"
             if state == "due" or (state == "failed" and config.retry_failed):
-                due.append(chans)
+                due.append(target)
             else:
                 counts[state] += 1
         if due:
@@ -133,13 +150,16 @@ class _States:
 
     @staticmethod
     def _key(record: Row, outcome: Row) -> Key:
-        return record["zoo"], record["model"], outcome["in_chans"], outcome["scheme"]
+        return manifest.key({**outcome, "zoo": record["zoo"], "model": record["model"]})
 
-    def of(self, entry: ModelEntry, chans: int, scheme: str, location: str) -> str:
+    @staticmethod
+    def _wanted(entry: ModelEntry, target: Target) -> Key:
+        return entry.zoo, entry.name, target.in_chans, target.names, target.scheme
+
+    def of(self, entry: ModelEntry, target: Target, location: str) -> str:
         """done, unsupported, failed, or due where nothing is recorded."""
-        key = (entry.zoo, entry.name, chans, scheme)
-        return self._states.get((key, location), "due")
+        return self._states.get((self._wanted(entry, target), location), "due")
 
-    def identity(self, entry: ModelEntry, chans: int, scheme: str, location: str) -> str:
+    def identity(self, entry: ModelEntry, target: Target, location: str) -> str:
         """The source's identity when the variant was last made."""
-        return self._identities[(entry.zoo, entry.name, chans, scheme), location]
+        return self._identities[self._wanted(entry, target), location]

@@ -50,7 +50,7 @@ def publish_variant(
     """
     text = json.dumps(config, indent=2).encode()
     digest, size = digest_of(tensors)
-    folder = f"{model_folder}/{label}-{content_id(digest, text)}"
+    folder = f"{model_folder}/{safe(label)}-{content_id(digest, text)}"
     store.write(f"{folder}/{WEIGHTS}", serialise(tensors))
     store.write(f"{folder}/{CONFIG}", [text])
     return folder, digest, size

@@ -9,6 +9,76 @@ Use = Literal["plain", "standardise", "shift"]
 
 
 @dataclass(frozen=True)
+class Band:
+    """One channel of an image."""
+
+    name: str = ""
+    """"" where channels are only counted."""
+    wavelength: float | None = None
+    """Of its centre, in nm; None where it has none (radar) or none is known."""
+    width: float = 0.0
+    """In nm."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Explicit: how much of each base channel's filter it takes."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The channels of an image, in order: all named, or none."""
+
+    label: str
+    """Short and fit for a folder's name; "" where channels are only counted."""
+    channels: tuple[Band, ...]
+    rgb: tuple[str, ...] = ()
+    """The names of those that are red, green and blue, in this order; () where there are none."""
+    digest: str = ""
+    """Of a description of one's own: tells it apart from another with the same names."""
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels' names; () where they are only counted."""
+        return tuple(band.name for band in self.channels) if self.label else ()
+
+    @staticmethod
+    def counted(number: int) -> "Bands":
+        """So many channels without names."""
+        return Bands("", (Band(),) * number)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A variant that is asked for."""
+
+    bands: Bands
+    scheme: str
+    """The scheme's name, and the bands' digest behind a dot where they have one."""
+
+    @property
+    def in_chans(self) -> int:
+        """The number of channels, N."""
+        return len(self.bands)
+
+    @property
+    def names(self) -> str:
+        """The manifest's `bands`: names joined by commas, "" where channels are only counted."""
+        return ",".join(self.bands.names)
+
+    @property
+    def short(self) -> str:
+        """For people: the name of the bands, or the number of channels."""
+        return self.bands.label or str(self.in_chans)
+
+    @property
+    def label(self) -> str:
+        """For folders, such as ``8ch-repeat`` or ``4ch-R-G-B-NIR-nearest``."""
+        parts = [f"{self.in_chans}ch", self.bands.label, self.scheme]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """One pretrained model of a zoo, as the zoo lists it; nothing was read from the network yet."""
 
@@ -30,17 +100,22 @@ class ModelEntry:
 class ModelFacts:
     """What a zoo states of a model, for one number of channels."""
 
-    chans: int
+    bands: Bands
     height: int
     """Pixels of the model's own input size."""
     width: int
     mean: tuple[float, ...]
-    """Per channel, for images in 0..1; `chans` long, as `std`."""
+    """Per channel, for images in 0..1; as long as `bands`, as `std`."""
     std: tuple[float, ...]
     num_classes: int
     """0 where there is no classifier."""
     min_timm: str
     """The oldest timm release that loads a variant of it."""
+
+    @property
+    def chans(self) -> int:
+        """The number of channels."""
+        return len(self.bands)
 
 
 @dataclass(frozen=True)
@@ -106,10 +181,10 @@ class Stem:
 
 @dataclass(frozen=True)
 class Request:
-    """One model and the channel counts wanted of it."""
+    """One model and the variants wanted of it."""
 
     entry: ModelEntry
-    chans: tuple[int, ...]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
@@ -119,7 +194,6 @@ class Job:
     run_id: str
     dest: str
     """The mirror's root, an absolute fsspec URL."""
-    scheme: str
     source_root: str | None = None
     dest_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options of `dest`."""
@@ -144,9 +218,7 @@ class Checkpoint:
 class Published:
     """A variant whose objects are in the mirror and which nobody has run yet."""
 
-    in_chans: int
-    bands: str
-    scheme: str
+    target: Target
     folder: str
     """Relative to the mirror's root."""
     sha256: str
@@ -204,8 +276,8 @@ class ModelSummary:
     """What became of one model in one run, for the driver's bars and tables."""
 
     entry: ModelEntry
-    chans: tuple[int, ...]
-    """The channel counts now in the mirror."""
+    made: tuple[str, ...]
+    """The variants now in the mirror, as `Target.short`."""
     failures: tuple[Failure, ...]
     bytes_read: int
     bytes_written: int

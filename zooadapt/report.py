@@ -68,8 +68,8 @@ class Progress:
 
 def _model_line(summary: ModelSummary) -> str:
     parts = []
-    if summary.chans:
-        parts.append(f"{','.join(map(str, summary.chans))} channels proved on {summary.checked_on}")
+    if summary.made:
+        parts.append(f"{','.join(summary.made)} channels proved on {summary.checked_on}")
     if summary.failures:
         failure = summary.failures[0]
         parts.append(f"{failure.status} at {failure.stage}")
@@ -104,9 +104,10 @@ def dry_run(plan: Plan, sources: Sequence[Source | FetchError], free: int | None
         if bytes_ is None:
             unknown.append(source)
         read += bytes_ or 0
-        written += (bytes_ or 0) * len(request.chans)
+        written += (bytes_ or 0) * len(request.targets)
         shown = "size unknown" if bytes_ is None else size(bytes_)
-        lines.append(f"  {request.entry.name}  {','.join(map(str, request.chans))}  {shown}")
+        targets = ",".join(target.short for target in request.targets)
+        lines.append(f"  {request.entry.name}  {targets}  {shown}")
     lines.append(f"to read:  {size(read)}{_unknown(unknown)}")
     lines.append(f"to write: about {size(written)}")
     lines.append(f"free:     {size(free) if free is not None else 'the store does not say'}")

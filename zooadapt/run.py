@@ -34,6 +34,7 @@ def adapt(config: Config) -> int:
     """
     started = time.monotonic()
     job, entries = _job(config), plan.select(config)
+    plan.check_targets(entries, config.targets)
     store = _open_mirror(config, job)
     click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id):
@@ -52,6 +53,7 @@ def adapt(config: Config) -> int:
 def dry_run(config: Config) -> int:
     """Print what a run would do, and do nothing; returns the exit code 0."""
     job, entries = _job(config), plan.select(config)
+    plan.check_targets(entries, config.targets)
     store = open_store(job.dest, job.dest_options)
     todo = _plan(entries, config, job, manifest.read_records(store))
     click.echo(f"mirror: {redact(job.dest)}")
@@ -65,7 +67,6 @@ def _job(config: Config) -> Job:
     return Job(
         run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
         dest=config.dest,
-        scheme=config.scheme,
         source_root=config.source_root,
         dest_options=config.storage_options,
         source_options=config.source_storage_options,
@@ -75,7 +76,8 @@ def _job(config: Config) -> Job:
 def _open_mirror(config: Config, job: Job) -> Store:
     """The mirror's store, with the resolved options written to it. Raises UsageError."""
     store = open_store(job.dest, job.dest_options)
-    options = {field.name: getattr(config, field.name) for field in fields(config) if field.repr}
+    shown = {field.name for field in fields(config) if field.repr}
+    options = {name: value for name, value in asdict(config).items() if name in shown}
     options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
     try:
         store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
@@ -152,16 +154,17 @@ def _finish(
 ) -> int:
     """Say what became of everything asked for, and leave it in the mirror's run folder."""
     asked = {(entry.zoo, entry.name) for entry in entries}
+    targets = {(target.in_chans, target.names, target.scheme) for target in config.targets}
 
     def wanted(row: Row) -> bool:
-        mine = (row["zoo"], row["model"]) in asked and row["in_chans"] in config.chans
-        return mine and row["scheme"] == config.scheme and not row["bands"]
+        variant = (row["in_chans"], row["bands"], row["scheme"])
+        return (row["zoo"], row["model"]) in asked and variant in targets
 
     failures = _failures([row for row in tables.failures if wanted(row)], summaries)
     counts = Counter(row["status"] for row in failures)
     ending = report.Ending(
         dest=redact(job.dest),
-        new=sum(len(summary.chans) for summary in summaries),
+        new=sum(len(summary.made) for summary in summaries),
         usable=len(tables.usable),
         unsupported=counts["unsupported"],
         failed=counts["failed"],

@@ -13,6 +13,8 @@ scheme        M[k, c]
               gain for it (ScaledStdConv), the gain is set so that the function is kept.
 ``pad``       1 where c = k, else 0: the first channels as they are, the rest unread.
 ``mean``      1/N: every channel gets the same filter.
+``nearest``   By wavelength, for named bands: see `nearest`.
+``rgb-only``  1 where band c is the sensor's own band for base channel k, else 0.
 ============  =====================================================================
 """
 
@@ -21,6 +23,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from zooadapt.errors import Unsupported
+from zooadapt.records import Band, Bands
 
 
 def repeat(source: int, target: int) -> Tensor:
@@ -43,30 +48,143 @@ def mean(source: int, target: int) -> Tensor:
     return torch.full((source, target), 1 / target, dtype=torch.float64)
 
 
+VISIBLE = (380.0, 700.0)
+"""Wavelengths in nm, both included."""
+SAME = 50.0
+"""A band this near to a base channel, in nm, is one of its own, visible or not."""
+REACH = 400.0
+"""A band farther than this from every base channel, in nm, is near none."""
+
+
+def nearest(source: Bands, target: Bands) -> Tensor:
+    """By name, else by wavelength. Each band is one of four kinds:
+
+    - its own: it has a base channel's name, or is visible or within SAME of one. It reads the
+      nearest base channel, or all whose centres it covers if it covers several (panchromatic).
+      M[k, c] = 1 / (number of such bands that read k): together they make up the base's filter.
+    - near: no farther than REACH, such as the near infrared. It reads the nearest base channel.
+      M[k, c] = 1 / (number of such bands that read k).
+    - far: any other, such as short-wave infrared, thermal or radar. It reads all base channels.
+      M[k, c] = 1 / (B · number of far bands).
+    - explicit: its weights are given.
+
+    So an image whose own bands repeat the base's, with 0 elsewhere, gives the base's output; near
+    and far bands add one more copy each. Where no band is any base channel's own and none is
+    explicit, M is scaled so that its entries sum to B, as those of `repeat` do.
+
+    Raises Unsupported where the base's channels have neither names nor wavelengths, or where
+    weights are given for a base channel that it doesn't have.
+    """
+    _check_named(source, target)
+    kinds = [_kind(band, source) for band in target.channels]
+    matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
+    for column, (band, (kind, read)) in enumerate(zip(target.channels, kinds, strict=True)):
+        for k in read:
+            alike = sum(kind == other and k in others for other, others in kinds)
+            matrix[k, column] = 1 / (alike * (len(source) if kind == "far" else 1))
+        for name, weight in band.weights:
+            matrix[_position(name, source), column] = weight
+    if all(kind in ("near", "far") for kind, _ in kinds):
+        matrix *= len(source) / matrix.sum()
+    return matrix
+
+
+def _kind(band: Band, source: Bands) -> tuple[str, tuple[int, ...]]:
+    """own, near, far or explicit, and the base channels that the band reads."""
+    names = [channel.name.casefold() for channel in source.channels]
+    if band.weights:
+        return "explicit", ()
+    if band.name.casefold() in names:
+        return "own", (names.index(band.name.casefold()),)
+    apart = [
+        abs(band.wavelength - channel.wavelength)
+        for channel in source.channels
+        if band.wavelength is not None and channel.wavelength is not None
+    ]
+    if len(apart) < len(source) or min(apart) > REACH:
+        return "far", tuple(range(len(source)))
+    closest = (apart.index(min(apart)),)
+    covered = tuple(k for k, distance in enumerate(apart) if distance <= band.width / 2)
+    if len(covered) > 1:
+        return "own", covered
+    visible = band.wavelength is not None and VISIBLE[0] <= band.wavelength <= VISIBLE[1]
+    return "own" if visible or min(apart) <= SAME else "near", closest
+
+
+def rgb_only(source: Bands, target: Bands) -> Tensor:
+    """The base's filters unchanged for the sensor's own red, green and blue; the rest unread.
+
+    Raises Unsupported where the base isn't RGB or the sensor hasn't all three.
+    """
+    if source.rgb != source.names or not source.rgb:
+        raise Unsupported("rgb-only needs a model of red, green and blue channels")
+    if not target.rgb:
+        raise Unsupported(f"rgb-only needs red, green and blue bands; {target.label} has none")
+    matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
+    for k, name in enumerate(target.rgb):
+        matrix[k, target.names.index(name)] = 1
+    return matrix
+
+
+def _check_named(source: Bands, target: Bands) -> None:
+    if not target.names:
+        raise Unsupported("nearest needs named bands; give --bands")
+    if not source.names:
+        raise Unsupported(f"the model's own {len(source)} channels have no names to go by")
+    for band in target.channels:
+        for name, _ in band.weights:
+            _position(name, source)
+
+
+def _position(name: str, source: Bands) -> int:
+    if name not in source.names:
+        known = ", ".join(source.names)
+        raise Unsupported(f"weights are given for the base channel {name}; the model has {known}")
+    return source.names.index(name)
+
+
 @dataclass(frozen=True)
 class Scheme:
-    """How a model is adapted: a matrix for each (B, N), and what becomes of a stem's gain."""
+    """How a model is adapted: a matrix for its channels and those wanted."""
 
-    matrix: Callable[[int, int], Tensor]
+    matrix: Callable[[Bands, Bands], Tensor]
     corrects_gain: bool = False
+    """Whether a standardised stem's gain is kept right."""
+    named: bool = False
+    """Whether it goes by the bands' names."""
+
+
+def _counted(rule: Callable[[int, int], Tensor]) -> Callable[[Bands, Bands], Tensor]:
+    return lambda source, target: rule(len(source), len(target))
 
 
 SCHEMES = {
-    "repeat": Scheme(repeat),
-    "preserve": Scheme(repeat, corrects_gain=True),
-    "pad": Scheme(pad),
-    "mean": Scheme(mean),
+    "repeat": Scheme(_counted(repeat)),
+    "preserve": Scheme(_counted(repeat), corrects_gain=True),
+    "pad": Scheme(_counted(pad)),
+    "mean": Scheme(_counted(mean)),
+    "nearest": Scheme(nearest, named=True),
+    "rgb-only": Scheme(rgb_only, named=True),
 }
 
 
-def matrix(scheme: str, source: int, target: int) -> Tensor:
-    """The (source, target) float64 matrix of a scheme.
+def get(scheme: str) -> Scheme:
+    """The scheme of that name; what follows a dot tells apart bands of the same names."""
+    return SCHEMES[scheme.partition(".")[0]]
 
-    Raises KeyError for an unknown scheme and ValueError for channel counts below 1.
+
+def matrix(scheme: str, source: int | Bands, target: int | Bands) -> Tensor:
+    """The (B, N) float64 matrix of a scheme; a number stands for so many unnamed channels.
+
+    Raises KeyError for an unknown scheme, ValueError for channel counts below 1, and Unsupported
+    where the scheme has no matrix for these channels.
     """
-    if source < 1 or target < 1:
-        raise ValueError(f"channel counts must be at least 1, not {source} and {target}")
-    return SCHEMES[scheme].matrix(source, target)
+    source, target = (
+        Bands.counted(bands) if isinstance(bands, int) else bands for bands in (source, target)
+    )
+    if len(source) < 1 or len(target) < 1:
+        raise ValueError(f"channel counts must be at least 1, not {len(source)} and {len(target)}")
+    return get(scheme).matrix(source, target)
 
 
 def contract(weight: Tensor, matrix: Tensor) -> Tensor:

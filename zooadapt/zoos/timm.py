@@ -12,7 +12,8 @@ from timm.models._manipulate import reinit_non_persistent_buffers
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
-from zooadapt.records import ModelEntry, ModelFacts
+from zooadapt.bands import RGB
+from zooadapt.records import Bands, ModelEntry, ModelFacts
 from zooadapt.zoos import timm_releases
 
 
@@ -42,7 +43,7 @@ class TimmZoo:
         cfg = timm.get_pretrained_cfg(entry.name)
         chans, height, width = cfg.input_size
         return ModelFacts(
-            chans=chans,
+            bands=RGB if chans == 3 else Bands.counted(chans),
             height=height,
             width=width,
             mean=tuple(cfg.mean),

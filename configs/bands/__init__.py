@@ -1,0 +1,1 @@
+"""Presets of named bands, one YAML file a sensor; installed as zooadapt.presets."""

@@ -1,0 +1,194 @@
+"""Named bands: presets of real sensors, lists of names, and files of one's own."""
+
+import difflib
+import hashlib
+import importlib.resources
+import json
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zooadapt.errors import UsageError
+from zooadapt.records import Band, Bands
+
+RGB = Bands(
+    "rgb",
+    (Band("R", 645.0, 50.0), Band("G", 555.0, 20.0), Band("B", 469.0, 20.0)),
+    rgb=("R", "G", "B"),
+)
+"""The channels of an RGB model; their wavelengths are those of the bands from which MODIS makes its
+true-colour images (1, 4 and 3: NASA, MODIS specifications)."""
+
+COMMON = {
+    band.name: band
+    for band in (
+        *RGB.channels,
+        Band("RE", 705.0, 15.0),
+        Band("NIR", 842.0, 115.0),
+        Band("SWIR1", 1610.0, 90.0),
+        Band("SWIR2", 2190.0, 180.0),
+        Band("TIR", 10900.0, 600.0),
+        Band("GREY", 550.0, 300.0),
+        Band("VV"),
+        Band("VH"),
+    )
+}
+"""What a plain list of names may hold."""
+
+_LABEL = 40
+"""Longer lists of names are told apart in folder names by a hash."""
+_KEYS = {"title", "source", "rgb", "bands", "weights"}
+_BAND_KEYS = {"name", "wavelength", "width"}
+
+
+def parse(text: str) -> Bands:
+    """The bands that an option asks for: a preset, ``PRESET:NAME,NAME…``, names, or a YAML file.
+
+    Raises UsageError in one line that says what to do.
+    """
+    if text.endswith((".yaml", ".yml")):
+        return _from_file(Path(text))
+    name, colon, subset = text.partition(":")
+    if colon or name in presets():
+        return _chosen(preset(name), _names(subset)) if colon else preset(name)
+    names = _names(text)
+    if len(names) == 1 and names[0].upper() not in COMMON:
+        preset(text)  # says which there are
+    return _listed(names)
+
+
+def presets() -> list[str]:
+    """The names of all presets."""
+    files = importlib.resources.files("zooadapt.presets").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+@cache
+def preset(name: str) -> Bands:
+    """A sensor's bands in native order. Raises UsageError for an unknown one."""
+    if name not in presets():
+        near = difflib.get_close_matches(name, presets(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(presets())}"
+        raise UsageError(f"--bands {name}: no such preset; {hint}")
+    file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
+    return replace(_described(yaml.safe_load(file.read_text()), name), label=name)
+
+
+def permuted(bands: Bands, names: tuple[str, ...]) -> Bands:
+    """Some or all of the bands in the order of `names`. Raises UsageError for one it lacks."""
+    return _chosen(bands, list(names))
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(
+            f"--bands {text!r} is empty or has an empty name; give names such as R,G,B"
+        )
+    return names
+
+
+def _listed(names: list[str]) -> Bands:
+    unknown = [name for name in names if name.upper() not in COMMON]
+    if unknown:
+        raise UsageError(
+            f"--bands {','.join(names)}: unknown band {', '.join(unknown)}; known by name are "
+            f"{', '.join(COMMON)}; others need a preset ({', '.join(presets())}) or a YAML file "
+            f"with their wavelengths"
+        )
+    channels = tuple(COMMON[name.upper()] for name in names)
+    found = tuple(band.name for band in channels)
+    _check_unique(",".join(names), list(found))
+    rgb = RGB.rgb if set(RGB.rgb) <= set(found) else ()
+    return Bands(_label(found), channels, rgb)
+
+
+def _chosen(bands: Bands, names: list[str]) -> Bands:
+    """The named bands of a preset, in that order."""
+    missing = [name for name in names if name not in bands.names]
+    if missing:
+        raise UsageError(
+            f"--bands {bands.label}: no band {', '.join(missing)}; it has {', '.join(bands.names)}"
+        )
+    _check_unique(bands.label, names)
+    channels = tuple(bands.channels[bands.names.index(name)] for name in names)
+    rgb = bands.rgb if set(bands.rgb) <= set(names) else ()
+    if channels == bands.channels:
+        return bands
+    return Bands(f"{bands.label}-{_label(tuple(names))}", channels, rgb)
+
+
+def _label(names: tuple[str, ...]) -> str:
+    joined = "-".join(names)
+    return joined if len(joined) <= _LABEL else f"{len(names)}bands-{_digest(names)}"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+
+
+def _from_file(file: Path) -> Bands:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as cause:
+        raise UsageError(f"--bands {file} can't be read: {cause.strerror}") from cause
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+        raise UsageError(f"--bands {file} isn't YAML: {' '.join(str(cause).split())}") from cause
+    bands = _described(content, str(file))
+    return replace(bands, label=file.stem, digest=_digest(asdict(replace(bands, label=""))))
+
+
+def _described(content: Any, where: str) -> Bands:
+    """The bands of a YAML description; the label is still to be given."""
+    if not isinstance(content, dict) or not isinstance(content.get("bands"), list):
+        raise UsageError(f"--bands {where} must hold `bands:`, a list of names or of mappings")
+    _check_keys(content, _KEYS, where)
+    weights = content.get("weights") or {}
+    channels = tuple(_band(item, weights, where) for item in content["bands"])
+    names = [band.name for band in channels]
+    if not names:
+        raise UsageError(f"--bands {where} lists no band")
+    _check_unique(where, names)
+    strange = [name for name in [*weights, *content.get("rgb", [])] if name not in names]
+    if strange:
+        raise UsageError(f"--bands {where}: {', '.join(map(str, strange))} is no band of its list")
+    rgb = tuple(content.get("rgb") or (RGB.rgb if set(RGB.rgb) <= set(names) else ()))
+    if len(rgb) not in (0, 3):
+        raise UsageError(f"--bands {where}: rgb must name three bands: red, green and blue")
+    return Bands(where, channels, rgb)
+
+
+def _band(item: Any, weights: Any, where: str) -> Band:
+    if isinstance(item, dict):
+        _check_keys(item, _BAND_KEYS, where)
+    elif not isinstance(item, str):
+        raise UsageError(f"--bands {where}: {item!r} isn't the name of a band; put it in quotes")
+    name = item if isinstance(item, str) else item.get("name")
+    if not isinstance(name, str) or not name or set(name) & set(",/"):
+        raise UsageError(f"--bands {where}: {name!r} isn't a band's name; no commas or slashes")
+    try:
+        given = tuple((str(k), float(v)) for k, v in (weights.get(name) or {}).items())
+        if isinstance(item, dict):
+            wavelength = float(item["wavelength"]) if "wavelength" in item else None
+            return Band(name, wavelength, float(item.get("width", 0)), given)
+    except (AttributeError, TypeError, ValueError) as cause:
+        raise UsageError(f"--bands {where}: band {name} has a figure that is no number") from cause
+    if not given and name.upper() not in COMMON:
+        raise UsageError(f"--bands {where}: band {name} needs a wavelength (nm) or weights")
+    return replace(COMMON.get(name.upper(), Band()), name=name, weights=given)
+
+
+def _check_keys(content: dict[Any, Any], known: set[str], where: str) -> None:
+    unknown = sorted(map(str, content.keys() - known))
+    if unknown:
+        there = ", ".join(sorted(known))
+        raise UsageError(f"--bands {where}: unknown key {', '.join(unknown)}; there are {there}")
+
+
+def _check_unique(where: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"--bands {where}: {', '.join(twice)} is named twice")
