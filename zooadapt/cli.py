@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
         return _say(str(error), USAGE)
     except ZooadaptError as error:
         return _say(str(error), STOPPED)
-    except Exception as error:
-        return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
     except (KeyboardInterrupt, click.Abort):
         return _say("stopped; the same command goes on where this one ended", STOPPED)
+    except Exception as error:
+        return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
 
 
 def _say(message: str, code: int) -> int:

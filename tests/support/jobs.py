@@ -59,6 +59,7 @@ def ray_folder() -> Iterator[dict[str, str]]:
         yield {
             "RAY_TMPDIR": folder,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # else whatever else runs here comes first
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
         }
