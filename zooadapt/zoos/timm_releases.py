@@ -1,7 +1,8 @@
 """Which timm release first loads a variant of an architecture.
 
 Read off the model lists of the wheels of timm 1.0.16 to 1.0.31, for the architectures with
-pretrained weights. The first release that matches counts.
+pretrained weights, and off the names and shapes of their tensors where 1.0.16 can build them
+without values: only `mobilenetv5_300m` had others, before 1.0.20. The first match counts.
 """
 
 from fnmatch import fnmatchcase
@@ -20,6 +21,7 @@ _FIRST = {
     "1.0.20": [
         "fastvit_mci3",
         "fastvit_mci4",
+        "mobilenetv5_300m",
         "*_dinov3",
         "*_dinov3_qkvb",
         "vit_gigantic_patch14_clip_378",
