@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from tests.conftest import SMALL
 from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline
-from zooadapt.errors import RunError, UsageError
+from zooadapt.errors import RunError
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.zoos import get
@@ -105,44 +104,6 @@ def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_pat
     job = Job("kill-validators", str(tmp_path), source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
     assert run(replace(job, run_id="again"), SMALL)[SMALL].made == ("4",)
-
-
-def test_the_cluster_that_ray_start_left_is_used_while_it_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert cluster._running_cluster() is None
-    (tmp_path / "ray").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
-        assert cluster._running_cluster() == address
-        monkeypatch.setenv("RAY_ADDRESS", "local")
-        assert cluster._running_cluster() is None
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    assert cluster._running_cluster() is None
-
-
-def test_a_private_ray_of_another_process_is_left_alone(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert cluster._running_cluster() is None
-
-
-def test_a_folder_that_every_node_sees(local_ray: None, tmp_path: Path) -> None:
-    cluster.check_local_dest(tmp_path, "run")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_a_node_does_not_see(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "write_text", lambda self, text: None)  # nobody finds the probe
-    monkeypatch.setattr(Path, "unlink", lambda self: None)
-    with pytest.raises(UsageError, match="isn't the same folder on"):
-        cluster.check_local_dest(tmp_path, "run")
 
 
 @pytest.mark.parametrize(

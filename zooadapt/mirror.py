@@ -184,16 +184,13 @@ class _Variant:
         found = [_stem(stem) for stem in self.config["zooadapt"]["stems"]]
         rule, (base_chans, chans) = schemes.get(scheme), matrix.shape
         made = stems.adapt(self.originals, found, rule, matrix)
-        wide = {
-            n: t.to(torch.promote_types(t.dtype, torch.float32)) for n, t in self.originals.items()
-        }
         tensors = {**self.tensors, **made}
         result = validate.prove(
             variant=self._built(tensors, chans),
             base=self._built({**self.tensors, **self.originals}, base_chans),
             stems=found,
             matrix=matrix,
-            unrounded=stems.adapt(wide, found, rule, matrix),
+            unrounded=stems.unrounded(self.originals, found, rule, matrix),
             input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
             device=torch.device("cpu"),
         )

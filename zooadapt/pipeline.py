@@ -241,10 +241,6 @@ def _prove(
     target = variant.target
     matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
     scheme = schemes.get(target.scheme)
-    wide = {
-        name: tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        for name, tensor in original.items()
-    }
     model = zoo.load(spool, tensors)
     params = sum(parameter.numel() for parameter in model.parameters())
     result = validate.prove(
@@ -252,7 +248,7 @@ def _prove(
         base=zoo.load(spool, {**tensors, **original}, in_chans=adapted.facts.chans),
         stems=adapted.stems,
         matrix=matrix,
-        unrounded=stems.adapt(wide, adapted.stems, scheme, matrix),
+        unrounded=stems.unrounded(original, adapted.stems, scheme, matrix),
         input_size=(adapted.facts.height, adapted.facts.width),
         device=device,
     )

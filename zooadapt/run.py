@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from zooadapt import cluster, fetch, manifest, plan, report
+from zooadapt import cluster, connection, fetch, manifest, plan, report
 from zooadapt.config import Config
 from zooadapt.errors import FetchError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
@@ -127,10 +127,10 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
 def _work(todo: plan.Plan, job: Job, store: Store) -> list[ModelSummary]:
     """Run what is due; the summaries of the models that ended."""
     summaries: list[ModelSummary] = []
-    with cluster.connected() as line:
+    with connection.connected() as line:
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
-            cluster.check_local_dest(Path(store.root), job.run_id)
+            connection.check_local_dest(Path(store.root), job.run_id)
         division = cluster.workers()
         click.echo(f"ray: {division}")
         with report.Progress(len(todo.requests)) as progress:

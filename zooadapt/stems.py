@@ -127,6 +127,14 @@ def adapt(
     return adapted
 
 
+def unrounded(
+    tensors: Mapping[str, Tensor], stems: Iterable[Stem], scheme: Scheme, matrix: Tensor
+) -> dict[str, Tensor]:
+    """What `adapt` gives before it is rounded to a half-precision dtype: float32 or wider."""
+    wide = {n: t.to(torch.promote_types(t.dtype, torch.float32)) for n, t in tensors.items()}
+    return adapt(wide, stems, scheme, matrix)
+
+
 def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:
     """Whether the adapted model computes base(M·x) but for rounding.
 
