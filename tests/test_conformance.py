@@ -19,7 +19,7 @@ from zooadapt.records import Bands, ModelEntry, Stem
 from zooadapt.zoos import get
 
 STEMS_ONLY = 0.0
-CHANS = (1, 4, 8)
+CHANS = (1, 4)
 
 ENTRIES = {entry.architecture: entry for entry in reversed(list(get("timm").models()))}
 

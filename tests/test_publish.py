@@ -10,6 +10,7 @@ import torch
 
 from zooadapt import publish
 from zooadapt.errors import PublishError
+from zooadapt.records import Bands, Target
 from zooadapt.store import open_store
 
 STEMS = {"stem": torch.randn(4, 2, 3, 3, dtype=torch.float16)}
@@ -20,7 +21,8 @@ BODY = {
     "weight": torch.randn(5, 4).t(),
     "empty": torch.zeros(0, 3),
 }
-TENSORS = publish.arranged(STEMS, BODY)
+TENSORS = {**STEMS, **publish.arranged(BODY)}
+TWO = Target(Bands.counted(2), "repeat")
 
 
 def data() -> bytes:
@@ -52,21 +54,23 @@ def test_the_digest_is_that_of_the_bytes() -> None:
 def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     config = {"architecture": "a"}
-    folder, digest, size = publish.publish_variant(
-        store, "weights/z/m", "2ch-repeat", TENSORS, config
-    )
-    text = store.read(f"{folder}/config.json")
-    name = hashlib.sha256(digest.encode() + text).hexdigest()[:16]
-    assert folder == f"weights/z/m/2ch-repeat-{name}"
+    body = publish.arranged(BODY)
+    made = publish.publish_variant(store, "weights/z/m", TWO, STEMS, body, config)
+    text = store.read(f"{made.folder}/config.json")
+    name = hashlib.sha256(made.sha256.encode() + text).hexdigest()[:16]
+    assert made.folder == f"weights/z/m/2ch-repeat-{name}"
     assert json.loads(text) == config
-    weights = (tmp_path / folder / "model.safetensors").read_bytes()
-    assert (hashlib.sha256(weights).hexdigest(), len(weights)) == (digest, size)
+    weights = (tmp_path / made.folder / "model.safetensors").read_bytes()
+    assert weights == data()
+    assert (hashlib.sha256(weights).hexdigest(), len(weights)) == (made.sha256, made.bytes)
+    assert publish.stored(weights[: made.head]).keys() == STEMS.keys()
+    assert torch.equal(publish.stored(weights)["weight"], BODY["weight"])
 
 
 def test_another_config_is_another_variant(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     folders = {
-        publish.publish_variant(store, "w", "2ch", TENSORS, {"mean": mean})[0]
+        publish.publish_variant(store, "w", TWO, STEMS, BODY, {"mean": mean}).folder
         for mean in (0.4, 0.5)
     }
     assert len(folders) == 2

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from zooadapt import (
     __version__,
     checkpoint,
+    compose,
     fetch,
     manifest,
     publish,
@@ -91,14 +93,16 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     rows: list[manifest.Row] = []
     made: list[str] = []
     failures = list(adapted.failures)
-    for variant in adapted.variants:
-        try:
-            with _spool() as spool, stage(ValidationError):
-                rows.append(_prove(adapted, variant, job, device, spool))
-                made.append(variant.target.short)
-        except StageError as error:
-            failures.append(_failure(variant.target, error))
     store = open_store(job.dest, job.dest_options)
+    with _spool() as spool:
+        reader = _Reader(store, spool)
+        for variant in adapted.variants:
+            try:
+                with stage(ValidationError):
+                    rows.append(_prove(adapted, variant, reader, device))
+                    made.append(variant.target.short)
+            except StageError as error:
+                failures.append(_failure(variant.target, error))
     _record(store, job, adapted.entry, adapted.checkpoint, rows, failures)
     return ModelSummary(
         entry=adapted.entry,
@@ -182,18 +186,29 @@ def _publish(
     folder = publish.model_folder(adapted.entry.zoo, adapted.entry.name)
     body = base.state_dict()
     original = {name: body.pop(name) for stem in adapted.stems for name in stem.tensors}
-    source_stem = publish.publish_stem(store, folder, publish.arranged(original, {}))
+    body = publish.arranged(body)
+    source_stem = publish.publish_stem(store, folder, publish.arranged(original))
     adapted = dataclasses.replace(adapted, source_stem=source_stem)
     variants: list[Published] = []
+    shared: compose.Shared | None = None
     for target in targets:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
         made = stems.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
         config = _config(adapted, zoo, base, target, matrix)
-        where, digest, size = publish.publish_variant(
-            store, folder, target.label, publish.arranged(made, body), config
+        variants.append(
+            publish.publish_variant(
+                store, folder, target, publish.arranged(made), body, config, shared
+            )
         )
-        variants.append(Published(target, where, digest, size))
+        shared = shared or _shared(body, variants[0])
     return dataclasses.replace(adapted, variants=tuple(variants))
+
+
+def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
+    """What the other variants share with the first; None if it is too small to be copied."""
+    if first.bytes - first.head < compose.SMALLEST:
+        return None
+    return compose.Shared(body, f"{first.folder}/{publish.WEIGHTS}", first.head)
 
 
 def _config(
@@ -231,13 +246,12 @@ def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
 
 
 def _prove(
-    adapted: Adapted, variant: Published, job: Job, device: torch.device, spool: Path
+    adapted: Adapted, variant: Published, reader: "_Reader", device: torch.device
 ) -> manifest.Row:
     """The variant's row of the manifest. Raises ValidationError where it isn't as it should be."""
-    store, zoo = open_store(job.dest, job.dest_options), zoos.get(adapted.entry.zoo)
-    tensors = _read_back(store, variant, spool)
-    original_file, _ = store.local_file(adapted.source_stem, spool)
-    original = safetensors.torch.load_file(original_file)
+    zoo, spool = zoos.get(adapted.entry.zoo), reader.spool
+    tensors, verification = reader.read(variant)
+    original = reader.originals(adapted.source_stem)
     target = variant.target
     matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
     scheme = schemes.get(target.scheme)
@@ -245,7 +259,7 @@ def _prove(
     params = sum(parameter.numel() for parameter in model.parameters())
     result = validate.prove(
         variant=model,
-        base=zoo.load(spool, {**tensors, **original}, in_chans=adapted.facts.chans),
+        base=reader.base(zoo, {**tensors, **original}, adapted.facts.chans),
         stems=adapted.stems,
         matrix=matrix,
         unrounded=stems.unrounded(original, adapted.stems, scheme, matrix),
@@ -260,7 +274,7 @@ def _prove(
         **dataclasses.asdict(result),
         "params": params,
         "weights_dtype": _main_dtype(tensors),
-        "verification": "full",
+        "verification": verification,
         "checked_on": validate.device_name(device),
         "zooadapt_version": __version__,
         "timm_version": timm.__version__,
@@ -276,17 +290,56 @@ def _main_dtype(tensors: dict[str, Tensor]) -> str:
     return sizes.most_common(1)[0][0]
 
 
-def _read_back(store: Store, variant: Published, spool: Path) -> dict[str, Tensor]:
-    """The published tensors; leaves the published config.json in `spool`."""
-    weights, digest = store.local_file(f"{variant.folder}/{publish.WEIGHTS}", spool)
-    config = store.read(f"{variant.folder}/{publish.CONFIG}")
-    if digest != variant.sha256 or not variant.folder.endswith(publish.content_id(digest, config)):
-        raise ValidationError(
-            f"{variant.folder} was read back with other bytes than were written; check the store, "
-            f"then --retry-failed"
-        )
-    (spool / publish.CONFIG).write_bytes(config)
-    return dict(safetensors.torch.load_file(weights))
+@dataclass
+class _Reader:
+    """Reads a model's published variants back from the mirror."""
+
+    store: Store
+    spool: Path
+    first: tuple[Path, int, dict[str, Tensor]] | None = None
+    """A variant that was read whole: its file, where its shared part begins, its tensors."""
+    _originals: dict[str, Tensor] = field(default_factory=dict)
+    _base: nn.Module | None = None
+
+    def read(self, variant: Published) -> tuple[dict[str, Tensor], str]:
+        """The published tensors, and how much was read; leaves config.json in the spool.
+
+        Raises ValidationError where the bytes aren't those that were published.
+        """
+        key = f"{variant.folder}/{publish.WEIGHTS}"
+        if variant.seams and self.first:
+            file, start, tensors = self.first
+            sent, digest = compose.read_back(
+                self.store, key, variant.head, variant.seams, file, start
+            )
+            tensors, verification = {**tensors, **publish.stored(sent[: variant.head])}, "composed"
+        else:
+            file, digest = self.store.local_file(key, self.spool)
+            tensors, verification = dict(safetensors.torch.load_file(file)), "full"
+        config = self.store.read(f"{variant.folder}/{publish.CONFIG}")
+        same = variant.folder.endswith(publish.content_id(digest, config))
+        if digest != variant.sha256 or not same:
+            raise ValidationError(
+                f"{variant.folder} was read back with other bytes than were written; check the "
+                f"store, then --retry-failed"
+            )
+        if self.first is None:
+            self.first = file, variant.head, tensors
+        (self.spool / publish.CONFIG).write_bytes(config)
+        return tensors, verification
+
+    def originals(self, key: str) -> dict[str, Tensor]:
+        """The tensors of the original stem; read once."""
+        if not self._originals:
+            file, _ = self.store.local_file(key, self.spool)
+            self._originals = dict(safetensors.torch.load_file(file))
+        return self._originals
+
+    def base(self, zoo: zoos.Zoo, tensors: dict[str, Tensor], chans: int) -> nn.Module:
+        """The base, of a variant's body and the original stem; built once, for all variants."""
+        if self._base is None:
+            self._base = zoo.load(self.spool, tensors, in_chans=chans)
+        return self._base
 
 
 def _record(

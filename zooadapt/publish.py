@@ -6,6 +6,7 @@ widest dtype first so that every tensor stays aligned; the metadata is exactly {
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,9 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from zooadapt.compose import Shared, compose
 from zooadapt.errors import PublishError
+from zooadapt.records import Published, Target
 from zooadapt.store import Store
 
 WEIGHTS = "model.safetensors"
@@ -37,23 +40,31 @@ _DTYPES = {
 def publish_variant(
     store: Store,
     model_folder: str,
-    label: str,
-    tensors: Mapping[str, Tensor],
+    target: Target,
+    stems: Mapping[str, Tensor],
+    body: Mapping[str, Tensor],
     config: Mapping[str, Any],
-) -> tuple[str, str, int]:
+    shared: Shared | None = None,
+) -> Published:
     """Write model.safetensors and config.json below `<model_folder>/<label>-<id>`.
 
-    `tensors` are in the order of `arranged`. Returns the folder's key, and sha256 and size in
-    bytes of model.safetensors. The id is known before the upload, from the content alone, so that
-    an object never changes once written. Raises PublishError for a dtype that can't be stored, and
-    the store's own errors.
+    `stems` and `body` are each in the order of `arranged`. With the body `shared` by a variant
+    already there, the store copies it if it can. The id is known before the upload, from the
+    content alone, so that an object never changes once written. Raises PublishError for a dtype
+    that can't be stored, and the store's own errors.
     """
     text = json.dumps(config, indent=2).encode()
+    tensors = {**stems, **body}
     digest, size = digest_of(tensors)
-    folder = f"{model_folder}/{safe(label)}-{content_id(digest, text)}"
-    store.write(f"{folder}/{WEIGHTS}", serialise(tensors))
+    folder = f"{model_folder}/{safe(target.label)}-{content_id(digest, text)}"
+    head = b"".join(itertools.islice(serialise(tensors), 1 + len(stems)))
+    key = f"{folder}/{WEIGHTS}"
+    composed = compose(store, key, head, shared) if shared else None
+    if composed is None:
+        store.write(key, serialise(tensors))
     store.write(f"{folder}/{CONFIG}", [text])
-    return folder, digest, size
+    seams = tuple(start for start, _ in shared.parts) if shared and composed else ()
+    return Published(target, folder, digest, size, len(head), seams)
 
 
 def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -> str:
@@ -79,12 +90,27 @@ def content_id(digest: str, config: bytes = b"") -> str:
     return hashlib.sha256(digest.encode() + config).hexdigest()[:16]
 
 
-def arranged(stems: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stems, then body, each by descending size of its elements and otherwise in its order."""
+def arranged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By descending size of the elements, so that all stay aligned; otherwise in their order."""
     return {
-        name: part[name]
-        for part in (stems, body)
-        for name in sorted(part, key=lambda name: -part[name].element_size())
+        name: tensors[name]
+        for name in sorted(tensors, key=lambda name: -tensors[name].element_size())
+    }
+
+
+def stored(data: bytes) -> dict[str, Tensor]:
+    """The tensors that lie whole in the first bytes of a safetensors file."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    header.pop("__metadata__", None)
+    dtypes = {name: dtype for dtype, name in _DTYPES.items()}
+    return {
+        name: torch.frombuffer(
+            bytearray(data[begin + facts["data_offsets"][0] : begin + facts["data_offsets"][1]]),
+            dtype=dtypes[facts["dtype"]],
+        ).reshape(facts["shape"])
+        for name, facts in header.items()
+        if begin + facts["data_offsets"][1] <= len(data) and 0 not in facts["shape"]
     }
 
 

@@ -225,6 +225,11 @@ class Published:
     """Of model.safetensors, 64 hex digits."""
     bytes: int
     """Size of model.safetensors."""
+    head: int
+    """Of its bytes, those before the part that all variants of the model share."""
+    seams: tuple[int, ...] = ()
+    """Where in the shared part begins what the store copied from the first variant, with right
+    checksums; () where all was sent, or the store states no checksums."""
 
 
 @dataclass(frozen=True)

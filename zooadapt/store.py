@@ -70,6 +70,16 @@ class Store:
         data: bytes = self.fs.cat_file(self.path(key))
         return data
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """The object's bytes from `start` to `stop`. Raises FileNotFoundError."""
+        data: bytes = self.fs.cat_file(self.path(key), start=start, end=stop)
+        return data
+
+    def size(self, key: str) -> int:
+        """The object's bytes. Raises FileNotFoundError."""
+        self.fs.invalidate_cache()
+        return int(self.fs.size(self.path(key)))
+
     def read_many(self, keys: list[str]) -> dict[str, bytes]:
         """Many small objects at once, concurrently where the filesystem can."""
         if not keys:

@@ -1,0 +1,211 @@
+"""A large object made of a small head and the end of another one, which the store copies itself.
+
+The variants of a model share all but their first bytes. So only the first is sent whole; of the
+others the store is sent a head, and copies the rest from the first.
+"""
+
+import errno
+import hashlib
+import itertools
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zooadapt.errors import PublishError, ValidationError
+from zooadapt.store import LocalStore, S3Store, Store
+
+HEAD = 5 * 2**20
+"""Bytes of the shared part that are sent at least: S3 wants a first part of 5 MiB or more."""
+SMALLEST = 4 * HEAD
+"""A shared part of fewer bytes isn't worth the requests."""
+_MARGIN = 2**20
+"""Bytes read back on both sides of a seam."""
+_COPIES = 4
+"""Parts copied at once."""
+PART = 128 * 2**20
+"""Bytes of a copied part; S3 takes 5 MiB to 5 GiB."""
+_GRID = 4 * 2**20
+"""Copied parts begin on this grid of the source object: it is that of SeaweedFS's chunks, and for a
+part of a chunk SeaweedFS states the checksum of the whole chunk."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The bytes that all variants of a model end with, in memory and in the first one's object."""
+
+    tensors: Mapping[str, Tensor]
+    key: str
+    """Of the object that holds them."""
+    start: int
+    """Where in that object they begin."""
+    _known: dict[tuple[int, int, int], str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Start and stop of the copied parts; what lies before them is sent."""
+        first = HEAD + -(self.start + HEAD) % _GRID
+        starts = [first + n * PART for n in range(max(1, (self.size - first) // PART))]
+        return list(itertools.pairwise([*starts, self.size]))
+
+    def bytes(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Those from `start` to `stop`, counted from the beginning of the shared part."""
+        begin = 0
+        for tensor in self.tensors.values():
+            end = begin + tensor.nbytes
+            if begin < stop and end > start:
+                flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+                yield flat.data[max(start - begin, 0) : stop - begin]
+            begin = end
+
+    def is_stated(self, etag: str, start: int, stop: int) -> bool | None:
+        """Whether a store's checksum of a copied part is that of these bytes; None if unknown.
+
+        An ETag is the part's MD5 (S3 without KMS), or the MD5 of its chunks' MD5s and, behind a
+        dash, their number (SeaweedFS).
+        """
+        digest, _, chunks = etag.strip('"').partition("-")
+        if len(digest) != 32:
+            return None
+        if not chunks:
+            return digest == self._md5(start, stop)
+        bounds = [*range(start, stop, _GRID), stop]
+        if int(chunks) != len(bounds) - 1:
+            return None
+        if (start, stop, _GRID) not in self._known:
+            chunked = itertools.pairwise(bounds)
+            joined = b"".join(bytes.fromhex(self._md5(*chunk)) for chunk in chunked)
+            self._known[start, stop, _GRID] = hashlib.md5(joined, usedforsecurity=False).hexdigest()
+        return digest == self._known[start, stop, _GRID]
+
+    def _md5(self, start: int, stop: int) -> str:
+        if (start, stop, 0) not in self._known:
+            digest = hashlib.md5(usedforsecurity=False)
+            for chunk in self.bytes(start, stop):
+                digest.update(chunk)
+            self._known[start, stop, 0] = digest.hexdigest()
+        return self._known[start, stop, 0]
+
+
+def compose(store: Store, key: str, head: bytes, shared: Shared) -> bool | None:
+    """Write `head` and all of `shared` as one object, the second by a copy within the store.
+
+    Returns True where the store stated a checksum of every copied part and it was right, False
+    where it stated none, and None where the store can't copy and nothing was written. The object
+    becomes visible whole, at the end, or not at all. Raises PublishError where a checksum is wrong,
+    or the shared object changed meanwhile.
+    """
+    if isinstance(store, LocalStore):
+        return _locally(store, key, head, shared)
+    if isinstance(store, S3Store):
+        return _on_s3(store, key, head, shared)
+    return None
+
+
+def _locally(store: LocalStore, key: str, head: bytes, shared: Shared) -> bool | None:
+    """The kernel copies, sharing the blocks where the filesystem can."""
+    final = Path(store.path(key))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f"{final.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with partial.open("wb") as out, Path(store.path(shared.key)).open("rb") as source:
+            out.write(head)
+            out.flush()
+            source.seek(shared.start)
+            while os.copy_file_range(source.fileno(), out.fileno(), 2**30):
+                pass
+        partial.replace(final)
+    except OSError as error:
+        if error.errno in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            return None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+    return False
+
+
+def _on_s3(store: S3Store, key: str, head: bytes, shared: Shared) -> bool | None:
+    """A multipart upload: the head and HEAD bytes of the shared part are sent, the rest copied."""
+    call, where = store.fs.call_s3, _place(store, key)
+    source = _place(store, shared.key)
+    etag = store.version(shared.key)
+    upload = {**where, "UploadId": call("create_multipart_upload", **where)["UploadId"]}
+
+    def copy(number: int, start: int, stop: int) -> tuple[dict[str, Any], bool | None]:
+        first = shared.start + start
+        answer = call(
+            "upload_part_copy",
+            **upload,
+            PartNumber=number,
+            CopySource=source,
+            CopySourceRange=f"bytes={first}-{shared.start + stop - 1}",
+            CopySourceIfMatch=etag,
+        )["CopyPartResult"]
+        stated = shared.is_stated(answer["ETag"], start, stop)
+        return {"PartNumber": number, "ETag": answer["ETag"]}, stated
+
+    try:
+        sent = b"".join([head, *shared.bytes(0, shared.parts[0][0])])
+        answer = call("upload_part", **upload, PartNumber=1, Body=sent)
+        first = {"PartNumber": 1, "ETag": answer["ETag"]}
+        with ThreadPoolExecutor(_COPIES) as pool:
+            starts, stops = zip(*shared.parts, strict=True)
+            copied = list(pool.map(copy, itertools.count(2), starts, stops))
+        if any(stated is False for _, stated in copied):
+            raise PublishError(f"the store copied other bytes into {key} than {shared.key} has")
+        parts = {"Parts": [first, *(part for part, _ in copied)]}
+        call("complete_multipart_upload", **upload, MultipartUpload=parts)
+    except BaseException as error:
+        with suppress(Exception):
+            call("abort_multipart_upload", **upload)
+        if isinstance(error, OSError):  # perhaps the store can't copy: it is sent whole instead
+            return None
+        raise
+    return all(stated for _, stated in copied)
+
+
+def _place(store: S3Store, key: str) -> dict[str, str]:
+    bucket, name, _ = store.fs.split_path(store.path(key))
+    return {"Bucket": bucket, "Key": name}
+
+
+def read_back(
+    store: Store, key: str, head: int, seams: Sequence[int], body: Path, start: int
+) -> tuple[bytes, str]:
+    """The sent part of a composed object, and the sha256 in hex of the whole.
+
+    `body` is the first object as a local file that was read back whole, in which the shared part
+    begins at `start`; in the composed one it begins at `head`, and `seams` are where in it copied
+    parts begin. What was sent is read, and the MiB on both sides of each seam; for the rest the
+    local copy stands, as the store's checksums were those of its bytes.
+
+    Raises ValidationError where a seam or the size isn't what it should be.
+    """
+    size = body.stat().st_size - start
+    with body.open("rb") as file:
+        for seam in seams:
+            file.seek(start + seam - _MARGIN)
+            wanted = file.read(2 * _MARGIN)
+            begin = head + seam - _MARGIN
+            if store.read_range(key, begin, begin + len(wanted)) != wanted:
+                raise ValidationError(f"{key} isn't what was composed, at byte {head + seam}")
+        if store.size(key) != head + size:
+            raise ValidationError(f"{key} has not the {head + size} bytes that were composed")
+        sent = store.read_range(key, 0, head + seams[0])
+        digest = hashlib.sha256(sent)
+        file.seek(start + seams[0])
+        while chunk := file.read(_MARGIN):
+            digest.update(chunk)
+    return sent, digest.hexdigest()
