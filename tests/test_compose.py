@@ -1,7 +1,6 @@
 """Siblings are made by the store from the first variant, and are what they would be if sent."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from zooadapt import compose, pipeline, publish
 from zooadapt.compose import HEAD, Shared
-from zooadapt.errors import PublishError, ValidationError
+from zooadapt.errors import PublishError
 from zooadapt.records import Bands, Published, Target
 from zooadapt.store import Store, open_store
 
@@ -83,48 +82,11 @@ def test_s3_is_sent_the_head_only(
     assert HEAD <= made.seams[0] < HEAD + 4 * MIB
 
 
-def test_a_composed_variant_is_read_back_in_parts(bucket: str, parts: None, tmp_path: Path) -> None:
-    store = open_store(bucket)
-    first, made = two(store)
-    reader = pipeline._Reader(store, tmp_path)
-    assert reader.read(first)[1] == "full"
-    tensors, verification = reader.read(made)
-    assert verification == "composed"
-    assert tensors["stem"].shape == (8, 5, 3, 3)
-    assert torch.equal(tensors["a"], BODY["a"])
-
-
 def change(store: Store, made: Published, where: int) -> None:
     """Replace the object by one that differs in one byte."""
     data = bytearray(store.read(key(made)))
     data[where] ^= 1
     store.write(key(made), [bytes(data)])
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        lambda made: 100,
-        lambda made: made.head + made.seams[0] - 1,
-        lambda made: made.head + made.seams[1] + 1000,
-    ],
-)
-def test_damage_where_it_was_sent_or_sewn_is_seen(
-    where: Callable[[Published], int], bucket: str, parts: None, tmp_path: Path
-) -> None:
-    store = open_store(bucket)
-    first, made = two(store)
-    change(store, made, where(made))
-    reader = pipeline._Reader(store, tmp_path)
-    reader.read(first)
-    with pytest.raises(ValidationError):
-        reader.read(made)
-
-
-def test_without_a_whole_sibling_everything_is_read(bucket: str, tmp_path: Path) -> None:
-    store = open_store(bucket)
-    _, made = two(store)
-    assert pipeline._Reader(store, tmp_path).read(made)[1] == "full"
 
 
 def test_a_copy_of_other_bytes_is_an_error(bucket: str, parts: None) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,15 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zooadapt.errors import PublishError, ValidationError
+from zooadapt.errors import PublishError
 from zooadapt.store import LocalStore, S3Store, Store
 
 HEAD = 5 * 2**20
 """Bytes of the shared part that are sent at least: S3 wants a first part of 5 MiB or more."""
 SMALLEST = 4 * HEAD
 """A shared part of fewer bytes isn't worth the requests."""
-_MARGIN = 2**20
-"""Bytes read back on both sides of a seam."""
 _COPIES = 4
 """Parts copied at once."""
 PART = 128 * 2**20
@@ -179,33 +177,3 @@ def _on_s3(store: S3Store, key: str, head: bytes, shared: Shared) -> bool | None
 def _place(store: S3Store, key: str) -> dict[str, str]:
     bucket, name, _ = store.fs.split_path(store.path(key))
     return {"Bucket": bucket, "Key": name}
-
-
-def read_back(
-    store: Store, key: str, head: int, seams: Sequence[int], body: Path, start: int
-) -> tuple[bytes, str]:
-    """The sent part of a composed object, and the sha256 in hex of the whole.
-
-    `body` is the first object as a local file that was read back whole, in which the shared part
-    begins at `start`; in the composed one it begins at `head`, and `seams` are where in it copied
-    parts begin. What was sent is read, and the MiB on both sides of each seam; for the rest the
-    local copy stands, as the store's checksums were those of its bytes.
-
-    Raises ValidationError where a seam or the size isn't what it should be.
-    """
-    size = body.stat().st_size - start
-    with body.open("rb") as file:
-        for seam in seams:
-            file.seek(start + seam - _MARGIN)
-            wanted = file.read(2 * _MARGIN)
-            begin = head + seam - _MARGIN
-            if store.read_range(key, begin, begin + len(wanted)) != wanted:
-                raise ValidationError(f"{key} isn't what was composed, at byte {head + seam}")
-        if store.size(key) != head + size:
-            raise ValidationError(f"{key} has not the {head + size} bytes that were composed")
-        sent = store.read_range(key, 0, head + seams[0])
-        digest = hashlib.sha256(sent)
-        file.seek(start + seams[0])
-        while chunk := file.read(_MARGIN):
-            digest.update(chunk)
-    return sent, digest.hexdigest()

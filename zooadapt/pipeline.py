@@ -6,19 +6,13 @@ Whichever ends a model writes its record, last.
 """
 
 import dataclasses
-import os
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -46,6 +40,7 @@ from zooadapt.errors import (
     one_line,
     stage,
 )
+from zooadapt.readback import Reader
 from zooadapt.records import (
     Adapted,
     Bands,
@@ -61,12 +56,11 @@ from zooadapt.records import (
     Stem,
     Target,
 )
+from zooadapt.spool import spool
 from zooadapt.store import Store, open_store
 
 ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
-
-_SPOOL = "zooadapt-spool-"
 
 
 def adapt(request: Request, job: Job) -> Adapted | ModelSummary:
@@ -77,8 +71,8 @@ def adapt(request: Request, job: Job) -> Adapted | ModelSummary:
     """
     started = time.monotonic()
     try:
-        with stage(FetchError), _spool() as spool:
-            return _adapt(request, job, spool, started)
+        with stage(FetchError), spool() as folder:
+            return _adapt(request, job, folder, started)
     except StageError as error:
         return fail(request, job, error, time.monotonic() - started)
 
@@ -94,12 +88,13 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     made: list[str] = []
     failures = list(adapted.failures)
     store = open_store(job.dest, job.dest_options)
-    with _spool() as spool:
-        reader = _Reader(store, spool)
+    with spool() as folder:
+        reader, base = Reader(store, folder), None
         for variant in adapted.variants:
             try:
                 with stage(ValidationError):
-                    rows.append(_prove(adapted, variant, reader, device))
+                    row, base = _prove(adapted, variant, reader, base, device)
+                    rows.append(row)
                     made.append(variant.target.short)
             except StageError as error:
                 failures.append(_failure(variant.target, error))
@@ -124,7 +119,7 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
 
 
-def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
+def _adapt(request: Request, job: Job, folder: Path, started: float) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
     with stage(StemError):
         facts = zoo.facts(entry)
@@ -132,7 +127,7 @@ def _adapt(request: Request, job: Job, spool: Path, started: float) -> Adapted:
         targets, failures = _makeable(request.targets, facts)
     with stage(FetchError):
         located = fetch.locate(entry, job)
-        file, digest = fetch.fetch(located, spool)
+        file, digest = fetch.fetch(located, folder)
     with stage(CheckpointError):
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
         filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
@@ -246,20 +241,28 @@ def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
 
 
 def _prove(
-    adapted: Adapted, variant: Published, reader: "_Reader", device: torch.device
-) -> manifest.Row:
-    """The variant's row of the manifest. Raises ValidationError where it isn't as it should be."""
-    zoo, spool = zoos.get(adapted.entry.zoo), reader.spool
+    adapted: Adapted,
+    variant: Published,
+    reader: Reader,
+    base: nn.Module | None,
+    device: torch.device,
+) -> tuple[manifest.Row, nn.Module]:
+    """The variant's row of the manifest, and the base, which is built once for all variants.
+
+    Raises ValidationError where the variant isn't as it should be.
+    """
+    zoo, folder = zoos.get(adapted.entry.zoo), reader.folder
     tensors, verification = reader.read(variant)
     original = reader.originals(adapted.source_stem)
     target = variant.target
     matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
     scheme = schemes.get(target.scheme)
-    model = zoo.load(spool, tensors)
+    model = zoo.load(folder, tensors)
+    base = base or zoo.load(folder, {**tensors, **original}, in_chans=adapted.facts.chans)
     params = sum(parameter.numel() for parameter in model.parameters())
     result = validate.prove(
         variant=model,
-        base=reader.base(zoo, {**tensors, **original}, adapted.facts.chans),
+        base=base,
         stems=adapted.stems,
         matrix=matrix,
         unrounded=stems.unrounded(original, adapted.stems, scheme, matrix),
@@ -267,7 +270,7 @@ def _prove(
         device=device,
     )
     validate.check(result, all(stems.exact(stem, scheme, matrix) for stem in adapted.stems))
-    return {
+    row = {
         **manifest.variant_columns(
             adapted, variant, facts_for(adapted.facts, target.bands, matrix)
         ),
@@ -280,6 +283,7 @@ def _prove(
         "timm_version": timm.__version__,
         "torch_version": torch.__version__,
     }
+    return row, base
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:
@@ -288,58 +292,6 @@ def _main_dtype(tensors: dict[str, Tensor]) -> str:
     for tensor in tensors.values():
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
     return sizes.most_common(1)[0][0]
-
-
-@dataclass
-class _Reader:
-    """Reads a model's published variants back from the mirror."""
-
-    store: Store
-    spool: Path
-    first: tuple[Path, int, dict[str, Tensor]] | None = None
-    """A variant that was read whole: its file, where its shared part begins, its tensors."""
-    _originals: dict[str, Tensor] = field(default_factory=dict)
-    _base: nn.Module | None = None
-
-    def read(self, variant: Published) -> tuple[dict[str, Tensor], str]:
-        """The published tensors, and how much was read; leaves config.json in the spool.
-
-        Raises ValidationError where the bytes aren't those that were published.
-        """
-        key = f"{variant.folder}/{publish.WEIGHTS}"
-        if variant.seams and self.first:
-            file, start, tensors = self.first
-            sent, digest = compose.read_back(
-                self.store, key, variant.head, variant.seams, file, start
-            )
-            tensors, verification = {**tensors, **publish.stored(sent[: variant.head])}, "composed"
-        else:
-            file, digest = self.store.local_file(key, self.spool)
-            tensors, verification = dict(safetensors.torch.load_file(file)), "full"
-        config = self.store.read(f"{variant.folder}/{publish.CONFIG}")
-        same = variant.folder.endswith(publish.content_id(digest, config))
-        if digest != variant.sha256 or not same:
-            raise ValidationError(
-                f"{variant.folder} was read back with other bytes than were written; check the "
-                f"store, then --retry-failed"
-            )
-        if self.first is None:
-            self.first = file, variant.head, tensors
-        (self.spool / publish.CONFIG).write_bytes(config)
-        return tensors, verification
-
-    def originals(self, key: str) -> dict[str, Tensor]:
-        """The tensors of the original stem; read once."""
-        if not self._originals:
-            file, _ = self.store.local_file(key, self.spool)
-            self._originals = dict(safetensors.torch.load_file(file))
-        return self._originals
-
-    def base(self, zoo: zoos.Zoo, tensors: dict[str, Tensor], chans: int) -> nn.Module:
-        """The base, of a variant's body and the original stem; built once, for all variants."""
-        if self._base is None:
-            self._base = zoo.load(self.spool, tensors, in_chans=chans)
-        return self._base
 
 
 def _record(
@@ -364,16 +316,3 @@ def _failure(target: Target, error: StageError) -> Failure:
     status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
     key = target.in_chans, target.names, target.scheme
     return Failure(*key, status, error.stage, error.error_type, one_line(error))
-
-
-@contextmanager
-def _spool() -> Iterator[Path]:
-    """A folder of this process for files on their way, removed at the end.
-
-    What killed processes of this machine left behind is removed too.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*"):
-        if not Path(f"/proc/{left.name.removeprefix(_SPOOL).partition('-')[0]}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{_SPOOL}{os.getpid()}-") as folder:
-        yield Path(folder)

@@ -1,0 +1,90 @@
+"""Published objects, read back from the mirror and verified: what is proved is what is stored."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from zooadapt import publish
+from zooadapt.errors import ValidationError
+from zooadapt.records import Published
+from zooadapt.store import Store
+
+_MARGIN = 2**20
+"""Bytes read back on both sides of a seam."""
+
+
+@dataclass
+class Reader:
+    """Reads a model's published variants back from the mirror."""
+
+    store: Store
+    folder: Path
+    """For copies of the objects, as long as the reader is used."""
+    first: tuple[Path, int, dict[str, Tensor]] | None = None
+    """A variant that was read whole: its file, where its shared part begins, its tensors."""
+    _originals: dict[str, Tensor] = field(default_factory=dict)
+
+    def read(self, variant: Published) -> tuple[dict[str, Tensor], str]:
+        """The published tensors, and how much was read; leaves config.json in the folder.
+
+        Raises ValidationError where the bytes aren't those that were published.
+        """
+        key = f"{variant.folder}/{publish.WEIGHTS}"
+        if variant.seams and self.first:
+            file, start, tensors = self.first
+            sent, digest = _composed(self.store, key, variant, file, start)
+            tensors, verification = {**tensors, **publish.stored(sent[: variant.head])}, "composed"
+        else:
+            file, digest = self.store.local_file(key, self.folder)
+            tensors, verification = dict(safetensors.torch.load_file(file)), "full"
+        config = self.store.read(f"{variant.folder}/{publish.CONFIG}")
+        same = variant.folder.endswith(publish.content_id(digest, config))
+        if digest != variant.sha256 or not same:
+            raise ValidationError(
+                f"{variant.folder} was read back with other bytes than were written; check the "
+                f"store, then --retry-failed"
+            )
+        if self.first is None:
+            self.first = file, variant.head, tensors
+        (self.folder / publish.CONFIG).write_bytes(config)
+        return tensors, verification
+
+    def originals(self, key: str) -> dict[str, Tensor]:
+        """The tensors of the original stem; read once."""
+        if not self._originals:
+            file, _ = self.store.local_file(key, self.folder)
+            self._originals = dict(safetensors.torch.load_file(file))
+        return self._originals
+
+
+def _composed(
+    store: Store, key: str, variant: Published, body: Path, start: int
+) -> tuple[bytes, str]:
+    """The sent part of a composed object, and the sha256 in hex of the whole.
+
+    `body` is the first object as a local file that was read back whole, in which the shared part
+    begins at `start`. What was sent is read, and the MiB on both sides of each seam; for the rest
+    the local copy stands, as the store's checksums were those of its bytes.
+
+    Raises ValidationError where a seam or the size isn't what it should be.
+    """
+    head, seams = variant.head, variant.seams
+    size = body.stat().st_size - start
+    with body.open("rb") as file:
+        for seam in seams:
+            file.seek(start + seam - _MARGIN)
+            wanted = file.read(2 * _MARGIN)
+            begin = head + seam - _MARGIN
+            if store.read_range(key, begin, begin + len(wanted)) != wanted:
+                raise ValidationError(f"{key} isn't what was composed, at byte {head + seam}")
+        if store.size(key) != head + size:
+            raise ValidationError(f"{key} has not the {head + size} bytes that were composed")
+        sent = store.read_range(key, 0, head + seams[0])
+        digest = hashlib.sha256(sent)
+        file.seek(start + seams[0])
+        while chunk := file.read(_MARGIN):
+            digest.update(chunk)
+    return sent, digest.hexdigest()
