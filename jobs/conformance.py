@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from zooadapt.config import parse_chans, parse_names
 from zooadapt.records import ModelEntry
 from zooadapt.schemes import SCHEMES
 
+COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
+
 
 @click.command(help=__doc__)
 @click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
-@click.option("--scheme", type=click.Choice(sorted(SCHEMES)), default="repeat", show_default=True)
+@click.option("--scheme", type=click.Choice(COUNTED), default="repeat", show_default=True)
 @click.option("--zoo", default="timm", show_default=True)
 @click.option("--models", callback=parse_names, help="Globs over model names; all by default.")
 @click.option(
@@ -45,11 +48,11 @@ def main(
     chans: tuple[int, ...], scheme: str, zoo: str, models: tuple[str, ...], forward_params: float,
     workers: int, out: Path,
 ) -> None:  # fmt: skip
-    """Measure what isn't measured yet, smallest models last in doubt of memory, then report."""
-    log = out.with_suffix(f".{scheme}-{forward_params:.0f}-timm{timm.__version__}.jsonl")
+    """Measure what isn't measured yet or failed, then report."""
+    log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-timm{timm.__version__}.jsonl")
     known = _read(log)
     entries = _one_of_each_architecture(zoo, models)
-    done = {(row["architecture"], row["in_chans"]) for row in known}
+    done = {(row["architecture"], row["in_chans"]) for row in known if row["status"] != "failed"}
     todo = [
         (entry, missing)
         for entry in entries
@@ -87,7 +90,13 @@ def _measure(
             for entry, counts in todo
         ]
         for future in as_completed(futures):
-            yield from future.result()
+            try:
+                yield from future.result()
+            except BrokenProcessPool as cause:
+                raise click.ClickException(
+                    "a worker was killed, perhaps for want of memory; the same command goes on, "
+                    "with fewer --workers or --forward-params"
+                ) from cause
 
 
 def _prepare() -> None:
@@ -97,7 +106,9 @@ def _prepare() -> None:
 
 
 def _read(log: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    """The rows measured so far; of two for the same variant the later."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return list({(row["architecture"], row["in_chans"]): row for row in rows}.values())
 
 
 def _line(row: conformance.Measured) -> str:

@@ -133,6 +133,12 @@ def test_explicit_weights(tmp_path: Path) -> None:
     assert column(matrix, target, "SAR") == [0.33, 0.33, 0.33]
 
 
+def test_a_known_name_has_its_wavelength_however_it_is_written(tmp_path: Path) -> None:
+    found = parse(write(tmp_path, "rgb:\nbands: [{name: NIR}, {name: SAR, wavelength: null}]"))
+    assert found.channels[0].wavelength == COMMON["NIR"].wavelength
+    assert found.channels[1].wavelength is None
+
+
 def test_two_files_with_the_same_names_are_told_apart(tmp_path: Path) -> None:
     one = parse(write(tmp_path, "bands: [{name: X, wavelength: 500}]"))
     other = parse(write(tmp_path, "bands: [{name: X, wavelength: 900}]"))
@@ -190,6 +196,11 @@ def test_bad_bands(text: str, message: str) -> None:
         ("bands: [R]\nweights: {R: 1}", "no number"),
         ("bands: [R]\nrgb: [R]", "rgb must name three"),
         ('bands: ["a,b"]', "no commas"),
+        ("bands: [{name: X}]", "needs a wavelength"),
+        ("bands: [{name: X, wavelength: 0.665}]", "wavelengths are in nm"),
+        ("bands: [{name: X, wavelength: .nan}]", "not finite"),
+        ("bands: [R]\nweights: {R: {R: .inf}}", "not finite"),
+        ("bands: [R]\nweights: [R]", "must be a mapping"),
         ("bands: [12]", "put it in quotes"),
         ("bands: {", "isn't YAML"),
     ],

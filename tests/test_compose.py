@@ -131,3 +131,30 @@ def test_a_plain_md5_is_understood_and_nothing_else() -> None:
     assert shared.is_stated("0" * 32, 10, 5000) is False
     assert shared.is_stated("crc-something", 10, 5000) is None
     assert shared.is_stated("0" * 32 + "-7", 10, 5000) is None
+
+
+def test_etags_that_are_no_md5s_are_no_checksums(
+    bucket: str, parts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store(bucket)
+    first = variant(store, 3)
+    call = store.fs.call_s3
+
+    def encrypted(method: str, *positional: Any, **arguments: Any) -> Any:
+        answer = call(method, *positional, **arguments)
+        if method == "upload_part":
+            real[0] = answer["ETag"]
+            return {**answer, "ETag": '"' + "0" * 32 + '"'}
+        return answer
+
+    real = [""]
+
+    def restore(method: str, *positional: Any, **arguments: Any) -> Any:
+        if method == "complete_multipart_upload":
+            arguments["MultipartUpload"]["Parts"][0]["ETag"] = real[0]
+        return encrypted(method, *positional, **arguments)
+
+    monkeypatch.setattr(store.fs, "call_s3", restore)
+    made = variant(store, 5, pipeline._shared(BODY, first))
+    assert made.seams == ()
+    assert store.local_file(key(made), tmp_path)[1] == made.sha256

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -221,3 +222,8 @@ def test_a_variant_of_every_tag_is_built_from_its_config(tmp_path: Path) -> None
     assert len(entries) >= 1826
     for entry in entries:
         rebuilt(entry, tmp_path)
+
+
+def test_a_summary_without_an_equivalent_row() -> None:
+    rows = pd.DataFrame([asdict(row) for row in measured("csatv2", 4)])
+    assert "| largest error | nan |" in conformance.summary(rows)

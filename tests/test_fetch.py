@@ -16,7 +16,7 @@ from zooadapt.errors import FetchError, Unreachable
 from zooadapt.records import Job, ModelEntry
 
 ENTRY = ModelEntry("timm", SMALL, "test_resnet", "r160_in1k", None, hub_id=f"timm/{SMALL}")
-JOB = Job("run", "mirror", "repeat")
+JOB = Job("run", "mirror")
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from torch import nn
 import zooadapt
 from tests.conftest import SMALL
 from tests.test_pipeline import counted, entry, run
-from zooadapt import bands
-from zooadapt.errors import UsageError
+from zooadapt import bands, manifest
+from zooadapt.errors import UsageError, ValidationError
 from zooadapt.mirror import Mirror
 from zooadapt.records import Target
+from zooadapt.store import open_store
 
 S2 = "sentinel2-l2a"
 
@@ -98,10 +99,42 @@ def test_bands_that_are_not_there_are_made(mirror: Mirror) -> None:
         assert torch.allclose(model(image), rgb(image[:, :3]), atol=1e-5)
 
 
+def test_a_scheme_or_a_file_of_ones_own_is_never_taken_for_another(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("bands: [R, G, B, NIR]\nweights: {NIR: {R: 0.25}}")
+    assert mirror.find(bands=str(file)).empty
+    image = torch.zeros(1, 4, 160, 160)
+    image[:, 3] = torch.randn(160, 160)
+    grey = torch.zeros(1, 3, 160, 160)
+    grey[:, 0] = 0.25 * image[:, 3]
+    with torch.inference_mode():
+        base = mirror.load(SMALL, in_chans=3)
+        assert torch.allclose(mirror.load(SMALL, bands=str(file))(image), base(grey), atol=1e-4)
+        unread = mirror.load(SMALL, bands="NIR,B,G,R", scheme="rgb-only")
+        assert torch.allclose(unread(image[:, [3, 2, 1, 0]]), base(0 * grey), atol=1e-4)
+
+
+def test_a_damaged_original_stem_is_refused(small: Path, tmp_path: Path) -> None:
+    (row,) = run(entry(SMALL), counted(4), small, tmp_path)
+    (file,) = (tmp_path / row["folder"]).parent.glob("source-*/stem.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValidationError, match="other bytes"):
+        zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"in_chans": 9, "derive": False}, "has test_resnet.r160_in1k only for"),
+        ({"in_chans": 9, "derive": False}, "no such test_resnet.r160_in1k under repeat"),
+        ({"in_chans": 0}, "isn't a channel count"),
+        ({"in_chans": 4, "scheme": "nosuch"}, "no scheme nosuch"),
+        ({"in_chans": 4, "scheme": "nearest"}, "needs named bands"),
+        ({"bands": "VV,VH", "scheme": "rgb-only"}, "needs red, green and blue"),
+        ({"bands": "sentinl2-l2a:B04,B03"}, "did you mean"),
         ({"bands": "sentinel2-l2", "derive": False}, "did you mean sentinel2-l2a"),
         ({}, "give either in_chans or bands"),
         ({"bands": "X,Y"}, "unknown band X, Y"),
@@ -129,3 +162,10 @@ def test_damaged_objects_are_refused(small: Path, tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(UsageError, match="damaged"):
         zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=4)
+
+
+def test_an_empty_manifest_has_no_rows_and_all_columns(tmp_path: Path) -> None:
+    manifest.compact(open_store(str(tmp_path)))
+    found = zooadapt.open_mirror(str(tmp_path)).find("resnet*", in_chans=4, bands="naip")
+    assert found.empty
+    assert "folder" in found

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import importlib.resources
 import json
+import math
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,8 @@ COMMON = {
 
 _LABEL = 40
 """Longer lists of names are told apart in folder names by a hash."""
+_SHORTEST = 100.0
+"""Of wavelengths, in nm; a smaller number is meant in another unit."""
 _KEYS = {"title", "source", "rgb", "bands", "weights"}
 _BAND_KEYS = {"name", "wavelength", "width"}
 
@@ -75,11 +78,6 @@ def preset(name: str) -> Bands:
         raise UsageError(f"--bands {name}: no such preset; {hint}")
     file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
     return replace(_described(yaml.safe_load(file.read_text()), name), label=name)
-
-
-def permuted(bands: Bands, names: tuple[str, ...]) -> Bands:
-    """Some or all of the bands in the order of `names`. Raises UsageError for one it lacks."""
-    return _chosen(bands, list(names))
 
 
 def _names(text: str) -> list[str]:
@@ -147,12 +145,16 @@ def _described(content: Any, where: str) -> Bands:
         raise UsageError(f"--bands {where} must hold `bands:`, a list of names or of mappings")
     _check_keys(content, _KEYS, where)
     weights = content.get("weights") or {}
+    if not isinstance(weights, dict) or not isinstance(content.get("rgb") or [], list):
+        raise UsageError(
+            f"--bands {where}: weights must be a mapping of bands, rgb a list of three"
+        )
     channels = tuple(_band(item, weights, where) for item in content["bands"])
     names = [band.name for band in channels]
     if not names:
         raise UsageError(f"--bands {where} lists no band")
     _check_unique(where, names)
-    strange = [name for name in [*weights, *content.get("rgb", [])] if name not in names]
+    strange = [name for name in [*weights, *(content.get("rgb") or [])] if name not in names]
     if strange:
         raise UsageError(f"--bands {where}: {', '.join(map(str, strange))} is no band of its list")
     rgb = tuple(content.get("rgb") or (RGB.rgb if set(RGB.rgb) <= set(names) else ()))
@@ -171,14 +173,24 @@ def _band(item: Any, weights: Any, where: str) -> Band:
         raise UsageError(f"--bands {where}: {name!r} isn't a band's name; no commas or slashes")
     try:
         given = tuple((str(k), float(v)) for k, v in (weights.get(name) or {}).items())
-        if isinstance(item, dict):
-            wavelength = float(item["wavelength"]) if "wavelength" in item else None
-            return Band(name, wavelength, float(item.get("width", 0)), given)
+        figures = item if isinstance(item, dict) else {}
+        wavelength = figures.get("wavelength")
+        wavelength = None if wavelength is None else float(wavelength)
+        width = float(figures.get("width") or 0)
     except (AttributeError, TypeError, ValueError) as cause:
         raise UsageError(f"--bands {where}: band {name} has a figure that is no number") from cause
-    if not given and name.upper() not in COMMON:
-        raise UsageError(f"--bands {where}: band {name} needs a wavelength (nm) or weights")
-    return replace(COMMON.get(name.upper(), Band()), name=name, weights=given)
+    if not all(map(math.isfinite, [wavelength or 0, width, *(weight for _, weight in given)])):
+        raise UsageError(f"--bands {where}: band {name} has a figure that is not finite")
+    if wavelength is not None and wavelength < _SHORTEST:
+        raise UsageError(f"--bands {where}: band {name} at {wavelength:g}: wavelengths are in nm")
+    if "wavelength" in figures or given:
+        return Band(name, wavelength, width, given)
+    if name.upper() not in COMMON:
+        raise UsageError(
+            f"--bands {where}: band {name} needs a wavelength in nm (null where it has none, as "
+            f"radar), or weights"
+        )
+    return replace(COMMON[name.upper()], name=name)
 
 
 def _check_keys(content: dict[Any, Any], known: set[str], where: str) -> None:

@@ -50,12 +50,9 @@ class Config:
     @property
     def targets(self) -> tuple[Target, ...]:
         """The variants wanted of each model; of two with the same names and scheme the first."""
-        counted = [Target(Bands.counted(count), self.scheme or "repeat") for count in self.chans]
-        named = [
-            Target(bands, ".".join(filter(None, [self.scheme or "nearest", bands.digest])))
-            for bands in self.bands
-        ]
-        unique = {(t.in_chans, t.names, t.scheme): t for t in reversed([*counted, *named])}
+        wanted = [*map(Bands.counted, self.chans), *self.bands]
+        targets = [Target.of(bands, self.scheme) for bands in wanted]
+        unique = {(t.in_chans, t.names, t.scheme): t for t in reversed(targets)}
         return tuple(reversed(unique.values()))
 
 

@@ -81,11 +81,16 @@ def measure(
             for row in rows
         ]
     params, prove = sum(parameter.numel() for parameter in base.parameters()), _prove_stems
-    if params <= forward_params:
-        size = (facts.chans, facts.height, facts.width)
-        base, prove = seeded.model(lambda: zoo.build(entry, facts.chans), size), _prove_whole
-    else:
-        seeded.give_values(base, [name for stem in found for name in stem.tensors])
+    try:
+        with stage(ValidationError):
+            if params <= forward_params:
+                size = (facts.chans, facts.height, facts.width)
+                base = seeded.model(lambda: zoo.build(entry, facts.chans), size)
+                prove = _prove_whole
+            else:
+                seeded.give_values(base, [name for stem in found for name in stem.tensors])
+    except StageError as error:
+        return [replace(row, status="failed", reason=one_line(error)) for row in rows]
     subject = _Subject(entry, zoo, facts, found, base)
     use = found[0].use
     return [_measured(replace(row, params=params, use=use), subject, prove) for row in rows]
@@ -233,8 +238,9 @@ def summary(rows: pd.DataFrame) -> str:
     }
     counts = [f"| {name} | {_cells(chosen, rows)} |" for name, chosen in lines.items()]
     exact = rows[adapted & rows["equivalent"]].groupby("in_chans")
-    worst, least = exact["equivalence_error"].max(), exact["control_error"].min()
     chans = sorted(rows["in_chans"].unique())
+    worst = exact["equivalence_error"].max().reindex(chans)
+    least = exact["control_error"].min().reindex(chans)
     return "\n".join(
         [
             "| channels | " + " | ".join(map(str, chans)) + " |",

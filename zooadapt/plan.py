@@ -60,7 +60,7 @@ def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> li
     """The entries that match a glob; each glob must match one."""
     found: set[ModelEntry] = set()
     for glob in globs:
-        matches = [entry for entry in entries if _matches(entry.name, glob)]
+        matches = [entry for entry in entries if zoos.matches(entry.name, glob)]
         if not matches:
             names = {entry.name for entry in entries} | {entry.architecture for entry in entries}
             near = difflib.get_close_matches(glob, names, n=1)
@@ -68,11 +68,6 @@ def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> li
             raise UsageError(f"{option} {glob} matches no model of the zoo{hint}")
         found.update(matches)
     return [entry for entry in entries if entry in found]
-
-
-def _matches(name: str, glob: str) -> bool:
-    """As in timm, a glob without a tag matches every tag."""
-    return fnmatchcase(name, glob) or ("." not in glob and fnmatchcase(name, f"{glob}.*"))
 
 
 def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:

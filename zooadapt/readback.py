@@ -55,8 +55,7 @@ class Reader:
     def originals(self, key: str) -> dict[str, Tensor]:
         """The tensors of the original stem; read once."""
         if not self._originals:
-            file, _ = self.store.local_file(key, self.folder)
-            self._originals = dict(safetensors.torch.load_file(file))
+            self._originals = originals(self.store, key, self.folder)
         return self._originals
 
 
@@ -88,3 +87,14 @@ def _composed(
         while chunk := file.read(_MARGIN):
             digest.update(chunk)
     return sent, digest.hexdigest()
+
+
+def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:
+    """The tensors of an original stem in the mirror; `folder` is for a copy.
+
+    Raises ValidationError where the bytes aren't those that the key was made from.
+    """
+    file, digest = store.local_file(key, folder)
+    if publish.content_id(digest) not in key:
+        raise ValidationError(f"{key} has other bytes than were written; check the store")
+    return dict(safetensors.torch.load_file(file))

@@ -56,6 +56,12 @@ class Target:
     scheme: str
     """The scheme's name, and the bands' digest behind a dot where they have one."""
 
+    @staticmethod
+    def of(bands: Bands, scheme: str | None = None) -> "Target":
+        """By default `repeat` for channels that are only counted, `nearest` for named ones."""
+        rule = scheme or ("nearest" if bands.label else "repeat")
+        return Target(bands, f"{rule}.{bands.digest}" if bands.digest else rule)
+
     @property
     def in_chans(self) -> int:
         """The number of channels, N."""

@@ -1,6 +1,7 @@
 """Where models come from. A zoo lists its models, builds them, and knows its checkpoints."""
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,3 +69,8 @@ def get(name: str) -> Zoo:
     if name not in zoos:
         raise UsageError(f"--zoo {name}: no such zoo; there are {', '.join(sorted(zoos))}")
     return zoos[name]()
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a model's name matches; as in timm, a glob without a tag matches every tag."""
+    return fnmatchcase(name, glob) or ("." not in glob and fnmatchcase(name, f"{glob}.*"))
