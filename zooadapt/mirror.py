@@ -67,9 +67,9 @@ class Mirror:
             names, found = _named(bands)
             wanted["bands"] = ",".join(names)
             digest = found.digest if found else ""
-            rows = rows[rows["scheme"].str.partition(".")[2] == digest]
+            rows = rows.loc[[name.partition(".")[2] == digest for name in rows["scheme"]]]
         if scheme is not None:
-            rows = rows[rows["scheme"].str.partition(".")[0] == scheme]
+            rows = rows.loc[[name.partition(".")[0] == scheme for name in rows["scheme"]]]
         for column, value in wanted.items():
             if column not in rows:
                 raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
