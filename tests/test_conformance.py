@@ -210,7 +210,14 @@ def rebuilt(entry: ModelEntry, folder: Path) -> None:
     assert shapes == expected
 
 
-@pytest.mark.parametrize("architecture", one_of_each_family())
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "crossvit_9_240",
+        "repvgg_a0", "fastvit_t8", "tresnet_m", "naflexvit_base_patch16_gap", "gemma4_vit_167m",
+        "coat_tiny", "test_nfnet", "efficientnet_b1_pruned", "ecaresnet50d_pruned", "levit_128s",
+    ],
+)  # fmt: skip
 def test_a_variant_is_built_from_its_config(architecture: str, tmp_path: Path) -> None:
     rebuilt(ENTRIES[architecture], tmp_path)
 
