@@ -9,7 +9,7 @@ from zooadapt import plan
 from zooadapt.config import Config
 from zooadapt.errors import UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import ADAPTER_VERSION
+from zooadapt.pipeline import ADAPTER_VERSION, VERSIONS
 from zooadapt.records import ModelEntry, Request
 
 ENTRIES = [
@@ -33,6 +33,7 @@ def record(
         "zoo": "timm",
         "model": name,
         "adapter_version": ADAPTER_VERSION,
+        "versions": VERSIONS,
         "source": {"location": f"hf://timm/{name}", "identity": "one", **more},
         "variants": [{"in_chans": chans, "bands": "", "scheme": "repeat"} for chans in done],
         "failures": [
@@ -107,6 +108,12 @@ def test_failures_wait_for_retry_failed_and_unsupported_for_ever() -> None:
     assert due(*records) == [("resnet18.a1", (4,)), ("resnet18.a2", (1, 4))]
     again = due(*records, options=config("--retry-failed"))
     assert again == [("resnet18.a1", (1, 4)), ("resnet18.a2", (1, 4))]
+
+
+def test_unsupported_is_looked_at_again_by_another_version() -> None:
+    known = record("vit.x", [], [1, 4], status="unsupported")
+    assert due(known)[-1][0] != "vit.x"
+    assert due({**known, "versions": {**VERSIONS, "timm": "0.0"}})[-1] == ("vit.x", (1, 4))
 
 
 def test_a_later_failure_does_not_undo_a_success() -> None:

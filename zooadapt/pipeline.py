@@ -59,6 +59,8 @@ from zooadapt.records import (
 from zooadapt.spool import spool
 from zooadapt.store import Store, open_store
 
+VERSIONS = {"zooadapt": __version__, "timm": timm.__version__}
+"""What a record was made with: with others, an unsupported model may have become supported."""
 ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
@@ -305,6 +307,7 @@ def _record(
     content = {
         "created_at": datetime.now(UTC).isoformat(),
         "adapter_version": ADAPTER_VERSION,
+        "versions": VERSIONS,
         "source": dataclasses.asdict(source),
         "variants": list(rows),
         "failures": [dataclasses.asdict(failure) for failure in failures],

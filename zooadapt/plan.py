@@ -10,7 +10,7 @@ from zooadapt import fetch, manifest, schemes, zoos
 from zooadapt.config import Config
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import ADAPTER_VERSION
+from zooadapt.pipeline import ADAPTER_VERSION, VERSIONS
 from zooadapt.records import Bands, ModelEntry, Request, Target
 
 Key = tuple[Any, ...]
@@ -26,7 +26,7 @@ class Plan:
     requests: tuple[Request, ...]
     done: int
     unsupported: int
-    """Recorded as not adaptable; never tried again."""
+    """Recorded as not adaptable by these versions of zooadapt and timm."""
     failed: int
     """Recorded as failed and left alone."""
 
@@ -136,7 +136,8 @@ class _States:
         location = record["source"]["location"]
         for failure in record["failures"]:
             key = self._key(record, failure)
-            if self._states.get((key, location)) != "done":
+            outdated = failure["status"] == "unsupported" and record["versions"] != VERSIONS
+            if self._states.get((key, location)) != "done" and not outdated:
                 self._states[key, location] = failure["status"]
         for variant in record["variants"]:
             made = self._key(record, variant), location
