@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from zooadapt import schemes, stems, validate
+from zooadapt import passes, schemes, stems, validate
 from zooadapt.errors import ValidationError
+from zooadapt.passes import Pass
 from zooadapt.records import ProofResult, Stem
 from zooadapt.seeded import let_through
 
@@ -40,14 +41,20 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
     return base, variant
 
 
-def proof(base: Net, variant: Net, rounding_checked: bool = False) -> ProofResult:
-    """The proof; mutants pass the check of the stored bits, so that the forward pass is tried."""
+def proof(base: Net, variant: Net) -> ProofResult:
+    """The comparison; mutants pass the check of the stored bits, so that the pass is tried."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
-    unrounded = {STEM.name: variant.stem.weight.detach()}
-    if rounding_checked:
-        wide = {STEM.name: base.stem.weight.detach().float()}
-        unrounded = stems.adapt(wide, [STEM], schemes.SCHEMES["repeat"], matrix)
-    return validate.prove(variant, base, [STEM], matrix, unrounded, (32, 32), CPU)
+    stored = {STEM.name: variant.stem.weight.detach()}
+    wide = {STEM.name: variant.stem.weight.detach().double()}
+    return validate.compare(variant, base, [STEM], matrix, stored, wide, (32, 32), CPU)
+
+
+def whole_proof(base: Net, variant: Net) -> ProofResult:
+    """The proof as the job does it."""
+    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    original = {STEM.name: base.stem.weight.detach()}
+    scheme = schemes.get("repeat")
+    return validate.prove(variant, base, [STEM], scheme, matrix, original, (32, 32), CPU)
 
 
 @pytest.mark.parametrize("target", [1, 2, 3, 4, 25])
@@ -98,7 +105,7 @@ def test_half_precision_is_proved_before_its_rounding(dtype: torch.dtype) -> Non
     base, _ = nets(4)
     base.stem.to(dtype)
     variant = half(base, dtype)
-    result = proof(base, variant, rounding_checked=True)
+    result = whole_proof(base, variant)
     assert result.equivalent
     assert result.equivalence_error > 10 * exact
 
@@ -113,6 +120,30 @@ def half(base: Net, dtype: torch.dtype) -> Net:
     return variant
 
 
+class Steep(Net):
+    """A model that makes much of little, as deep convolutional ones do: rounding included."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e5 * super().forward(x))
+
+
+def steep(mutant: bool = False) -> tuple[Net, Net]:
+    base, variant = nets(25)
+    base.__class__ = variant.__class__ = Steep
+    if mutant:
+        variant.stem.weight.data = stems.roll(variant.stem.weight.data, STEM, 25)
+    return base, variant
+
+
+def test_where_float32_cannot_tell_float64_does() -> None:
+    base, variant = steep()
+    result = whole_proof(base, variant)
+    assert result.equivalence_error > validate.TOLERANCE
+    assert result.equivalent
+    assert variant.stem.weight.dtype == torch.float32
+    assert not proof(*steep(mutant=True)).equivalent
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_stored_stem_off_by_one_bit_is_an_error(dtype: torch.dtype) -> None:
     base, _ = nets(4)
@@ -121,7 +152,7 @@ def test_a_stored_stem_off_by_one_bit_is_an_error(dtype: torch.dtype) -> None:
     bits = variant.stem.weight.data.view(torch.int16)
     bits[0, 0, 0, 0] ^= 1
     with pytest.raises(ValidationError, match=r"stem\.weight isn't the source's stem"):
-        proof(base, variant, rounding_checked=True)
+        whole_proof(base, variant)
 
 
 def test_the_stem_is_put_back_untouched() -> None:
@@ -149,7 +180,7 @@ def test_an_output_that_is_not_finite_is_an_error() -> None:
 
 def test_nested_outputs_are_all_compared() -> None:
     nested = {"a": [torch.zeros(2, 1), (torch.ones(2, 2),)], "b": torch.ones(2, 3).half()}
-    assert [tuple(t.shape) for t in validate._tensors(nested)] == [(2, 1), (2, 2), (2, 3)]
+    assert [tuple(t.shape) for t in passes.tensors(nested)] == [(2, 1), (2, 2), (2, 3)]
 
 
 def test_the_images_are_the_same_everywhere_and_differ() -> None:
@@ -164,13 +195,14 @@ def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
     device = validate.best_device()
-    unrounded = {STEM.name: variant.stem.weight.detach().cpu()}
-    result = validate.prove(variant, base, [STEM], matrix, unrounded, (224, 224), device)
+    original = {STEM.name: base.stem.weight.detach().clone()}
+    scheme = schemes.get("repeat")
+    result = validate.prove(variant, base, [STEM], scheme, matrix, original, (224, 224), device)
     assert result.equivalent
     assert validate.device_name(device) == torch.cuda.get_device_name()
 
 
 def test_a_stem_that_no_image_moves_proves_nothing() -> None:
-    flat = validate._Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
-    result = validate._judge(flat, flat, flat, flat)
+    flat = Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
+    result = validate._judge(flat, flat, flat)
     assert not result.equivalent

@@ -119,7 +119,7 @@ class _Subject:
         return stems.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
 
 
-_Prove = Callable[[_Subject, nn.Module, dict[str, Tensor], Tensor], ProofResult]
+_Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]
 
 
 def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
@@ -131,31 +131,28 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
             with torch.device("meta"):
                 empty = subject.zoo.build(subject.entry, row.in_chans).eval()
             row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
-            result = prove(subject, empty, subject.adapted(row.scheme, row.in_chans), matrix)
+            result = prove(subject, empty, row.scheme, matrix)
             row = replace(row, **asdict(result))
-            scheme = schemes.get(row.scheme)
-            validate.check(result, all(stems.exact(s, scheme, matrix) for s in subject.stems))
+            validate.check(result, subject.stems, schemes.get(row.scheme), matrix)
     except StageError as error:
         row = replace(row, status="failed", reason=one_line(error))
     return replace(row, seconds=time.monotonic() - started)
 
 
-def _prove_stems(
-    subject: _Subject, empty: nn.Module, adapted: dict[str, Tensor], matrix: Tensor
-) -> ProofResult:
+def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
     """The models stay on the meta device but for the modules up to the last stem."""
+    adapted = subject.adapted(scheme, matrix.shape[1])
     empty.load_state_dict(adapted, strict=False, assign=True)
     size = (subject.facts.height, subject.facts.width)
     with seeded.materialised_on_demand(empty, subject.base):
         return validate.prove_stems(empty, subject.base, subject.stems, matrix, size)
 
 
-def _prove_whole(
-    subject: _Subject, empty: nn.Module, adapted: dict[str, Tensor], matrix: Tensor
-) -> ProofResult:
+def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
     """Both models are loaded from a variant's config.json, as the job does."""
     zoo, facts = subject.zoo, subject.facts
     tensors = subject.base.state_dict()
+    adapted = subject.adapted(scheme, matrix.shape[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bands = Bands.counted(matrix.shape[1])
@@ -165,8 +162,9 @@ def _prove_whole(
             variant=zoo.load(folder, {**tensors, **adapted}),
             base=zoo.load(folder, tensors, in_chans=facts.chans),
             stems=subject.stems,
+            scheme=schemes.get(scheme),
             matrix=matrix,
-            unrounded=adapted,
+            originals=subject.originals(),
             input_size=(facts.height, facts.width),
             device=torch.device("cpu"),
         )

@@ -266,12 +266,13 @@ def _prove(
         variant=model,
         base=base,
         stems=adapted.stems,
+        scheme=scheme,
         matrix=matrix,
-        unrounded=stems.unrounded(original, adapted.stems, scheme, matrix),
+        originals=original,
         input_size=(adapted.facts.height, adapted.facts.width),
         device=device,
     )
-    validate.check(result, all(stems.exact(stem, scheme, matrix) for stem in adapted.stems))
+    validate.check(result, adapted.stems, scheme, matrix)
     row = {
         **manifest.variant_columns(
             adapted, variant, facts_for(adapted.facts, target.bands, matrix)

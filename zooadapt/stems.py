@@ -130,9 +130,8 @@ def adapt(
 def unrounded(
     tensors: Mapping[str, Tensor], stems: Iterable[Stem], scheme: Scheme, matrix: Tensor
 ) -> dict[str, Tensor]:
-    """What `adapt` gives before it is rounded to a half-precision dtype: float32 or wider."""
-    wide = {n: t.to(torch.promote_types(t.dtype, torch.float32)) for n, t in tensors.items()}
-    return adapt(wide, stems, scheme, matrix)
+    """What `adapt` gives before it is rounded to the stored dtype, in float64."""
+    return adapt({n: t.double() for n, t in tensors.items()}, stems, scheme, matrix)
 
 
 def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:

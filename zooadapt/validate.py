@@ -11,24 +11,25 @@ variant is `equivalent` if its error is at most TOLERANCE and the control at lea
 Where the control is smaller, the model's outputs can't tell a right stem from a wrong one, and the
 outputs of the stem modules are compared instead.
 
-A stem stored in half precision is W·M rounded once, which moves the output by more than some wrong
-stems do (measured over 27 architectures with random weights: 1e-4 to 0.5 for both dtypes). So
-there the tolerance is asked of W·M before the rounding, and of the stored stem that it is W·M
-rounded, bit for bit; `equivalence_error` is that of the stored stem all the same.
+Rounding alone can move an output by more than some wrong stems do: float32's in deep models (with
+random weights up to 1e-3), and that of W·M to half precision in any (1e-4 to 0.5). So every stored
+stem must be W·M, rounded, bit for bit; and where the error of a variant that should be exact is
+above the tolerance, both models are run once more in float64, with W·M before its rounding, and
+that must be within it. `equivalence_error` is that of the stored stem all the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from zooadapt import stems as stem_tools
 from zooadapt.errors import ValidationError
+from zooadapt.passes import Outputs, Pass, run, run_to_stems
 from zooadapt.records import Proof, ProofResult, Stem
-from zooadapt.schemes import mix_images
+from zooadapt.schemes import Scheme, mix_images
 
 TOLERANCE = 1e-4
 """Largest error of an equivalent variant: the rounding of a float32 forward pass, for which 8e-7 to
@@ -37,40 +38,92 @@ TOLERANCE = 1e-4
 _LEAST_CONTROL = 100 * TOLERANCE
 _SEED = 20240117
 
-Outputs = list[Tensor]
-"""Float tensors, batch first: (2, …) each."""
-
 
 def prove(
     variant: nn.Module,
     base: nn.Module,
     stems: Sequence[Stem],
+    scheme: Scheme,
     matrix: Tensor,
-    unrounded: Mapping[str, Tensor],
+    originals: Mapping[str, Tensor],
+    input_size: tuple[int, int],
+    device: torch.device,
+) -> ProofResult:
+    """`compare` for a variant made under a scheme from the `originals`, the base's stem tensors."""
+    adapted = stem_tools.adapt(originals, stems, scheme, matrix)
+    exact = _is_exact(stems, scheme, matrix)
+    unrounded = stem_tools.unrounded(originals, stems, scheme, matrix) if exact else None
+    return compare(variant, base, stems, matrix, adapted, unrounded, input_size, device)
+
+
+def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> None:
+    """Raise ValidationError if the variant should compute base(M·x) and doesn't."""
+    if not result.equivalent and _is_exact(stems, scheme, matrix):
+        raise ValidationError(
+            f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
+            f"control {result.control_error:.2g} ({result.proof})"
+        )
+
+
+def _is_exact(stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> bool:
+    return all(stem_tools.exact(stem, scheme, matrix) for stem in stems)
+
+
+def compare(
+    variant: nn.Module,
+    base: nn.Module,
+    stems: Sequence[Stem],
+    matrix: Tensor,
+    adapted: Mapping[str, Tensor],
+    unrounded: Mapping[str, Tensor] | None,
     input_size: tuple[int, int],
     device: torch.device,
 ) -> ProofResult:
     """Run `variant` (N channels) and `base` (B channels) on `device` and compare.
 
-    `matrix` is M (B, N); `unrounded` are the stems' tensors for it in float32 or wider;
-    `input_size` is (height, width) in pixels. Both models are left on the device in float32.
+    `matrix` is M (B, N); `adapted` are the stems' tensors that the variant must hold, `unrounded`
+    the same in float64, or None where the variant needn't compute base(M·x); `input_size` is
+    (height, width) in pixels. Both models are left on the device in float32.
 
-    Raises ValidationError where a stored stem isn't the unrounded one, rounded; where the outputs
-    differ in number or shape, or aren't finite; and where a stem isn't called.
+    Raises ValidationError where a stored stem isn't the adapted one; where the outputs differ in
+    number or shape, or aren't finite; and where a stem isn't called.
     """
-    rounded = _rounded(variant, unrounded)
+    _check_stored(variant, adapted)
     variant, base = variant.float().to(device), base.float().to(device)
     images = seeded_images(matrix.shape[1], input_size).to(device)
     with torch.inference_mode(), _full_float32():
-        wanted = _run(base, mix_images(images, matrix), stems)
-        got = exact = _run(variant, images, stems)
+        wanted = run(base, mix_images(images, matrix), stems)
+        got = run(variant, images, stems)
         _check_outputs(got.final, wanted.final)
-        if rounded:
-            with _replaced(variant, {name: unrounded[name].float() for name in rounded}):
-                exact = _run(variant, images, stems)
         with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
-            wrong = _run(variant, images, stems)
-    return _judge(got, exact, wrong, wanted)
+            wrong = run(variant, images, stems)
+        result = _judge(got, wanted, wrong)
+        if result.equivalent or unrounded is None or result.control_error < _LEAST_CONTROL:
+            return result
+        within = _exact_error(variant, base, stems, matrix, unrounded, images, result.proof)
+    return replace(result, equivalent=within <= TOLERANCE)
+
+
+def _exact_error(
+    variant: nn.Module,
+    base: nn.Module,
+    stems: Sequence[Stem],
+    matrix: Tensor,
+    unrounded: Mapping[str, Tensor],
+    images: Tensor,
+    proof: Proof,
+) -> float:
+    """The error in float64, of W·M before it was rounded."""
+    variant.double()
+    base.double()
+    try:
+        wanted = run(base, mix_images(images.double(), matrix), stems)
+        with _replaced(variant, unrounded):
+            got = run(variant, images.double(), stems)
+    finally:
+        variant.float()
+        base.float()
+    return float(_distances(got, wanted, proof).max())
 
 
 def prove_stems(
@@ -86,29 +139,18 @@ def prove_stems(
     """
     images = seeded_images(matrix.shape[1], input_size)
     with torch.inference_mode(), _full_float32():
-        wanted = _run_to_stems(base, mix_images(images, matrix), stems)
-        got = _run_to_stems(variant, images, stems)
+        wanted = run_to_stems(base, mix_images(images, matrix), stems)
+        got = run_to_stems(variant, images, stems)
         with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
-            wrong = _run_to_stems(variant, images, stems)
-    return _judge(got, got, wrong, wanted)
+            wrong = run_to_stems(variant, images, stems)
+    return _judge(got, wanted, wrong)
 
 
-def check(result: ProofResult, exact: bool) -> None:
-    """Raise ValidationError if the variant should compute base(M·x) exactly and doesn't."""
-    if exact and not result.equivalent:
-        raise ValidationError(
-            f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
-            f"control {result.control_error:.2g} ({result.proof})"
-        )
-
-
-def _rounded(variant: nn.Module, unrounded: Mapping[str, Tensor]) -> list[str]:
-    """The names of the stems' tensors that are stored in half precision."""
+def _check_stored(variant: nn.Module, adapted: Mapping[str, Tensor]) -> None:
     state = variant.state_dict()
-    for name, tensor in unrounded.items():
-        if not torch.equal(state[name], tensor.to(state[name])):
+    for name, tensor in adapted.items():
+        if state[name].dtype != tensor.dtype or not torch.equal(state[name], tensor):
             raise ValidationError(f"{name} isn't the source's stem contracted with the matrix")
-    return [name for name in unrounded if state[name].dtype in (torch.float16, torch.bfloat16)]
 
 
 def seeded_images(chans: int, size: tuple[int, int]) -> Tensor:
@@ -127,76 +169,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What one forward pass gave."""
-
-    final: Outputs
-    stems: Outputs
-    """The outputs of the stem modules, in the order of the stems."""
-
-
-def _run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> _Pass:
-    with _listening(model, stems) as heard:
-        final = list(_tensors(model(images)))
-    return _Pass(final, _spoken(heard, stems))
-
-
-class _AllSpoke(Exception):
-    """Ends a forward pass when its last stem has spoken."""
-
-
-def _run_to_stems(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> _Pass:
-    with _listening(model, stems, stop=True) as heard, suppress(_AllSpoke):
-        model(images)
-    return _Pass([], _spoken(heard, stems))
-
-
-@contextmanager
-def _listening(
-    model: nn.Module, stems: Sequence[Stem], stop: bool = False
-) -> Iterator[dict[str, Tensor]]:
-    """Within the block, collect the outputs of the stem modules under their names."""
-    modules = {stem.module for stem in stems}
-    heard: dict[str, Tensor] = {}
-
-    def listener(name: str) -> Callable[..., None]:
-        def listen(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            heard[name] = output
-            if stop and heard.keys() == modules:
-                raise _AllSpoke
-
-        return listen
-
-    hooks = [
-        model.get_submodule(name).register_forward_hook(listener(name)) for name in sorted(modules)
-    ]
-    try:
-        yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _spoken(heard: Mapping[str, Tensor], stems: Sequence[Stem]) -> Outputs:
-    silent = [stem.module for stem in stems if stem.module not in heard]
-    if silent:
-        raise ValidationError(f"the forward pass never calls {silent[0]}, which reads the image")
-    return [heard[stem.module] for stem in stems]
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """The float tensors of a model's output, however nested."""
-    if isinstance(output, Tensor):
-        yield output.float()
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from _tensors(value)
-
-
 def _check_outputs(got: Outputs, wanted: Outputs) -> None:
     shapes, expected = [tuple(t.shape) for t in got], [tuple(t.shape) for t in wanted]
     if not got or shapes != expected:
@@ -205,21 +177,15 @@ def _check_outputs(got: Outputs, wanted: Outputs) -> None:
         raise ValidationError("the output has NaN or infinite values")
 
 
-def _judge(got: _Pass, exact: _Pass, wrong: _Pass, wanted: _Pass) -> ProofResult:
-    """`exact` is the pass whose error must be within the tolerance."""
+def _judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
     tells = got.final and distance(wrong.final, wanted.final) >= _LEAST_CONTROL
     proof: Proof = "forward" if tells else "stem"
+    error = float(_distances(got, wanted, proof).max())
     control = float(_distances(wrong, wanted, proof).min())
-    within = float(_distances(exact, wanted, proof).max()) <= TOLERANCE
-    return ProofResult(
-        equivalence_error=float(_distances(got, wanted, proof).max()),
-        control_error=control,
-        equivalent=within and control >= _LEAST_CONTROL,
-        proof=proof,
-    )
+    return ProofResult(error, control, error <= TOLERANCE and control >= _LEAST_CONTROL, proof)
 
 
-def _distances(got: _Pass, wanted: _Pass, proof: Proof) -> Tensor:
+def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:
     """Of the outputs together, or of each stem; as a tensor, whose extremes heed NaN."""
     pairs = [(got.final, wanted.final)]
     if proof == "stem":

@@ -55,12 +55,13 @@ class Variant:
             variant=self._built(tensors, chans),
             base=self._built({**self.tensors, **self.originals}, base_chans),
             stems=found,
+            scheme=rule,
             matrix=matrix,
-            unrounded=stems.unrounded(self.originals, found, rule, matrix),
+            originals=self.originals,
             input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
             device=torch.device("cpu"),
         )
-        validate.check(result, all(stems.exact(stem, rule, matrix) for stem in found))
+        validate.check(result, found, rule, matrix)
         _log.warning(
             "the mirror lacks %s channels: made from %s, error %.1e",
             short, self.config["architecture"], result.equivalence_error,
