@@ -158,16 +158,15 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
         bands = Bands.counted(matrix.shape[1])
         config = zoo.config(subject.entry, subject.base, facts_for(facts, bands, matrix))
         (folder / CONFIG).write_text(json.dumps(config))
-        return validate.prove(
-            variant=zoo.load(folder, {**tensors, **adapted}),
+        prover = validate.Prover(
             base=zoo.load(folder, tensors, in_chans=facts.chans),
             stems=subject.stems,
-            scheme=schemes.get(scheme),
-            matrix=matrix,
             originals=subject.originals(),
             input_size=(facts.height, facts.width),
             device=torch.device("cpu"),
         )
+        variant = zoo.load(folder, {**tensors, **adapted})
+        return prover.prove(variant, schemes.get(scheme), matrix)
 
 
 def _timm_adapts(subject: _Subject, model: nn.Module, count: int) -> str:

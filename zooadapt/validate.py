@@ -5,11 +5,11 @@ with TF32 off, where b = base(M·x):
 
     equivalence_error = max|adapted(x) - b| / max|b₀ - b₁|
 
-The divisor is how far the image moves the output. `control_error` is the same figure for a stem
-known to be wrong (its image channels rolled; the sign flipped where that changes nothing). The
-variant is `equivalent` if its error is at most TOLERANCE and the control at least 100 times that.
-Where the control is smaller, the model's outputs can't tell a right stem from a wrong one, and the
-outputs of the stem modules are compared instead.
+The divisor is how far the image moves the output. `control_error` is the same figure, for the first
+image, of a stem known to be wrong (its image channels rolled; the sign flipped where that changes
+nothing). The variant is `equivalent` if its error is at most TOLERANCE and the control at least 100
+times that. Where the control is smaller, the model's outputs can't tell a right stem from a wrong
+one, and the outputs of the stem modules are compared instead.
 
 Rounding alone can move an output by more than some wrong stems do: float32's in deep models (with
 random weights up to 1e-3), and that of W·M to half precision in any (1e-4 to 0.5). So every stored
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from zooadapt import stems as stem_tools
 from zooadapt.errors import ValidationError
+from zooadapt.images import images_for, seeded_images
 from zooadapt.passes import Outputs, Pass, run, run_to_stems
 from zooadapt.records import Proof, ProofResult, Stem
 from zooadapt.schemes import Scheme, mix_images
@@ -36,24 +37,125 @@ TOLERANCE = 1e-4
 2e-5 was measured."""
 
 _LEAST_CONTROL = 100 * TOLERANCE
-_SEED = 20240117
 
 
-def prove(
-    variant: nn.Module,
-    base: nn.Module,
-    stems: Sequence[Stem],
-    scheme: Scheme,
-    matrix: Tensor,
-    originals: Mapping[str, Tensor],
-    input_size: tuple[int, int],
-    device: torch.device,
-) -> ProofResult:
-    """`compare` for a variant made under a scheme from the `originals`, the base's stem tensors."""
-    adapted = stem_tools.adapt(originals, stems, scheme, matrix)
-    exact = _is_exact(stems, scheme, matrix)
-    unrounded = stem_tools.unrounded(originals, stems, scheme, matrix) if exact else None
-    return compare(variant, base, stems, matrix, adapted, unrounded, input_size, device)
+class Prover:
+    """A base model on a device, and what it gave; proves variants of it, one after the other.
+
+    Takes the base over: it is left on the device in float32, its tensors shared with the variants.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        stems: Sequence[Stem],
+        originals: Mapping[str, Tensor],
+        input_size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        """`originals` are the base's stem tensors; `input_size` is (height, width) in pixels."""
+        self._stems, self._originals = stems, originals
+        self._size, self._device = input_size, device
+        self._stored = base.state_dict()
+        self._base = base.float().to(device)
+        self._common: Pass | None = None
+
+    def prove(self, variant: nn.Module, scheme: Scheme, matrix: Tensor) -> ProofResult:
+        """`compare` for a variant made under a scheme from the originals."""
+        adapted = stem_tools.adapt(self._originals, self._stems, scheme, matrix)
+        exact = _is_exact(self._stems, scheme, matrix)
+        unrounded = (
+            stem_tools.unrounded(self._originals, self._stems, scheme, matrix) if exact else None
+        )
+        return self.compare(variant, matrix, adapted, unrounded)
+
+    def compare(
+        self,
+        variant: nn.Module,
+        matrix: Tensor,
+        adapted: Mapping[str, Tensor],
+        unrounded: Mapping[str, Tensor] | None,
+    ) -> ProofResult:
+        """Run the variant (N channels) and the base (B channels), and compare.
+
+        `matrix` is M (B, N); `adapted` are the stems' tensors that the variant must hold,
+        `unrounded` the same in float64, or None where the variant needn't compute base(M·x). The
+        variant is left on the device in float32.
+
+        Raises ValidationError where a stored stem isn't the adapted one; where the outputs differ
+        in number or shape, or aren't finite; and where a stem isn't called.
+        """
+        _check_stored(variant, adapted)
+        with torch.inference_mode(), _full_float32():
+            common = self._share(variant)
+            variant.float().to(self._device)
+            images, wanted = self._wanted(matrix)
+            got = run(variant, images, self._stems)
+            _check_outputs(got.final, wanted.final)
+            with _replaced(variant, _wrong(variant, self._stems, matrix.shape[1])):
+                wrong = run(variant, _enough(images, wanted), self._stems)
+            result = _judge(got, wanted, wrong)
+            if result.equivalent or unrounded is None or result.control_error < _LEAST_CONTROL:
+                return result
+            within = self._exact_error(variant, common, matrix, unrounded, images, result.proof)
+        return replace(result, equivalent=within <= TOLERANCE)
+
+    def _share(self, variant: nn.Module) -> list[str]:
+        """Give the variant the base's own tensors where both hold the same; returns their names."""
+        state = variant.state_dict()
+        common = [name for name in state if _same(state[name], self._stored.get(name))]
+        self._hand_over(variant, common)
+        return common
+
+    def _hand_over(self, variant: nn.Module, names: Sequence[str]) -> None:
+        state = self._base.state_dict()
+        variant.load_state_dict({name: state[name] for name in names}, strict=False, assign=True)
+
+    def _wanted(self, matrix: Tensor) -> tuple[Tensor, Pass]:
+        """Images x (2, N, height, width), and what the base gives for M·x.
+
+        Wherever M can make any image, the images are such that M·x is the same for every variant,
+        and the base is run once for all.
+        """
+        z = seeded_images(matrix.shape[0], self._size)
+        images = images_for(z, matrix)
+        if images is None:
+            images = seeded_images(matrix.shape[1], self._size)
+            mixed = mix_images(images, matrix).to(self._device)
+            return images.to(self._device), run(self._base, mixed, self._stems)
+        if self._common is None:
+            self._common = run(self._base, z.to(self._device), self._stems)
+        return images.to(self._device), self._common
+
+    def _exact_error(
+        self,
+        variant: nn.Module,
+        common: Sequence[str],
+        matrix: Tensor,
+        unrounded: Mapping[str, Tensor],
+        images: Tensor,
+        proof: Proof,
+    ) -> float:
+        """The error in float64, of W·M before it was rounded."""
+        self._base.double()
+        self._hand_over(variant, common)
+        variant.double()
+        try:
+            wanted = run(self._base, mix_images(images.double(), matrix), self._stems)
+            with _replaced(variant, unrounded):
+                got = run(variant, images.double(), self._stems)
+        finally:
+            self._base.float()
+            self._hand_over(variant, common)
+            variant.float()
+        return float(_distances(got, wanted, proof).max())
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    """Whether the tensors are equal, and of one dtype."""
+    if other is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> None:
@@ -67,63 +169,6 @@ def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Te
 
 def _is_exact(stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> bool:
     return all(stem_tools.exact(stem, scheme, matrix) for stem in stems)
-
-
-def compare(
-    variant: nn.Module,
-    base: nn.Module,
-    stems: Sequence[Stem],
-    matrix: Tensor,
-    adapted: Mapping[str, Tensor],
-    unrounded: Mapping[str, Tensor] | None,
-    input_size: tuple[int, int],
-    device: torch.device,
-) -> ProofResult:
-    """Run `variant` (N channels) and `base` (B channels) on `device` and compare.
-
-    `matrix` is M (B, N); `adapted` are the stems' tensors that the variant must hold, `unrounded`
-    the same in float64, or None where the variant needn't compute base(M·x); `input_size` is
-    (height, width) in pixels. Both models are left on the device in float32.
-
-    Raises ValidationError where a stored stem isn't the adapted one; where the outputs differ in
-    number or shape, or aren't finite; and where a stem isn't called.
-    """
-    _check_stored(variant, adapted)
-    variant, base = variant.float().to(device), base.float().to(device)
-    images = seeded_images(matrix.shape[1], input_size).to(device)
-    with torch.inference_mode(), _full_float32():
-        wanted = run(base, mix_images(images, matrix), stems)
-        got = run(variant, images, stems)
-        _check_outputs(got.final, wanted.final)
-        with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
-            wrong = run(variant, images, stems)
-        result = _judge(got, wanted, wrong)
-        if result.equivalent or unrounded is None or result.control_error < _LEAST_CONTROL:
-            return result
-        within = _exact_error(variant, base, stems, matrix, unrounded, images, result.proof)
-    return replace(result, equivalent=within <= TOLERANCE)
-
-
-def _exact_error(
-    variant: nn.Module,
-    base: nn.Module,
-    stems: Sequence[Stem],
-    matrix: Tensor,
-    unrounded: Mapping[str, Tensor],
-    images: Tensor,
-    proof: Proof,
-) -> float:
-    """The error in float64, of W·M before it was rounded."""
-    variant.double()
-    base.double()
-    try:
-        wanted = run(base, mix_images(images.double(), matrix), stems)
-        with _replaced(variant, unrounded):
-            got = run(variant, images.double(), stems)
-    finally:
-        variant.float()
-        base.float()
-    return float(_distances(got, wanted, proof).max())
 
 
 def prove_stems(
@@ -153,10 +198,10 @@ def _check_stored(variant: nn.Module, adapted: Mapping[str, Tensor]) -> None:
             raise ValidationError(f"{name} isn't the source's stem contracted with the matrix")
 
 
-def seeded_images(chans: int, size: tuple[int, int]) -> Tensor:
-    """Two different images (2, chans, height, width), the same on every machine."""
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(2, chans, *size, generator=generator)
+def _enough(images: Tensor, wanted: Pass) -> Tensor:
+    """The images for a control: the first is enough where outputs have one row an image."""
+    rows = {len(output) for output in [*wanted.final, *wanted.stems]}
+    return images[:1] if rows == {len(images)} else images
 
 
 def best_device() -> torch.device:
@@ -194,9 +239,12 @@ def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:
 
 
 def distance(got: Outputs, wanted: Outputs) -> float:
-    """max|got - wanted| in units of max|wanted₀ - wanted₁|, the effect of another image."""
+    """max|got - wanted| in units of max|wanted₀ - wanted₁|, the effect of another image.
+
+    `got` may have the outputs of the first image only.
+    """
     moved = max(float((b[0] - b[1]).abs().max()) for b in wanted)
-    apart = max(float((a - b).abs().max()) for a, b in zip(got, wanted, strict=True))
+    apart = max(float((a - b[: len(a)]).abs().max()) for a, b in zip(got, wanted, strict=True))
     return apart / moved if moved > 0 else float("nan")
 
 

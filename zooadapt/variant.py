@@ -51,16 +51,14 @@ class Variant:
         rule, (base_chans, chans) = schemes.get(scheme), matrix.shape
         made = stems.adapt(self.originals, found, rule, matrix)
         tensors = {**self.tensors, **made}
-        result = validate.prove(
-            variant=self._built(tensors, chans),
+        prover = validate.Prover(
             base=self._built({**self.tensors, **self.originals}, base_chans),
             stems=found,
-            scheme=rule,
-            matrix=matrix,
             originals=self.originals,
             input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
             device=torch.device("cpu"),
         )
+        result = prover.prove(self._built(tensors, chans), rule, matrix)
         validate.check(result, found, rule, matrix)
         _log.warning(
             "the mirror lacks %s channels: made from %s, error %.1e",
