@@ -11,15 +11,14 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from zooadapt.errors import PublishError
+from zooadapt.multipart import multipart, place
 from zooadapt.store import LocalStore, S3Store, Store
 
 HEAD = 5 * 2**20
@@ -85,7 +84,7 @@ class Shared:
         if (start, stop, _GRID) not in self._known:
             chunked = itertools.pairwise(bounds)
             joined = b"".join(bytes.fromhex(self._md5(*chunk)) for chunk in chunked)
-            self._known[start, stop, _GRID] = hashlib.md5(joined, usedforsecurity=False).hexdigest()
+            self._known[start, stop, _GRID] = _md5(joined)
         return digest == self._known[start, stop, _GRID]
 
     def _md5(self, start: int, stop: int) -> str:
@@ -136,46 +135,26 @@ def _locally(store: LocalStore, key: str, head: bytes, shared: Shared) -> bool |
 
 
 def _on_s3(store: S3Store, key: str, head: bytes, shared: Shared) -> bool | None:
-    """A multipart upload: the head and HEAD bytes of the shared part are sent, the rest copied."""
-    call, where = store.fs.call_s3, _place(store, key)
-    source = _place(store, shared.key)
-    etag = store.version(shared.key)
-    upload = {**where, "UploadId": call("create_multipart_upload", **where)["UploadId"]}
-
-    def copy(number: int, start: int, stop: int) -> tuple[dict[str, Any], bool | None]:
-        first = shared.start + start
-        answer = call(
-            "upload_part_copy",
-            **upload,
-            PartNumber=number,
-            CopySource=source,
-            CopySourceRange=f"bytes={first}-{shared.start + stop - 1}",
-            CopySourceIfMatch=etag,
-        )["CopyPartResult"]
-        stated = shared.is_stated(answer["ETag"], start, stop) if md5s else None
-        return {"PartNumber": number, "ETag": answer["ETag"]}, stated
-
+    """The head and the first bytes of the shared part are sent, the rest is copied."""
+    source, etag = place(store.fs, store.path(shared.key)), store.version(shared.key)
+    sent = b"".join([head, *shared.bytes(0, shared.parts[0][0])])
     try:
-        sent = b"".join([head, *shared.bytes(0, shared.parts[0][0])])
-        answer = call("upload_part", **upload, PartNumber=1, Body=sent)
-        first = {"PartNumber": 1, "ETag": answer["ETag"]}
-        md5s = answer["ETag"].strip('"') == hashlib.md5(sent, usedforsecurity=False).hexdigest()
-        with ThreadPoolExecutor(_COPIES) as pool:
-            starts, stops = zip(*shared.parts, strict=True)
-            copied = list(pool.map(copy, itertools.count(2), starts, stops))
-        if any(stated is False for _, stated in copied):
-            raise PublishError(f"the store copied other bytes into {key} than {shared.key} has")
-        parts = {"Parts": [first, *(part for part, _ in copied)]}
-        call("complete_multipart_upload", **upload, MultipartUpload=parts)
-    except BaseException as error:
-        with suppress(Exception):
-            call("abort_multipart_upload", **upload)
-        if isinstance(error, OSError):  # perhaps the store can't copy: it is sent whole instead
-            return None
-        raise
-    return all(stated for _, stated in copied)
+        with multipart(store.fs, store.path(key)) as made, ThreadPoolExecutor(_COPIES) as pool:
+            md5s = made.send(1, sent).strip('"') == _md5(sent)
+
+            def copied(number: int, start: int, stop: int) -> bool | None:
+                first, last = shared.start + start, shared.start + stop
+                stated = made.copy(number, source, etag, first, last)
+                return shared.is_stated(stated, start, stop) if md5s else None
+
+            verdicts = list(pool.map(copied, itertools.count(2), *zip(*shared.parts, strict=True)))
+            if False in verdicts:
+                raise PublishError(f"the store copied other bytes into {key} than {shared.key} has")
+            made.complete(len(head) + shared.size)
+    except OSError:  # perhaps the store can't copy: it is sent whole instead
+        return None
+    return all(verdicts)
 
 
-def _place(store: S3Store, key: str) -> dict[str, str]:
-    bucket, name, _ = store.fs.split_path(store.path(key))
-    return {"Bucket": bucket, "Key": name}
+def _md5(data: bytes | memoryview) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -63,8 +64,14 @@ def publish_variant(
     if composed is None:
         store.write(key, serialise(tensors))
     store.write(f"{folder}/{CONFIG}", [text])
-    seams = tuple(start for start, _ in shared.parts) if shared and composed else ()
-    return Published(target, folder, digest, size, len(head), seams)
+    published = Published(target, folder, digest, size, len(head))
+    if shared and composed:
+        seams = tuple(start for start, _ in shared.parts)
+        sent = hashlib.sha256(head)
+        for chunk in shared.bytes(0, seams[0]):
+            sent.update(chunk)
+        return replace(published, seams=seams, sent_sha256=sent.hexdigest())
+    return published
 
 
 def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -> str:

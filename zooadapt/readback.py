@@ -35,14 +35,16 @@ class Reader:
         key = f"{variant.folder}/{publish.WEIGHTS}"
         if variant.seams and self.first:
             file, start, tensors = self.first
-            sent, digest = _composed(self.store, key, variant, file, start)
+            sent = _composed(self.store, key, variant, file, start)
             tensors, verification = {**tensors, **publish.stored(sent[: variant.head])}, "composed"
+            same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256
         else:
             file, digest = self.store.local_file(key, self.folder)
             tensors, verification = dict(safetensors.torch.load_file(file)), "full"
+            same = digest == variant.sha256
         config = self.store.read(f"{variant.folder}/{publish.CONFIG}")
-        same = variant.folder.endswith(publish.content_id(digest, config))
-        if digest != variant.sha256 or not same:
+        named = variant.folder.endswith(publish.content_id(variant.sha256, config))
+        if not same or not named:
             raise ValidationError(
                 f"{variant.folder} was read back with other bytes than were written; check the "
                 f"store, then --retry-failed"
@@ -59,10 +61,8 @@ class Reader:
         return self._originals
 
 
-def _composed(
-    store: Store, key: str, variant: Published, body: Path, start: int
-) -> tuple[bytes, str]:
-    """The sent part of a composed object, and the sha256 in hex of the whole.
+def _composed(store: Store, key: str, variant: Published, body: Path, start: int) -> bytes:
+    """The sent part of a composed object.
 
     `body` is the first object as a local file that was read back whole, in which the shared part
     begins at `start`. What was sent is read, and the MiB on both sides of each seam; for the rest
@@ -70,23 +70,17 @@ def _composed(
 
     Raises ValidationError where a seam or the size isn't what it should be.
     """
-    head, seams = variant.head, variant.seams
-    size = body.stat().st_size - start
+    head = variant.head
     with body.open("rb") as file:
-        for seam in seams:
+        for seam in variant.seams:
             file.seek(start + seam - _MARGIN)
             wanted = file.read(2 * _MARGIN)
             begin = head + seam - _MARGIN
             if store.read_range(key, begin, begin + len(wanted)) != wanted:
                 raise ValidationError(f"{key} isn't what was composed, at byte {head + seam}")
-        if store.size(key) != head + size:
-            raise ValidationError(f"{key} has not the {head + size} bytes that were composed")
-        sent = store.read_range(key, 0, head + seams[0])
-        digest = hashlib.sha256(sent)
-        file.seek(start + seams[0])
-        while chunk := file.read(_MARGIN):
-            digest.update(chunk)
-    return sent, digest.hexdigest()
+    if store.size(key) != variant.bytes:
+        raise ValidationError(f"{key} has not the {variant.bytes} bytes that were composed")
+    return store.read_range(key, 0, head + variant.seams[0])
 
 
 def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:

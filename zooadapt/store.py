@@ -25,12 +25,12 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from zooadapt import multipart
+from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import Conflict, RunError, UsageError, one_line
 
 Chunks = Iterable[bytes | memoryview]
 
-_BLOCK = 16 * 2**20
-_MULTIPART = 32 * 2**20
 _LEASE = "runs/lease.json"
 _LEASE_SECONDS = 120
 
@@ -103,8 +103,8 @@ class Store:
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The object's bytes in order, in blocks of 16 MiB. Raises FileNotFoundError."""
-        with self.fs.open(self.path(key), "rb", block_size=_BLOCK, cache_type="readahead") as file:
-            while chunk := file.read(_BLOCK):
+        with self.fs.open(self.path(key), "rb", block_size=BLOCK, cache_type="readahead") as file:
+            while chunk := file.read(BLOCK):
                 yield chunk
 
     def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
@@ -200,17 +200,12 @@ class S3Store(Store):
     """A prefix of an S3 bucket."""
 
     def write(self, key: str, chunks: Chunks) -> None:
-        """Write an object by multipart upload; an upload that fails is aborted, never visible."""
-        file = self.fs.open(self.path(key), "wb", block_size=_MULTIPART, autocommit=False)
-        try:
-            for chunk in chunks:
-                file.write(chunk)
-            file.close()
-            file.commit()
-        except BaseException:
-            file.discard()
-            file.closed = True  # else its finaliser would try to upload the rest
-            raise
+        """Write an object, in parts if it is large; one that fails is aborted, never visible."""
+        multipart.upload(self.fs, self.path(key), chunks)
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """As of any store, several blocks at once."""
+        return in_order(lambda start, stop: self.read_range(key, start, stop), self.size(key))
 
     def version(self, key: str) -> str | None:
         """The object's ETag; None if absent."""
@@ -222,10 +217,10 @@ class S3Store(Store):
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """A PUT with If-Match, or If-None-Match: * for an object not there yet."""
-        bucket, name, _ = self.fs.split_path(self.path(key))
+        where = multipart.place(self.fs, self.path(key))
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
-            self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, **condition)
+            self.fs.call_s3("put_object", **where, Body=data, **condition)
         except OSError as cause:
             if _refused(cause):
                 raise Conflict(f"{key} was changed by another job") from cause

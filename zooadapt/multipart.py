@@ -1,0 +1,118 @@
+"""Objects put together on S3 of parts: sent, or copied by the store from another object."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+PART = 32 * 2**20
+"""Bytes of a part that is sent; S3 takes 5 MiB to 5 GiB, and 10,000 parts."""
+_AT_ONCE = 4
+"""Parts on their way at once."""
+
+
+@dataclass
+class Multipart:
+    """An upload on its way; parts may be sent and copied from several threads."""
+
+    call: Any
+    """s3fs's ``call_s3``."""
+    where: dict[str, str]
+    """The object's bucket and key."""
+    upload: dict[str, str]
+    """The same, and the upload's id."""
+    etags: dict[int, str] = field(default_factory=dict)
+    """The store's checksums of the parts, under their numbers from 1."""
+
+    def send(self, number: int, body: bytes | memoryview) -> str:
+        """Send a part; returns the store's ETag."""
+        answer = self.call("upload_part", **self.upload, PartNumber=number, Body=body)
+        self.etags[number] = answer["ETag"]
+        return self.etags[number]
+
+    def copy(
+        self, number: int, source: dict[str, str], etag: str | None, start: int, stop: int
+    ) -> str:
+        """Have a part copied from bytes of `source` while it has this ETag; returns the part's."""
+        answer = self.call(
+            "upload_part_copy",
+            **self.upload,
+            PartNumber=number,
+            CopySource=source,
+            CopySourceRange=f"bytes={start}-{stop - 1}",
+            CopySourceIfMatch=etag,
+        )
+        self.etags[number] = answer["CopyPartResult"]["ETag"]
+        return self.etags[number]
+
+    def complete(self, size: int) -> None:
+        """Make the object visible; the store refuses where the parts don't make up `size` bytes."""
+        parts = [{"PartNumber": n, "ETag": self.etags[n]} for n in sorted(self.etags)]
+        self.call(
+            "complete_multipart_upload",
+            **self.upload,
+            MultipartUpload={"Parts": parts},
+            MpuObjectSize=size,
+        )
+
+
+@contextmanager
+def multipart(filesystem: Any, path: str) -> Iterator[Multipart]:
+    """An upload to the object at `path` for the block, which has to `complete` it.
+
+    Where it doesn't, or the block raises, nothing becomes visible.
+    """
+    call, where = filesystem.call_s3, place(filesystem, path)
+    upload = {**where, "UploadId": call("create_multipart_upload", **where)["UploadId"]}
+    try:
+        yield Multipart(call, where, upload)
+    except BaseException:
+        with suppress(Exception):
+            call("abort_multipart_upload", **upload)
+        raise
+
+
+def place(filesystem: Any, path: str) -> dict[str, str]:
+    """The bucket and key of an object, as S3's calls name them."""
+    bucket, key, _ = filesystem.split_path(path)
+    return {"Bucket": bucket, "Key": key}
+
+
+def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write an object, in parts where it is large; it becomes visible whole, at the end.
+
+    At most `_AT_ONCE` parts are held.
+    """
+    parts = _regrouped(chunks)
+    first, second = next(parts, b""), next(parts, None)
+    if second is None:
+        filesystem.call_s3("put_object", **place(filesystem, path), Body=first)
+        return
+    with multipart(filesystem, path) as made, ThreadPoolExecutor(_AT_ONCE) as pool:
+        size, coming = 0, deque[Future[str]]()
+        for number, part in enumerate(chain([first, second], parts), 1):
+            if len(coming) == _AT_ONCE:
+                coming.popleft().result()
+            coming.append(pool.submit(made.send, number, part))
+            size += len(part)
+        for sent in coming:
+            sent.result()
+        made.complete(size)
+
+
+def _regrouped(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The same bytes in chunks of PART, the last of what is left."""
+    waiting: list[bytes | memoryview] = []
+    room = PART
+    for chunk in chunks:
+        rest = memoryview(chunk)
+        while len(rest) >= room:
+            yield b"".join([*waiting, rest[:room]])
+            rest, waiting, room = rest[room:], [], PART
+        waiting.append(rest)
+        room -= len(rest)
+    if room < PART:
+        yield b"".join(waiting)
