@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline
 from zooadapt.errors import RunError
+from zooadapt.fetch import Located
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.zoos import get
@@ -28,10 +28,10 @@ def _die_of_the_killer() -> None:
     """Run in every worker: one model kills its process, another the validator that proves it."""
     adapt, prove = pipeline.adapt, pipeline.prove
 
-    def adapt_or_die(request: Request, job: Job) -> object:
+    def adapt_or_die(request: Request, job: Job, located: Located | None) -> object:
         if request.entry.name == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
-        return adapt(replace(request), job)
+        return adapt(request, job, located)
 
     def prove_or_die(adapted: object, job: Job) -> ModelSummary:
         if job.run_id == "kill-validators":
@@ -84,10 +84,9 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("one", str(tmp_path), source_root=str(small))
-    other = cluster._Loop(deque(), job, cluster.workers(), lambda summary: None)
-    other.idle = [other._validator() for _ in range(other.division.validators)]
-    other.idle += [other._validator() for _ in range(2)]  # more than there are CPUs
-    assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
+    crowd = replace(cluster.workers(), validators=3)  # more than there are CPUs
+    with cluster.RayExecutor(job, crowd):
+        assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
 
 
 def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tenacity import wait_none
 
 from tests.conftest import SMALL
 from tests.support import hub
 from tests.support.hub import LoopbackHub
 from tests.support.seaweed import SeaweedFS
-from zooadapt import fetch
+from zooadapt import blocks, fetch
 from zooadapt.errors import FetchError, Unreachable
 from zooadapt.records import Job, ModelEntry
 
@@ -90,7 +91,7 @@ def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_a_web_server(
     served: LoopbackHub, small: Path, tmp_path: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_BLOCK", 100_000)  # several ranges
+    monkeypatch.setattr(blocks, "BLOCK", 100_000)  # several ranges
     served.ranges = ranges
     job = replace(JOB, source_root=f"{served.url}/files")
     assert fetched(ENTRY, job, tmp_path)[0] == original(small).read_bytes()
@@ -151,11 +152,14 @@ def test_wrong_content_of_the_right_length(
         fetch.fetch(wrong, tmp_path)
 
 
-def test_a_truncated_body(served: LoopbackHub, tmp_path: Path, small: Path) -> None:
+def test_a_truncated_body(
+    served: LoopbackHub, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch._range.retry, "wait", wait_none())
     located = fetch.locate(ENTRY, JOB)
     size = original(small).stat().st_size
     longer = replace(located, source=replace(located.source, bytes=size + 5))
-    with pytest.raises(FetchError, match=f"has {size} bytes instead of the stated {size + 5}"):
+    with pytest.raises(FetchError, match=f"{size} bytes came where {size + 5} were asked for"):
         fetch.fetch(longer, tmp_path)
 
 

@@ -1,38 +1,64 @@
 """`pipeline` for many models on Ray. Knows nothing of tensors.
 
 Tasks on CPUs fetch, adapt and publish; actors prove, one to a GPU where the cluster has GPUs. Only
-small records travel between them. A process that dies is replaced and its model tried again; a
-model that kills its process every time becomes a failure.
+small records travel between them. A process that dies is replaced; `schedule` says what then.
 """
 
-from collections import deque
+import concurrent.futures
 from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from zooadapt import pipeline
-from zooadapt.errors import RunError, StageError, WorkerDied, one_line, redact
-from zooadapt.records import Adapted, Job, ModelSummary, Request
+from zooadapt import fetch, pipeline
+from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
+from zooadapt.fetch import Located
+from zooadapt.records import Adapted, Job, ModelEntry, ModelSummary, Request
+from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
 
-_RETRIES = 2
-"""How often a model is tried again after its process died."""
+_LOOKUPS = 16
+"""Sources asked at once."""
+_LOOK_SECONDS = 0.2
+"""How often look-ups are seen to while tasks run."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done to a model, wherever; importable functions."""
+
+    locate: Callable[[ModelEntry, Job], Located]
+    adapt: Callable[[Request, Job, Located | None], Adapted | ModelSummary]
+    prove: Callable[[Adapted, Job], ModelSummary]
+
+
+STAGES = Stages(fetch.locate, pipeline.adapt, pipeline.prove)
 
 
 @ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
-def _adapt(request: Request, job: Job) -> Adapted | ModelSummary:
-    return pipeline.adapt(request, job)
+def _adapt(
+    stage: Callable[..., Adapted | ModelSummary],
+    request: Request,
+    job: Job,
+    located: Located | None,
+) -> Adapted | ModelSummary:
+    return stage(request, job, located)
 
 
 @ray.remote(max_restarts=0)
 class _Validator:
     """A process that keeps its device and its imports from one model to the next."""
 
+    def __init__(self, stage: Callable[[Adapted, Job], ModelSummary]) -> None:
+        pipeline.use_threads(1)  # there is one validator for every two CPUs, or a GPU computes
+        self.stage = stage
+
     def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
-        return pipeline.prove(adapted, job)
+        return self.stage(adapted, job)
 
 
 @dataclass(frozen=True)
@@ -80,103 +106,105 @@ def run(
     Raises RunError where the mirror can't be written to. On KeyboardInterrupt what runs is
     cancelled and what is recorded stays.
     """
-    loop = _Loop(deque(map(_Work, requests)), job, division, ended)
-    try:
-        loop.run()
-    except BaseException:
-        loop.cancel()
-        raise
+    given_up = partial(_fail, job)
+    with RayExecutor(job, division) as executor:
+        Schedule(iter(requests), executor, ended, given_up).run()
 
 
-@dataclass
-class _Work:
-    """One model on its way."""
-
-    request: Request
-    adapted: Adapted | None = None
-    """What to prove; None until it is adapted."""
-    deaths: int = 0
-    """How many processes died of it."""
+def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
+    return pipeline.fail(request, job, error)
 
 
-@dataclass
-class _Loop:
-    """The driver's state: every model that hasn't ended is in exactly one of the three places."""
+class RayExecutor:
+    """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
 
-    waiting: deque[_Work]
-    job: Job
-    division: Workers
-    ended: Callable[[ModelSummary], None]
-    adapted: deque[_Work] = field(default_factory=deque)
-    running: dict[ray.ObjectRef, tuple[_Work, Any]] = field(default_factory=dict)
-    """With the validator, or None for a task."""
-    idle: list[Any] = field(default_factory=list)
-    """Validators."""
+    def __init__(self, job: Job, division: Workers, stages: Stages = STAGES) -> None:
+        """Starts the validators."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        memory = [int(resources.get("memory", 0)) for resources in nodes]
+        self.capacity = Capacity(division.validators, division.adapting, sum(memory), max(memory))
+        self._job, self._division, self._stages = job, division, stages
+        self._pool = ThreadPoolExecutor(_LOOKUPS)
+        self._lookups: dict[Future[Located], Work] = {}
+        self._running: dict[ray.ObjectRef, tuple[Work, Any]] = {}
+        """With the validator, or None for a task."""
+        self._idle = [self._validator() for _ in range(division.validators)]
 
-    def run(self) -> None:
-        """Until every model has ended."""
-        self.idle = [self._validator() for _ in range(self.division.validators)]
-        while self.waiting or self.adapted or self.running:
-            self._submit()
-            done, _ = ray.wait([*self.running])
-            for ref in done:
-                self._take(ref, *self.running.pop(ref))
+    def __enter__(self) -> "RayExecutor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _validator(self) -> Any:
-        return _Validator.options(**self.division.options).remote()  # type: ignore[attr-defined]
+        remote = _Validator.options(**self._division.options)  # type: ignore[attr-defined]
+        return remote.remote(self._stages.prove)
 
-    def _submit(self) -> None:
-        """Keep every worker busy, and no more published than the validators keep up with."""
-        while self.adapted and self.idle:
-            work, validator = self.adapted.popleft(), self.idle.pop()
-            named = validator.prove.options(name=f"prove {work.request.entry.name}")
-            self.running[named.remote(work.adapted, self.job)] = work, validator
-        adapting = sum(validator is None for _, validator in self.running.values())
-        room = self.division.adapting - adapting - len(self.adapted)
-        for _ in range(min(room, len(self.waiting))):
-            work = self.waiting.popleft()
-            named = _adapt.options(name=f"adapt {work.request.entry.name}")
-            self.running[named.remote(work.request, self.job)] = work, None
+    def start(self, stage: Stage, work: Work) -> None:
+        """Begin, without waiting."""
+        entry = work.request.entry
+        if stage == "locate":
+            self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = work
+        elif stage == "adapt":
+            task = _adapt.options(name=f"adapt {entry.name}", memory=work.memory)
+            call = self._stages.adapt, work.request, self._job, work.located
+            self._running[task.remote(*call)] = work, None
+        else:
+            validator = self._idle.pop()
+            proof = validator.prove.options(name=f"prove {entry.name}")
+            self._running[proof.remote(work.adapted, self._job)] = work, validator
 
-    def _take(self, ref: ray.ObjectRef, work: _Work, validator: Any) -> None:
+    def ended(self) -> list[tuple[Stage, Work, Outcome]]:
+        """Wait until something that was started ends; all that has ended since the last call."""
+        while True:
+            found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
+            results = [self._result(ref) for ref in self._done(wait=not found)]
+            if found or results:
+                return found + results
+
+    def _done(self, wait: bool) -> list[ray.ObjectRef]:
+        """The tasks that ended; wait for one, or for a look-up."""
+        refs = [*self._running]
+        if not refs:
+            if wait:
+                concurrent.futures.wait(self._lookups, return_when=FIRST_COMPLETED)
+            return []
+        done: list[ray.ObjectRef]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and wait:
+            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else None)
+        return done
+
+    def _found(self, lookup: Future[Located]) -> tuple[Stage, Work, Outcome]:
+        work = self._lookups.pop(lookup)
+        failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
+        return "locate", work, None if failed else lookup.result()
+
+    def _result(self, ref: ray.ObjectRef) -> tuple[Stage, Work, Outcome]:
+        work, validator = self._running.pop(ref)
+        stage: Stage = "prove" if validator else "adapt"
         try:
-            result: Adapted | ModelSummary = ray.get(ref)
+            outcome: Outcome = ray.get(ref)
         except RayTaskError as cause:
             raise RunError(
-                f"{work.request.entry.name} can't be recorded in {redact(self.job.dest)}: "
+                f"{work.request.entry.name} can't be recorded in {redact(self._job.dest)}: "
                 f"{one_line(cause.cause or cause)}"
             ) from cause
         except RayError as cause:
-            self._died(work, validator, cause)
-            return
-        if validator is not None:
-            self.idle.append(validator)
-        if isinstance(result, Adapted):
-            self.adapted.append(replace(work, adapted=result))
-        else:
-            self.ended(result)
-
-    def _died(self, work: _Work, validator: Any, cause: RayError) -> None:
-        """Try the model again in another process, but not for ever."""
-        if not _cluster_lives():
-            raise RunError(
-                f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the same "
-                f"command goes on"
-            ) from cause
-        if validator is not None:
-            self.idle.append(self._validator())
-        work = replace(work, deaths=work.deaths + 1)
-        if work.deaths > _RETRIES:
-            self.ended(pipeline.fail(work.request, self.job, _death(work, cause)))
-        elif work.adapted:
-            self.adapted.append(work)
-        else:
-            self.waiting.append(work)
+            if not _cluster_lives():
+                raise RunError(
+                    f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the "
+                    f"same command goes on"
+                ) from cause
+            outcome = Died(cause)
+        if validator:
+            self._idle.append(self._validator() if isinstance(outcome, Died) else validator)
+        return stage, work, outcome
 
     def cancel(self) -> None:
         """Stop what runs; what isn't recorded is done again by the next run."""
         with suppress(Exception):
-            tasks = [ref for ref, (_, validator) in self.running.items() if validator is None]
+            tasks = [ref for ref, (_, validator) in self._running.items() if validator is None]
             for ref in tasks:
                 ray.cancel(ref)
             ray.wait(tasks, num_returns=len(tasks), timeout=5)
@@ -187,13 +215,3 @@ def _cluster_lives() -> bool:
         return any(node["Alive"] for node in ray.nodes())
     except Exception:
         return False
-
-
-def _death(work: _Work, cause: RayError) -> StageError:
-    who = "validating" if work.adapted else "adapting"
-    error = WorkerDied(
-        f"the process {who} it died {work.deaths} times, perhaps for want of memory; give the "
-        f"nodes more, then --retry-failed"
-    )
-    error.__cause__ = cause
-    return error

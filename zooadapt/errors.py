@@ -93,6 +93,12 @@ class WorkerDied(StageError):
     stage = "worker"
 
 
+class TooLarge(StageError):
+    """No node of the cluster has the memory that the model may take."""
+
+    stage = "worker"
+
+
 @contextmanager
 def stage(error: type[StageError]) -> Iterator[None]:
     """Turn any unforeseen exception of the block into `error`."""

@@ -4,8 +4,10 @@ import hashlib
 import importlib.resources
 import os
 import re
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,14 +26,16 @@ from huggingface_hub.errors import (
 )
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import FetchError, Unreachable, one_line, redact
 from zooadapt.records import Job, ModelEntry, Source
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a Hub repository, in this order."""
 
-_BLOCK = 16 * 2**20
 _ATTEMPTS = 5
+_FRESH = 600
+"""Seconds for which what was found is taken as it is."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
@@ -42,6 +46,8 @@ class Located:
     source: Source
     filesystem: Any
     path: str
+    when: float = field(default_factory=time.time)
+    """Seconds since the epoch; what was found may be out of date, and a signed URL expires."""
 
 
 def location(entry: ModelEntry, source_root: str | None) -> str:
@@ -84,6 +90,13 @@ def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
     return _at(where, where, job.source_options if job.source_root else {})
 
 
+def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
+    """What was found if it is fresh, else what `locate` finds now."""
+    if located and time.time() - located.when < _FRESH:
+        return located
+    return locate(entry, job)
+
+
 def fetch(located: Located, spool: Path) -> tuple[Path, str]:
     """The checkpoint as a local file, and its sha256 (64 hex digits).
 
@@ -97,7 +110,10 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
         digest, size = _hash(file)
     else:
         file = spool / Path(urlsplit(located.source.uri).path).name
-        digest, size = _download(located, file)
+        try:
+            digest, size = _download(located, file)
+        except (OSError, aiohttp.ClientError) as cause:
+            raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
     _verify(located.source, digest, size)
     return file, digest
 
@@ -123,19 +139,21 @@ def _hash(file: Path) -> tuple[str, int]:
 
 def _download(located: Located, file: Path) -> tuple[str, int]:
     """Copy to `file`; returns sha256 and size of the bytes that were read."""
-    partial = file.with_name(file.name + ".partial")
+    unfinished = file.with_name(file.name + ".partial")
     try:
-        facts = _copy(located, partial, _BLOCK)
+        facts = _copy(located, unfinished, ranges=True)
     except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
-        facts = _copy(located, partial, 0)
-    partial.replace(file)
+        facts = _copy(located, unfinished, ranges=False)
+    unfinished.replace(file)
     return facts
 
 
-def _copy(located: Located, partial: Path, block_size: int) -> tuple[str, int]:
-    digest = hashlib.sha256()
-    with _open(located, block_size) as source, partial.open("wb") as out:
-        for block in _blocks(source, located.source.bytes):
+def _copy(located: Located, unfinished: Path, ranges: bool) -> tuple[str, int]:
+    size, digest = located.source.bytes, hashlib.sha256()
+    with _open(located, BLOCK if ranges else 0) as source, unfinished.open("wb") as out:
+        at_once = ranges and size is not None and located.filesystem.async_impl
+        blocks = in_order(partial(_range, source), size or 0) if at_once else _blocks(source)
+        for block in blocks:
             digest.update(block)
             out.write(block)
         return digest.hexdigest(), out.tell()
@@ -149,13 +167,10 @@ def _open(located: Located, block_size: int) -> Any:
     )
 
 
-def _blocks(file: Any, size: int | None) -> Iterator[bytes]:
-    """The file's bytes in order; each block is asked for again when its answer breaks off."""
+def _blocks(file: Any) -> Iterator[bytes]:
+    """The file's bytes as they come; asked for again where an answer breaks off."""
     position = 0
-    while size is None or position < size:
-        block = _read_at(file, position)
-        if not block:
-            return
+    while block := _read_at(file, position):
         position += len(block)
         yield block
 
@@ -169,16 +184,27 @@ def _passing(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
-@retry(
+_again = retry(
     retry=retry_if_exception(_passing),
     stop=stop_after_attempt(_ATTEMPTS),
     wait=wait_random_exponential(max=20),
     reraise=True,
 )
+
+
+@_again
+def _range(file: Any, start: int, stop: int) -> bytes:
+    block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: has no state
+    if len(block) != stop - start:
+        raise OSError(f"{len(block)} bytes came where {stop - start} were asked for")
+    return block
+
+
+@_again
 def _read_at(file: Any, position: int) -> bytes:
     if file.tell() != position:
         file.seek(position)
-    block: bytes = file.read(_BLOCK)
+    block: bytes = file.read(BLOCK)
     return block
 
 

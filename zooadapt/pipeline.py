@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,20 +62,25 @@ from zooadapt.store import Store, open_store
 
 VERSIONS = {"zooadapt": __version__, "timm": timm.__version__}
 """What a record was made with: with others, an unsupported model may have become supported."""
+_SIBLINGS = 4
+"""Variants published at once: one is hashed while the store copies another."""
 ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
 
-def adapt(request: Request, job: Job) -> Adapted | ModelSummary:
+def adapt(
+    request: Request, job: Job, located: fetch.Located | None = None
+) -> Adapted | ModelSummary:
     """Fetch, adapt and publish one model: what `prove` goes on with, or the end of the model.
 
+    `located` is its checkpoint, where that was looked up already.
     What is wrong with the model is recorded, not raised; raises only where the mirror can't be
     written to at all.
     """
     started = time.monotonic()
     try:
         with stage(FetchError), spool() as folder:
-            return _adapt(request, job, folder, started)
+            return _adapt(request, job, located, folder, started)
     except StageError as error:
         return fail(request, job, error, time.monotonic() - started)
 
@@ -91,11 +97,11 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     failures = list(adapted.failures)
     store = open_store(job.dest, job.dest_options)
     with spool() as folder:
-        reader, base = Reader(store, folder), None
+        reader, prover = Reader(store, folder), None
         for variant in adapted.variants:
             try:
                 with stage(ValidationError):
-                    row, base = _prove(adapted, variant, reader, base, device)
+                    row, prover = _prove(adapted, variant, reader, prover, device)
                     rows.append(row)
                     made.append(variant.target.short)
             except StageError as error:
@@ -112,6 +118,11 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     )
 
 
+def use_threads(number: int) -> None:
+    """How many threads torch may use in this process."""
+    torch.set_num_threads(number)
+
+
 def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) -> ModelSummary:
     """Record that all of a request failed, for one reason."""
     failures = [_failure(target, error) for target in request.targets]
@@ -121,14 +132,16 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
 
 
-def _adapt(request: Request, job: Job, folder: Path, started: float) -> Adapted:
+def _adapt(
+    request: Request, job: Job, located: fetch.Located | None, folder: Path, started: float
+) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
     with stage(StemError):
         facts = zoo.facts(entry)
         base, found = inspect(entry, zoo, facts)
         targets, failures = _makeable(request.targets, facts)
     with stage(FetchError):
-        located = fetch.locate(entry, job)
+        located = fetch.still(located, entry, job)
         file, digest = fetch.fetch(located, folder)
     with stage(CheckpointError):
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
@@ -186,19 +199,19 @@ def _publish(
     body = publish.arranged(body)
     source_stem = publish.publish_stem(store, folder, publish.arranged(original))
     adapted = dataclasses.replace(adapted, source_stem=source_stem)
-    variants: list[Published] = []
-    shared: compose.Shared | None = None
-    for target in targets:
+
+    def published(target: Target, shared: compose.Shared | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
         made = stems.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
         config = _config(adapted, zoo, base, target, matrix)
-        variants.append(
-            publish.publish_variant(
-                store, folder, target, publish.arranged(made), body, config, shared
-            )
-        )
-        shared = shared or _shared(body, variants[0])
-    return dataclasses.replace(adapted, variants=tuple(variants))
+        stem = publish.arranged(made)
+        return publish.publish_variant(store, folder, target, stem, body, config, shared)
+
+    first = published(targets[0])
+    shared = _shared(body, first)
+    with ThreadPoolExecutor(_SIBLINGS) as pool:
+        others = pool.map(lambda target: published(target, shared), targets[1:])
+        return dataclasses.replace(adapted, variants=(first, *others))
 
 
 def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
@@ -246,37 +259,30 @@ def _prove(
     adapted: Adapted,
     variant: Published,
     reader: Reader,
-    base: nn.Module | None,
+    prover: validate.Prover | None,
     device: torch.device,
-) -> tuple[manifest.Row, nn.Module]:
-    """The variant's row of the manifest, and the base, which is built once for all variants.
+) -> tuple[manifest.Row, validate.Prover]:
+    """The variant's row of the manifest, and the prover, which is made once for all variants.
 
     Raises ValidationError where the variant isn't as it should be.
     """
-    zoo, folder = zoos.get(adapted.entry.zoo), reader.folder
+    zoo, folder, facts = zoos.get(adapted.entry.zoo), reader.folder, adapted.facts
     tensors, verification = reader.read(variant)
-    original = reader.originals(adapted.source_stem)
     target = variant.target
-    matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
+    matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
     scheme = schemes.get(target.scheme)
+    if prover is None:
+        originals = reader.originals(adapted.source_stem)
+        base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)
+        prover = validate.Prover(
+            base, adapted.stems, originals, (facts.height, facts.width), device
+        )
     model = zoo.load(folder, tensors)
-    base = base or zoo.load(folder, {**tensors, **original}, in_chans=adapted.facts.chans)
     params = sum(parameter.numel() for parameter in model.parameters())
-    result = validate.prove(
-        variant=model,
-        base=base,
-        stems=adapted.stems,
-        scheme=scheme,
-        matrix=matrix,
-        originals=original,
-        input_size=(adapted.facts.height, adapted.facts.width),
-        device=device,
-    )
+    result = prover.prove(model, scheme, matrix)
     validate.check(result, adapted.stems, scheme, matrix)
     row = {
-        **manifest.variant_columns(
-            adapted, variant, facts_for(adapted.facts, target.bands, matrix)
-        ),
+        **manifest.variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
         **dataclasses.asdict(result),
         "params": params,
         "weights_dtype": _main_dtype(tensors),
@@ -286,7 +292,7 @@ def _prove(
         "timm_version": timm.__version__,
         "torch_version": torch.__version__,
     }
-    return row, base
+    return row, prover
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:

@@ -118,7 +118,8 @@ def make(
             else:
                 counts[state] += 1
         if due:
-            requests.append(Request(entry, tuple(due)))
+            whole = len(due) == len(config.targets)
+            requests.append(Request(entry, config.targets if whole else tuple(due)))
     return Plan(models, tuple(requests), **counts)
 
 

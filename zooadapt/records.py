@@ -84,7 +84,7 @@ class Target:
         return "-".join(part for part in parts if part)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class ModelEntry:
     """One pretrained model of a zoo, as the zoo lists it; nothing was read from the network yet."""
 
@@ -185,7 +185,7 @@ class Stem:
         return (self.name, self.gain.name) if self.gain else (self.name,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One model and the variants wanted of it."""
 
@@ -236,6 +236,8 @@ class Published:
     seams: tuple[int, ...] = ()
     """Where in the shared part begins what the store copied from the first variant, with right
     checksums; () where all was sent, or the store states no checksums."""
+    sent_sha256: str = ""
+    """Of the bytes before the first seam; "" where there is none."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import json
 import logging
+import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -43,11 +45,15 @@ def adapt(config: Config) -> int:
             manifest.update_licences(store, records, entries, job.run_id)
         todo = _plan(entries, config, job, records)
         click.echo(f"plan: {report.plan_line(todo)}")
-        try:
-            summaries = _work(todo, job, store) if todo.requests else []
-        finally:
-            tables = manifest.compact(store)
-    return _finish(config, entries, store, job, tables, summaries, time.monotonic() - started)
+        with tempfile.TemporaryFile() as log:
+            outcomes = _Outcomes(log)
+            try:
+                if todo.requests:
+                    _work(todo, job, store, outcomes)
+            finally:
+                tables = manifest.compact(store)
+            seconds = time.monotonic() - started
+            return _finish(config, entries, store, job, tables, outcomes, seconds)
 
 
 def dry_run(config: Config) -> int:
@@ -124,9 +130,26 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         return list(pool.map(one, entries))
 
 
-def _work(todo: plan.Plan, job: Job, store: Store) -> list[ModelSummary]:
-    """Run what is due; the summaries of the models that ended."""
-    summaries: list[ModelSummary] = []
+@dataclass
+class _Outcomes:
+    """What became of the models of this run; in memory only what the end of it needs."""
+
+    log: IO[bytes]
+    """An event a model, as JSON lines."""
+    made: int = 0
+    """Variants."""
+    failures: list[Row] = field(default_factory=list)
+
+    def add(self, summary: ModelSummary) -> None:
+        """One more model ended."""
+        self.made += len(summary.made)
+        model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
+        self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
+        self.log.write(json.dumps(asdict(summary)).encode() + b"\n")
+
+
+def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:
+    """Run what is due."""
     with connection.connected() as line:
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
@@ -136,11 +159,10 @@ def _work(todo: plan.Plan, job: Job, store: Store) -> list[ModelSummary]:
         with report.Progress(len(todo.requests)) as progress:
 
             def ended(summary: ModelSummary) -> None:
-                summaries.append(summary)
+                outcomes.add(summary)
                 progress.model_ended(summary)
 
             cluster.run(todo.requests, job, division, ended)
-    return summaries
 
 
 def _finish(
@@ -149,7 +171,7 @@ def _finish(
     store: Store,
     job: Job,
     tables: manifest.Tables,
-    summaries: Sequence[ModelSummary],
+    outcomes: _Outcomes,
     seconds: float,
 ) -> int:
     """Say what became of everything asked for, and leave it in the mirror's run folder."""
@@ -160,11 +182,13 @@ def _finish(
         variant = (row["in_chans"], row["bands"], row["scheme"])
         return (row["zoo"], row["model"]) in asked and variant in targets
 
-    failures = _failures([row for row in tables.failures if wanted(row)], summaries)
+    recorded = [row for row in tables.failures if wanted(row)]
+    # Of now too, where an older success still stands in the mirror.
+    failures = list({manifest.key(row): row for row in [*recorded, *outcomes.failures]}.values())
     counts = Counter(row["status"] for row in failures)
     ending = report.Ending(
         dest=redact(job.dest),
-        new=sum(len(summary.made) for summary in summaries),
+        new=outcomes.made,
         usable=len(tables.usable),
         unsupported=counts["unsupported"],
         failed=counts["failed"],
@@ -174,22 +198,12 @@ def _finish(
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
-    _log(store, job, summaries, ending)
+    _log(store, job, outcomes, ending)
     return FAILED if counts["failed"] else OK
 
 
-def _failures(recorded: Sequence[Row], summaries: Sequence[ModelSummary]) -> list[Row]:
-    """What failed of what was asked for, also where an older success still stands in the mirror."""
-    now = [
-        {"zoo": summary.entry.zoo, "model": summary.entry.name, **asdict(failure)}
-        for summary in summaries
-        for failure in summary.failures
-    ]
-    return list({manifest.key(row): row for row in [*recorded, *now]}.values())
-
-
-def _log(store: Store, job: Job, summaries: Sequence[ModelSummary], ending: report.Ending) -> None:
-    """The run's event log, one JSON line a model, and its summary."""
-    events = [json.dumps(asdict(summary)) + "\n" for summary in summaries]
-    store.write(f"runs/{job.run_id}/events.jsonl", ["".join(events).encode()])
+def _log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
+    """The run's event log and its summary."""
+    outcomes.log.seek(0)
+    store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
     store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])
