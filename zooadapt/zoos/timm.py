@@ -109,13 +109,13 @@ class TimmZoo:
         with torch.device("meta"):
             model = build()
         model.load_state_dict(tensors, strict=True, assign=True)
-        if not _recompute_buffers(model):
+        if not recompute_buffers(model):
             model = build()
             model.load_state_dict(tensors, strict=True, assign=True)
         return model.eval()
 
 
-def _recompute_buffers(model: nn.Module) -> bool:
+def recompute_buffers(model: nn.Module) -> bool:
     """Give values to the buffers that no checkpoint holds; False if a module can't.
 
     A buffer was computed if it comes out the same whatever was in it before.
