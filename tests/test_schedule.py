@@ -21,7 +21,7 @@ from zooadapt.records import (
 from zooadapt.schedule import AHEAD, Capacity, Died, Outcome, Schedule, Stage, Work
 
 GB = 10**9
-CAPACITY = Capacity(validators=1, adapting=3, memory=20 * GB, largest_node=16 * GB)
+CAPACITY = Capacity(validators=1, adapting=3, at_once=3, memory=20 * GB, largest_node=16 * GB)
 
 
 def request(name: str) -> Request:
@@ -56,6 +56,7 @@ class InOrder:
         busy = Counter(stage for stage, _ in self.queue)
         assert busy["prove"] <= self.capacity.validators
         assert busy["adapt"] <= self.capacity.adapting
+        assert busy["adapt"] + busy["prove"] <= self.capacity.at_once
         heavy = [work.memory for stage, work in self.queue if stage != "locate"]
         assert len(heavy) == 1 or sum(heavy) <= self.capacity.memory
 

@@ -54,7 +54,7 @@ class _Validator:
     """A process that keeps its device and its imports from one model to the next."""
 
     def __init__(self, stage: Callable[[Adapted, Job], ModelSummary]) -> None:
-        pipeline.use_threads(1)  # there is one validator for every two CPUs, or a GPU computes
+        pipeline.use_threads(1)  # without GPUs there may be a validator for each CPU
         self.stage = stage
 
     def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
@@ -65,10 +65,18 @@ class _Validator:
 class Workers:
     """How the cluster's resources are shared between the two kinds of work."""
 
-    gpus: bool
-    validators: int
-    adapting: int
-    """Tasks in flight at most, queued ones included."""
+    gpus: int
+    cpus: int
+
+    @property
+    def validators(self) -> int:
+        """One for each GPU; without any, as many as there is work for, up to one for each CPU."""
+        return self.gpus or self.cpus
+
+    @property
+    def at_once(self) -> int:
+        """Models worked on: one more than there are CPUs, as adapting often waits for a store."""
+        return self.cpus + 1 + self.gpus
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,11 +96,7 @@ class Workers:
 def workers() -> Workers:
     """The division that fits the cluster as it is now."""
     resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    if gpus:
-        return Workers(True, gpus, adapting=cpus + 1)
-    validators = max(1, cpus // 2)
-    return Workers(False, validators, adapting=max(1, cpus - validators))
+    return Workers(int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1))))
 
 
 def run(
@@ -119,16 +123,20 @@ class RayExecutor:
     """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
 
     def __init__(self, job: Job, division: Workers, stages: Stages = STAGES) -> None:
-        """Starts the validators."""
+        """Starts validators, as that takes a while; without GPUs the rest when they have work."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         memory = [int(resources.get("memory", 0)) for resources in nodes]
-        self.capacity = Capacity(division.validators, division.adapting, sum(memory), max(memory))
+        self.capacity = Capacity(
+            division.validators, division.cpus + 1, division.at_once, sum(memory), max(memory)
+        )
         self._job, self._division, self._stages = job, division, stages
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Work] = {}
         self._running: dict[ray.ObjectRef, tuple[Work, Any]] = {}
         """With the validator, or None for a task."""
-        self._idle = [self._validator() for _ in range(division.validators)]
+        self._idle = [
+            self._validator() for _ in range(division.gpus or 1)
+        ]  # importing takes a while
 
     def __enter__(self) -> "RayExecutor":
         return self
@@ -150,7 +158,7 @@ class RayExecutor:
             call = self._stages.adapt, work.request, self._job, work.located
             self._running[task.remote(*call)] = work, None
         else:
-            validator = self._idle.pop()
+            validator = self._idle.pop() if self._idle else self._validator()
             proof = validator.prove.options(name=f"prove {entry.name}")
             self._running[proof.remote(work.adapted, self._job)] = work, validator
 

@@ -66,7 +66,9 @@ class Capacity:
     validators: int
     """Models that are proved."""
     adapting: int
-    """Models that are adapted, queued ones included."""
+    """Models that are adapted, or wait for a validator."""
+    at_once: int
+    """Both together."""
     memory: int
     """Bytes of all nodes together."""
     largest_node: int
@@ -124,7 +126,7 @@ class Schedule:
     def _start(self) -> None:
         """Keep everything busy, and no more published than the validators keep up with."""
         capacity = self.executor.capacity
-        while self.adapted and self.running["prove"] < capacity.validators:
+        while self.adapted and self._room() and self.running["prove"] < capacity.validators:
             self._begin("prove", self.adapted.popleft())
         while len(self.found) + self.running["locate"] < AHEAD:
             request = next(self.requests, None)
@@ -133,12 +135,15 @@ class Schedule:
             self._begin("locate", Work(request))
         if self.running["locate"] and not self.memory:
             return  # at the beginning, until the largest is known
-        while self.running["adapt"] + len(self.adapted) < capacity.adapting:
+        while self._room() and self.running["adapt"] + len(self.adapted) < capacity.adapting:
             work = self._next()
             if work is None:
                 return
             self.memory += work.memory
             self._begin("adapt", work)
+
+    def _room(self) -> bool:
+        return self.running["adapt"] + self.running["prove"] < self.executor.capacity.at_once
 
     def _begin(self, stage: Stage, work: Work) -> None:
         self.running[stage] += 1
