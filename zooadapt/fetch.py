@@ -24,7 +24,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import FetchError, Unreachable, one_line, redact
@@ -34,6 +40,11 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a Hub repository, in this order."""
 
 _ATTEMPTS = 5
+"""To read a block."""
+_DOWNLOADS = 2
+"""Of a checkpoint whose hash turns out wrong."""
+SILENCE = 60.0
+"""Seconds that a server may say nothing."""
 _FRESH = 600
 """Seconds for which what was found is taken as it is."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
@@ -48,6 +59,10 @@ class Located:
     path: str
     when: float = field(default_factory=time.time)
     """Seconds since the epoch; what was found may be out of date, and a signed URL expires."""
+
+
+class _Wrong(FetchError):
+    """Other bytes came than the source states."""
 
 
 def location(entry: ModelEntry, source_root: str | None) -> str:
@@ -102,30 +117,53 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
 
     A file of this machine is read where it is; any other is copied below `spool`, block by block,
     taking up after a broken connection where it stopped, and gets its name when it is whole.
+    Where other bytes come than were stated, it is read once more.
 
     Raises FetchError where it can't be read, or its size or hash isn't the stated one.
     """
     if isinstance(located.filesystem, LocalFileSystem):
         file = Path(located.path)
         digest, size = _hash(file)
+        _verify(located.source, digest, size)
     else:
         file = spool / Path(urlsplit(located.source.uri).path).name
-        try:
-            digest, size = _download(located, file)
-        except (OSError, aiohttp.ClientError) as cause:
-            raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
-    _verify(located.source, digest, size)
+        digest = _verified(located, file)
     return file, digest
+
+
+@retry(retry=retry_if_exception_type(_Wrong), stop=stop_after_attempt(_DOWNLOADS), reraise=True)
+def _verified(located: Located, file: Path) -> str:
+    """The file's sha256; it is read once more if other bytes came than were stated."""
+    try:
+        digest, size = _download(located, file)
+        _verify(located.source, digest, size)
+        if not located.source.sha256:
+            _check_unchanged(located)
+    except FetchError:
+        file.unlink()
+        raise
+    except (OSError, aiohttp.ClientError) as cause:
+        raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
+    return digest
+
+
+def _check_unchanged(located: Located) -> None:
+    """Raise FetchError if a file without a stated hash was replaced while it was read."""
+    located.filesystem.invalidate_cache()
+    if _identity(located.filesystem.info(located.path)) != located.source.identity:
+        raise FetchError(
+            f"{located.source.uri} was replaced while it was read; try again with --retry-failed"
+        )
 
 
 def _verify(source: Source, digest: str, size: int) -> None:
     if source.bytes is not None and size != source.bytes:
-        raise FetchError(
+        raise _Wrong(
             f"{source.uri} has {size} bytes instead of the stated {source.bytes}: it is truncated "
             f"or was replaced meanwhile; try again with --retry-failed"
         )
     if not digest.startswith(source.sha256):
-        raise FetchError(
+        raise _Wrong(
             f"{source.uri} has sha256 {digest[:16]}… instead of the stated {source.sha256[:16]}…: "
             f"replace the damaged copy, then --retry-failed"
         )
@@ -141,10 +179,13 @@ def _download(located: Located, file: Path) -> tuple[str, int]:
     """Copy to `file`; returns sha256 and size of the bytes that were read."""
     unfinished = file.with_name(file.name + ".partial")
     try:
-        facts = _copy(located, unfinished, ranges=True)
-    except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
-        facts = _copy(located, unfinished, ranges=False)
-    unfinished.replace(file)
+        try:
+            facts = _copy(located, unfinished, ranges=True)
+        except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
+            facts = _copy(located, unfinished, ranges=False)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return facts
 
 
@@ -250,8 +291,8 @@ def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
 
 
 def _client(headers: dict[str, str]) -> dict[str, Any]:
-    """aiohttp settings: no bound on a whole transfer, one minute on silence."""
-    return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=60)}
+    """aiohttp settings: no bound on a whole transfer, but on silence."""
+    return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=SILENCE)}
 
 
 def _hub_endpoint() -> str:

@@ -1,5 +1,6 @@
 """Objects put together on S3 of parts: sent, or copied by the store from another object."""
 
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,18 +9,49 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from botocore.exceptions import BotoCoreError
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from zooadapt.errors import one_line
+
 PART = 32 * 2**20
 """Bytes of a part that is sent; S3 takes 5 MiB to 5 GiB, and 10,000 parts."""
+_ATTEMPTS = 5
 _AT_ONCE = 4
 """Parts on their way at once."""
+
+
+def _overtaken(error: BaseException) -> bool:
+    """Whether S3 answered 409, for another write, which neither s3fs nor botocore tries again."""
+    return isinstance(error, OSError) and http_status(error) == 409
+
+
+def http_status(error: BaseException) -> int | None:
+    """Of the S3 answer behind an error of s3fs."""
+    response = getattr(error.__cause__, "response", {})
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
+
+
+@retry(
+    retry=retry_if_exception(_overtaken),
+    stop=stop_after_attempt(_ATTEMPTS),
+    wait=wait_random_exponential(max=5),
+    reraise=True,
+)
+def call_s3(filesystem: Any, method: str, **arguments: Any) -> Any:
+    """s3fs's ``call_s3``, tried again where it doesn't. Raises OSError, whatever went wrong."""
+    try:
+        return filesystem.call_s3(method, **arguments)
+    except BotoCoreError as cause:
+        raise OSError(errno.EIO, one_line(cause)) from cause
 
 
 @dataclass
 class Multipart:
     """An upload on its way; parts may be sent and copied from several threads."""
 
-    call: Any
-    """s3fs's ``call_s3``."""
+    filesystem: Any
     where: dict[str, str]
     """The object's bucket and key."""
     upload: dict[str, str]
@@ -29,7 +61,9 @@ class Multipart:
 
     def send(self, number: int, body: bytes | memoryview) -> str:
         """Send a part; returns the store's ETag."""
-        answer = self.call("upload_part", **self.upload, PartNumber=number, Body=body)
+        answer = call_s3(
+            self.filesystem, "upload_part", **self.upload, PartNumber=number, Body=body
+        )
         self.etags[number] = answer["ETag"]
         return self.etags[number]
 
@@ -37,7 +71,8 @@ class Multipart:
         self, number: int, source: dict[str, str], etag: str | None, start: int, stop: int
     ) -> str:
         """Have a part copied from bytes of `source` while it has this ETag; returns the part's."""
-        answer = self.call(
+        answer = call_s3(
+            self.filesystem,
             "upload_part_copy",
             **self.upload,
             PartNumber=number,
@@ -51,7 +86,8 @@ class Multipart:
     def complete(self, size: int) -> None:
         """Make the object visible; the store refuses where the parts don't make up `size` bytes."""
         parts = [{"PartNumber": n, "ETag": self.etags[n]} for n in sorted(self.etags)]
-        self.call(
+        call_s3(
+            self.filesystem,
             "complete_multipart_upload",
             **self.upload,
             MultipartUpload={"Parts": parts},
@@ -65,13 +101,14 @@ def multipart(filesystem: Any, path: str) -> Iterator[Multipart]:
 
     Where it doesn't, or the block raises, nothing becomes visible.
     """
-    call, where = filesystem.call_s3, place(filesystem, path)
-    upload = {**where, "UploadId": call("create_multipart_upload", **where)["UploadId"]}
+    where = place(filesystem, path)
+    answer = call_s3(filesystem, "create_multipart_upload", **where)
+    upload = {**where, "UploadId": answer["UploadId"]}
     try:
-        yield Multipart(call, where, upload)
+        yield Multipart(filesystem, where, upload)
     except BaseException:
         with suppress(Exception):
-            call("abort_multipart_upload", **upload)
+            call_s3(filesystem, "abort_multipart_upload", **upload)
         raise
 
 
@@ -89,7 +126,7 @@ def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> 
     parts = _regrouped(chunks)
     first, second = next(parts, b""), next(parts, None)
     if second is None:
-        filesystem.call_s3("put_object", **place(filesystem, path), Body=first)
+        call_s3(filesystem, "put_object", **place(filesystem, path), Body=first)
         return
     with multipart(filesystem, path) as made, ThreadPoolExecutor(_AT_ONCE) as pool:
         size, coming = 0, deque[Future[str]]()

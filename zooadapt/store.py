@@ -222,9 +222,11 @@ class S3Store(Store):
         try:
             self.fs.call_s3("put_object", **where, Body=data, **condition)
         except OSError as cause:
-            if _refused(cause):
+            if not _refused(cause):
+                raise
+            # The answer to a write that took effect may have been lost, and its repetition refused.
+            if not self.exists(key) or self.read(key) != data:
                 raise Conflict(f"{key} was changed by another job") from cause
-            raise
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
         """Any number of jobs may share an S3 mirror."""
@@ -236,10 +238,8 @@ def _refused(error: OSError) -> bool:
 
     s3fs translates the first to EINVAL (errors.py of s3fs 2026.9).
     """
-    response = getattr(error.__cause__, "response", {})
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     refused = isinstance(error, FileExistsError) or error.errno == errno.EINVAL
-    return refused or status in (409, 412)
+    return refused or multipart.http_status(error) in (409, 412)
 
 
 @contextmanager
