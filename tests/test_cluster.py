@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from tests.conftest import SMALL
+from tests.support import checkpoints
 from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline
@@ -22,10 +23,11 @@ from zooadapt.zoos import get
 
 SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 KILLER = "test_vit.r160_in1k"
+BREAKER = "test_efficientnet.r160_in1k"
 
 
 def _die_of_the_killer() -> None:
-    """Run in every worker: one model kills its process, another the validator that proves it."""
+    """Run in every worker: models that kill their process, its validator, or its device."""
     adapt, prove = pipeline.adapt, pipeline.prove
 
     def adapt_or_die(request: Request, job: Job, located: Located | None) -> object:
@@ -39,6 +41,17 @@ def _die_of_the_killer() -> None:
         return prove(adapted, job)  # type: ignore[arg-type]
 
     pipeline.adapt, pipeline.prove = adapt_or_die, prove_or_die  # type: ignore[assignment]
+
+    real, broken = pipeline._prove, []
+
+    def prove_or_break(adapted: Any, *rest: Any) -> Any:
+        if adapted.entry.name == BREAKER:
+            broken.append("for good, as CUDA is after such an error")
+        if broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return real(adapted, *rest)
+
+    pipeline._prove = prove_or_break  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +93,17 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     tables = manifest.compact(open_store(str(tmp_path)))
     assert [row["model"] for row in tables.usable] == [SMALL]
     assert [row["model"] for row in tables.failures] == [KILLER]
+
+
+def test_a_validator_whose_device_broke_is_replaced(
+    local_ray: None, small: Path, tmp_path: Path
+) -> None:
+    for name in (BREAKER, SMALL):
+        checkpoints.write_hub_repo(tmp_path / "zoo", name)
+    job = Job("run", str(tmp_path / "mirror"), source_root=str(tmp_path / "zoo"))
+    ended = run(job, BREAKER, SMALL)
+    assert ended[SMALL].made == ("4",)
+    assert ended[BREAKER].failures[0].stage == "worker"
 
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ small records travel between them. A process that dies is replaced; `schedule` s
 """
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from zooadapt import fetch, pipeline
-from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
+from zooadapt.errors import DeviceLost, FetchError, RunError, StageError, one_line, redact
 from zooadapt.fetch import Located
 from zooadapt.records import Adapted, Job, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
@@ -58,7 +59,10 @@ class _Validator:
         self.stage = stage
 
     def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
-        return self.stage(adapted, job)
+        try:
+            return self.stage(adapted, job)
+        except DeviceLost:
+            os._exit(1)  # at once: what is left of CUDA may hang. Another process takes its place.
 
 
 @dataclass(frozen=True)

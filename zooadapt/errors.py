@@ -93,6 +93,10 @@ class WorkerDied(StageError):
     stage = "worker"
 
 
+class DeviceLost(Exception):
+    """The device of this process can't be used any more; only another process can go on."""
+
+
 class TooLarge(StageError):
     """No node of the cluster has the memory that the model may take."""
 

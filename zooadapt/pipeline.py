@@ -6,6 +6,7 @@ Whichever ends a model writes its record, last.
 """
 
 import dataclasses
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from zooadapt import (
 )
 from zooadapt.errors import (
     CheckpointError,
+    DeviceLost,
     FetchError,
     PublishError,
     StageError,
@@ -64,6 +66,8 @@ VERSIONS = {"zooadapt": __version__, "timm": timm.__version__}
 """What a record was made with: with others, an unsupported model may have become supported."""
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
+_DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
+"""How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
 ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
@@ -88,7 +92,8 @@ def adapt(
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
     """Read back, run and prove every published variant of a model on this process's device.
 
-    Writes the model's record and returns what became of it; raises as `adapt`.
+    Writes the model's record and returns what became of it. Raises as `adapt`, and DeviceLost after
+    an error from which CUDA doesn't recover in the same process; then nothing is recorded.
     """
     started = time.monotonic()
     device = validate.best_device()
@@ -105,6 +110,8 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
                     rows.append(row)
                     made.append(variant.target.short)
             except StageError as error:
+                if _DEVICE_ERROR.search(str(error)):
+                    raise DeviceLost(one_line(error)) from error
                 failures.append(_failure(variant.target, error))
     _record(store, job, adapted.entry, adapted.checkpoint, rows, failures)
     return ModelSummary(

@@ -196,8 +196,8 @@ class Schedule:
         if work.deaths >= _DEATHS:
             who = "validating" if work.adapted else "adapting"
             error = WorkerDied(
-                f"the process {who} it died {work.deaths} times, perhaps for want of memory; give "
-                f"the nodes more, then --retry-failed"
+                f"the process {who} it died {work.deaths} times, for want of memory or of a "
+                f"device's error; see the node's logs, then --retry-failed"
             )
             error.__cause__ = cause
             self._end(work, self.given_up(work.request, error))
