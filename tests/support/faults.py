@@ -73,12 +73,12 @@ class FaultProxy:
 def seeded(seed: int, rates: Mapping[str, float], wanted: Callable[[Asked], bool]) -> Rule:
     """A rule that strikes requests that are `wanted` at these rates, the same for the same seed.
 
-    The first two times that a request is made may be struck, later ones aren't: so that a client
+    The first three times that a request is made may be struck, later ones aren't: so that a client
     that tries again gets on.
     """
 
     def rule(asked: Asked) -> str | None:
-        if asked.number > 1 or not wanted(asked):
+        if asked.number > 2 or not wanted(asked):
             return None
         path = re.sub(r"uploadId=[^&]*", "", asked.path)
         text = f"{seed} {asked.method} {path} {asked.range} {asked.number}"

@@ -1,0 +1,102 @@
+"""The closing test: hundreds of faults, and in the end the mirror of a quiet run."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import checker, checkpoints, faults, hub
+from tests.support.faults import READING, WRITING, Asked, FaultProxy
+from tests.support.jobs import Runner, ok, ray_folder
+from tests.support.seaweed import BUCKET, SeaweedFS
+
+TAGS = [
+    "test_byobnet.r160_in1k", "test_convnext.r160_in1k", "test_convnext2.r160_in1k",
+    "test_convnext3.r160_in1k", "test_efficientnet.r160_in1k", "test_efficientnet_evos.r160_in1k",
+    "test_efficientnet_gn.r160_in1k", "test_efficientnet_ln.r160_in1k", "test_nfnet.r160_in1k",
+    "test_resnet.r160_in1k", "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",
+    "lcnet_050.ra2_in1k", "mobilenetv3_small_050.lamb_in1k", "tinynet_e.in1k",
+    "resnet18.a1_in1k", "resnet18.a2_in1k", "resnet18.a3_in1k", "resnet18.tv_in1k",
+]  # fmt: skip
+"""The last four are large enough to be sent in parts and composed."""
+RESUBMISSIONS = 6
+SEED = int(os.environ.get("CHAOS_SEED", "20261124"))
+OF_SOURCE = {
+    **dict.fromkeys(("403", "429", "429-after", "circle"), 0.2),
+    **dict.fromkeys(("cut", "short", "wrong", "drip", "503", "503-after"), 0.03),
+}
+OF_STORE = {
+    "error-inside": 0.5,
+    **dict.fromkeys(("500", "slow-down", "409", "reset", "lost"), 0.07),
+    **dict.fromkeys(("cut", "short", "wrong", "whole", "drip", "503", "503-after"), 0.05),
+}
+"""At what rates requests are struck. A store's clients ask for much more than a source's."""
+KINDS = {*READING, *WRITING} - {"silent"}
+
+
+def of_source(asked: Asked) -> bool:
+    return asked.method == "GET" and asked.path.startswith("/cdn/")
+
+
+def of_weights(asked: Asked) -> bool:
+    return "/weights/" in asked.path
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """A Hub and a store, each behind a proxy."""
+
+    cdn: FaultProxy
+    store: FaultProxy
+    env: dict[str, str]
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self.cdn.counts + self.store.counts
+
+
+@contextmanager
+def troubled(zoo: Path, server: SeaweedFS, seed: int) -> Iterator[Troubled]:
+    """The Hub's bodies and all of S3's answers are struck."""
+    reading = faults.seeded(seed, OF_SOURCE, of_source)
+    writing = faults.seeded(seed, OF_STORE, of_weights)
+    with ExitStack() as stack:
+        served = stack.enter_context(hub.serving(zoo))
+        cdn = stack.enter_context(faults.proxy(served.cdn, reading))
+        served.cdn = cdn.url
+        store = stack.enter_context(faults.proxy(server.endpoint_url, writing))
+        env = {**served.env, **server.env, "AWS_ENDPOINT_URL": store.url}
+        yield Troubled(cdn, store, env)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("zoo")
+    for tag in TAGS:
+        checkpoints.write_hub_repo(root, tag)
+    return root
+
+
+@pytest.mark.timeout(600)
+def test_hundreds_of_faults_later_the_mirror_is_that_of_a_quiet_run(
+    zoo: Path, s3: SeaweedFS
+) -> None:
+    options = ["--chans", "1,3,4,8", "--models", ",".join(TAGS), "--retry-failed", "--dest"]
+    quiet, stormy = (f"s3://{BUCKET}/chaos/{name}" for name in ("quiet", "stormy"))
+    with ray_folder() as ray, hub.serving(zoo) as served:
+        alone = Runner(ray)
+        ok(alone.job(*options, quiet, **served.env, **s3.env))
+        with troubled(zoo, s3, SEED) as trouble:
+            for _ in range(RESUBMISSIONS):
+                done = alone.job(*options, stormy, **trouble.env)
+                if done.returncode == 0:
+                    break
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert trouble.counts.total() >= 200
+    assert all(trouble.counts[fault] >= 10 for fault in KINDS), trouble.counts
+    checker.check(stormy, s3.options)
+    assert checker.summary(stormy, s3.options) == checker.summary(quiet, s3.options)

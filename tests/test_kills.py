@@ -1,0 +1,105 @@
+"""Processes of a running job are killed; what the mirror holds in the end doesn't show it."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import checker, checkpoints
+from tests.support.jobs import JOB, Runner, ok, ray_folder
+
+TAGS = [
+    "test_convnext.r160_in1k", "test_efficientnet.r160_in1k", "test_resnet.r160_in1k",
+    "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",
+]  # fmt: skip
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Runner]:
+    with ray_folder() as env:
+        yield Runner(env)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    zoo = tmp_path_factory.mktemp("zoo")
+    for tag in TAGS:
+        checkpoints.write_hub_repo(zoo, tag)
+    return ["--chans", "1,4", "--models", ",".join(TAGS), "--source-root", str(zoo), "--dest"]
+
+
+@pytest.fixture(scope="module")
+def quiet(alone: Runner, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The mirror that a run without disturbance makes."""
+    dest = str(tmp_path_factory.mktemp("quiet"))
+    ok(alone.job(*options, dest))
+    return dest
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, as far as they live."""
+    children: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        children.setdefault(int(parent), []).append(int(process.name))
+    found: list[int] = []
+    below = children.get(pid, [])
+    while below:
+        found += below
+        below = [child for process in below for child in children.get(process, [])]
+    return found
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+    except OSError:
+        return ""
+
+
+def kill_one(job: "subprocess.Popen[str]", beginning: str, but: set[int]) -> int:
+    """Kill the next process of the job whose title begins so; returns its id."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for pid in descendants(job.pid):
+            if pid not in but and Path(title(pid)).name.startswith(beginning):
+                os.kill(pid, signal.SIGKILL)
+                return pid
+        assert job.poll() is None, "the job ended before"
+    raise AssertionError(f"no process {beginning}")
+
+
+def test_workers_that_are_killed_in_the_middle(
+    alone: Runner, options: list[str], quiet: str, tmp_path: Path
+) -> None:
+    job = alone.start(*JOB, *options, str(tmp_path))
+    killed: set[int] = set()
+    for beginning in ("ray::adapt", "ray::prove", "ray::adapt", "ray::prove"):
+        killed.add(kill_one(job, beginning, killed))
+    out, err = job.communicate(timeout=SECONDS)
+    assert job.returncode == 0, out + err
+    checker.check(str(tmp_path))
+    assert checker.summary(str(tmp_path)) == checker.summary(quiet)
+
+
+@pytest.mark.parametrize("beginning", ["raylet", "gcs_server"])
+def test_a_node_that_is_killed_ends_the_run_and_the_same_command_goes_on(
+    beginning: str, alone: Runner, options: list[str], quiet: str, tmp_path: Path
+) -> None:
+    job = alone.start(*JOB, *options, str(tmp_path))
+    assert job.stdout is not None
+    next(line for line in job.stdout if line.startswith("[1/6]"))
+    kill_one(job, beginning, set())
+    out, err = job.communicate(timeout=SECONDS)
+    assert job.returncode != 0, out + err
+    ok(alone.job(*options, str(tmp_path)))
+    checker.check(str(tmp_path))
+    assert checker.summary(str(tmp_path)) == checker.summary(quiet)
