@@ -95,8 +95,9 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted; [] where there is none."""
         self.fs.invalidate_cache()
-        start = len(self.root) + 1
-        return sorted(path[start:] for path in self.fs.find(self.path(prefix)))
+        start, folder = len(self.root) + 1, self.path(prefix)
+        # SeaweedFS lists a folder that has become empty as itself
+        return sorted(path[start:] for path in self.fs.find(folder) if path != folder)
 
     def list_top(self) -> Sequence[str]:
         """The keys of the objects right below the root, sorted. Raises FileNotFoundError."""

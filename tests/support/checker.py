@@ -185,13 +185,13 @@ def _states(record: Row, outcomes: str, row: Row) -> bool:
     )
 
 
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other or (one != one and other != other))  # NaN is itself
+def _same(one: object, other: object) -> bool:
+    return one == other or (one != one and other != other)  # NaN is itself
 
 
 def _proved(row: Row) -> bool:
     """Whether the figures are what `equivalent` says; what isn't equivalent may have any."""
     if not row["equivalent"]:
         return True
-    within = row["equivalence_error"] <= LARGEST_ERROR[row["weights_dtype"]]
-    return within and LEAST_CONTROL <= row["control_error"] < math.inf
+    error, control = float(row["equivalence_error"]), float(row["control_error"])
+    return error <= LARGEST_ERROR[row["weights_dtype"]] and LEAST_CONTROL <= control < math.inf
