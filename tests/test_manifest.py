@@ -195,9 +195,29 @@ def test_a_table_that_is_not_ours_is_damaged(store: Store) -> None:
         manifest.read_table(store, manifest.MANIFEST)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop_columns(["sha256"]), "sha256"),
+        (lambda rows: rows.drop_columns(["bytes"]).append_column("bytes", [["much"]]), "much"),
+    ],
+)
+def test_a_table_of_other_columns_is_damaged(
+    change: Callable[[Any], Any], message: str, store: Store
+) -> None:
+    record(store, 1, [variant(1)], [])
+    manifest.compact(store)
+    file = Path(store.root) / manifest.MANIFEST
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(Damaged, match=message):
+        manifest.read_table(store, manifest.MANIFEST)
+
+
 @pytest.mark.parametrize("name", [manifest.MANIFEST, manifest.FAILURES])
 def test_a_table_of_a_newer_layout_is_refused_and_kept(name: str, store: Store) -> None:
     record(store, 1, [variant(1)], [])
+    damaged = record(store, 2, [], [])
+    store.write(damaged, [b"{"])
     manifest.compact(store)
     file = Path(store.root) / name
     newer = pq.read_table(file).replace_schema_metadata({"zooadapt_layout_version": "2"})
@@ -207,6 +227,7 @@ def test_a_table_of_a_newer_layout_is_refused_and_kept(name: str, store: Store) 
         with pytest.raises(RunError, match=rf"{name} was written by a newer zooadapt"):
             refused(store)
     assert file.read_bytes() == before
+    assert store.exists(damaged)
 
 
 def test_rebuilding_makes_the_tables_and_sets_damaged_records_aside(store: Store) -> None:
