@@ -1,14 +1,16 @@
 """The README and the example config say what the code does."""
 
+import json
 import re
 from pathlib import Path
 
 import click
+import fsspec
 import pytest
 
 from tests.support.jobs import ROOT
 from zooadapt import bands
-from zooadapt.cli import adapt
+from zooadapt.cli import adapt, gc, rebuild, verify
 from zooadapt.config import _read_yaml
 from zooadapt.schemes import SCHEMES
 from zooadapt.validate import TOLERANCE
@@ -24,6 +26,25 @@ def test_every_option_is_in_the_table_and_no_other() -> None:
     )
     options = {name for option in adapt.params for name in option.opts}
     assert documented == options
+
+
+@pytest.mark.parametrize("command", [gc, rebuild, verify])
+def test_every_command_and_option_for_a_mirror_is_documented(command: click.Command) -> None:
+    assert f"zooadapt {command.name} s3://bucket/mirror\n" in README
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert all(f"`{name}" in README for option in options for name in option.opts)
+
+
+def test_the_lifecycle_rule_is_one(bucket: str) -> None:
+    """The store takes it; and the prefix is that of the other examples' mirror."""
+    rule = json.loads(README.split("```json\n")[1].split("```")[0])
+    filesystem, path = fsspec.url_to_fs(bucket)
+    name = path.partition("/")[0]
+    filesystem.call_s3(
+        "put_bucket_lifecycle_configuration", Bucket=name, LifecycleConfiguration=rule
+    )
+    filesystem.call_s3("delete_bucket_lifecycle", Bucket=name)
+    assert rule["Rules"][0]["Filter"] == {"Prefix": "mirror/"}
 
 
 def test_every_scheme_is_documented() -> None:

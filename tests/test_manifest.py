@@ -1,6 +1,8 @@
 """Records are the truth; the tables made from them hold exactly the usable variants."""
 
 import multiprocessing
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 
 from tests.support.seaweed import SeaweedFS
 from zooadapt import manifest
-from zooadapt.errors import RunError
+from zooadapt.errors import Damaged, RunError, UsageError
+from zooadapt.rebuild import rebuild
 from zooadapt.records import ModelEntry
 from zooadapt.store import Store, open_store
 
@@ -97,19 +100,174 @@ def test_compacting_again_changes_nothing(store: Store) -> None:
     assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in files] == before
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"layout_version": 1}'])
-def test_a_damaged_record_is_named(store: Store, data: bytes) -> None:
-    store.write("records/zoo/net/bad.json", [data])
-    with pytest.raises(RunError, match=r"records/zoo/net/bad\.json is damaged"):
-        manifest.compact(store)
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "truncated": lambda data: data[:-9],
+    "not JSON": lambda data: b"\x00" * len(data),
+    "a list": lambda data: b"[]",
+    "no fields": lambda data: b'{"layout_version": 1}',
+    "no column": lambda data: data.replace(b'"sha256"', b'"sha257"'),
+    "a wrong type": lambda data: data.replace(b'"bytes": 1', b'"bytes": "much"'),
+    "a null": lambda data: data.replace(b'"bytes": 1', b'"bytes": null'),
+    "a list of wrong types": lambda data: data.replace(b'"stems": []', b'"stems": [{}]'),
+    "no date": lambda data: data.replace(b"2026-01-01T", b"yesterday"),
+    "a version that is none": lambda data: data.replace(
+        b'"layout_version": 1', b'"layout_version": "a"'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_record_is_named_and_the_rest_go_on(
+    kind: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = record(store, 1, [variant(1)], [])
+    record(store, 2, [variant(4)], [failure(8)], model="other")
+    damaged = DAMAGE[kind](store.read(key))
+    assert damaged != store.read(key)
+    store.write(key, [damaged])
+    assert [found["model"] for found in manifest.read_records(store)] == ["other"]
+    (line,) = caplog.messages
+    assert line.startswith(f"{key} is damaged (")
+    assert "zooadapt rebuild sets it aside" in line
+    manifest.compact(store)
+    assert table(store)["model"].tolist() == ["other"]
+    assert store.read(key) == damaged
 
 
 def test_a_record_of_a_newer_layout_is_refused(store: Store) -> None:
     key = record(store, 1, [variant(1)], [])
-    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 2')
-    store.write(key, [newer])
-    with pytest.raises(RunError, match="newer zooadapt"):
+    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 2, "variants": 0')
+    store.write(key, [newer.replace(b'"variants": [', b'"parts": [')])
+    with pytest.raises(RunError, match=r"newer zooadapt \(layout 2\): upgrade") as refused:
         manifest.compact(store)
+    assert key in str(refused.value)
+    assert not isinstance(refused.value, Damaged)
+
+
+def damage_table(store: Store, name: str, how: Callable[[bytes], bytes]) -> None:
+    store.write(name, [how(store.read(name))])
+
+
+@pytest.mark.parametrize("name", [manifest.MANIFEST, manifest.FAILURES])
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
+        lambda data: b"PAR1" + data,
+    ],
+)
+def test_a_damaged_table_is_named_and_made_again(
+    name: str, how: Callable[[bytes], bytes], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(store, 1, [variant(1)], [failure(2)])
+    manifest.compact(store)
+    whole = store.read(name)
+    damage_table(store, name, how)
+    with pytest.raises(Damaged, match=rf"/{name} is damaged .*: zooadapt rebuild") as named:
+        manifest.read_table(store, name)
+    assert "\n" not in str(named.value)
+    manifest.check_tables(store)
+    assert caplog.messages == [str(named.value)]
+    manifest.compact(store)
+    assert store.read(name) == whole
+
+
+def test_no_flipped_byte_in_the_rows_goes_unseen(store: Store) -> None:
+    record(store, 1, [variant(n, sha256="0123456789abcdef" * 4) for n in range(1, 40)], [])
+    manifest.compact(store)
+    data = store.read(manifest.MANIFEST)
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    rows = manifest.read_table(store, manifest.MANIFEST)
+    for place in range(4, len(data) - footer, 7):
+        store.write(
+            manifest.MANIFEST, [data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]]
+        )
+        with suppress(Damaged):
+            assert manifest.read_table(store, manifest.MANIFEST).equals(rows)
+
+
+def test_a_table_that_is_not_ours_is_damaged(store: Store) -> None:
+    pd.DataFrame({"model": ["net"]}).to_parquet(Path(store.root) / manifest.MANIFEST)
+    with pytest.raises(Damaged, match="it has no 'zooadapt_layout_version'"):
+        manifest.read_table(store, manifest.MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop_columns(["sha256"]), "sha256"),
+        (lambda rows: rows.drop_columns(["bytes"]).append_column("bytes", [["much"]]), "much"),
+    ],
+)
+def test_a_table_of_other_columns_is_damaged(
+    change: Callable[[Any], Any], message: str, store: Store
+) -> None:
+    record(store, 1, [variant(1)], [])
+    manifest.compact(store)
+    file = Path(store.root) / manifest.MANIFEST
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(Damaged, match=message):
+        manifest.read_table(store, manifest.MANIFEST)
+
+
+@pytest.mark.parametrize("name", [manifest.MANIFEST, manifest.FAILURES])
+def test_a_table_of_a_newer_layout_is_refused_and_kept(name: str, store: Store) -> None:
+    record(store, 1, [variant(1)], [])
+    damaged = record(store, 2, [], [])
+    store.write(damaged, [b"{"])
+    manifest.compact(store)
+    file = Path(store.root) / name
+    newer = pq.read_table(file).replace_schema_metadata({"zooadapt_layout_version": "2"})
+    pq.write_table(newer, file)
+    before = file.read_bytes()
+    for refused in (manifest.compact, manifest.check_tables, rebuild):
+        with pytest.raises(RunError, match=rf"{name} was written by a newer zooadapt"):
+            refused(store)
+    assert file.read_bytes() == before
+    assert store.exists(damaged)
+
+
+def test_rebuilding_makes_the_tables_and_sets_damaged_records_aside(store: Store) -> None:
+    record(store, 1, [variant(1)], [failure(2)])
+    key = record(store, 2, [variant(4)], [], model="other")
+    manifest.compact(store)
+    store.write(key, [b"{"])
+    damage_table(store, manifest.MANIFEST, lambda data: data[:-1])
+    (Path(store.root) / manifest.FAILURES).unlink()
+    made = rebuild(store)
+    assert table(store)["model"].tolist() == ["net"]
+    assert table(store, "failures")["in_chans"].tolist() == [2]
+    assert list(made.aside) == [f"damaged/{key}"]
+    assert store.read(f"damaged/{key}") == b"{"
+    assert not store.exists(key)
+    again = rebuild(store)
+    assert (again.records, again.aside) == (1, {})
+
+
+def test_what_has_no_records_is_not_rebuilt(store: Store) -> None:
+    manifest.compact(store)
+    before = store.read(manifest.MANIFEST)
+    with pytest.raises(UsageError, match="holds no records"):
+        rebuild(store)
+    assert store.read(manifest.MANIFEST) == before
+
+
+def test_a_record_that_is_set_aside_meanwhile_does_not_stop_a_reader(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(store, 1, [variant(1)], [])
+    gone = record(store, 2, [variant(4)], [])
+    read_many = store.read_many
+
+    def late(keys: list[str]) -> dict[str, bytes]:
+        store.remove(gone)
+        return read_many(keys)
+
+    monkeypatch.setattr(store, "read_many", late)
+    assert [found["run_id"] for found in manifest.read_records(store)] == ["run1"]
 
 
 def test_pandas_duckdb_and_polars_read_the_same(store: Store) -> None:

@@ -10,7 +10,7 @@ import zooadapt
 from tests.conftest import SMALL
 from tests.test_pipeline import counted, entry, run
 from zooadapt import bands, manifest
-from zooadapt.errors import UsageError, ValidationError
+from zooadapt.errors import RunError, UsageError, ValidationError
 from zooadapt.mirror import Mirror
 from zooadapt.records import Target
 from zooadapt.store import open_store
@@ -162,6 +162,12 @@ def test_damaged_objects_are_refused(small: Path, tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(UsageError, match="damaged"):
         zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=4)
+
+
+def test_a_damaged_manifest_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match=r"manifest\.parquet is damaged .* zooadapt rebuild"):
+        zooadapt.open_mirror(str(tmp_path)).find("*")
 
 
 def test_an_empty_manifest_has_no_rows_and_all_columns(tmp_path: Path) -> None:

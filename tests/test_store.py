@@ -71,6 +71,9 @@ def test_listing_is_sorted_and_below_the_folder(store: Store) -> None:
         store.write(key, [b""])
     assert store.list("b") == ["b/1/x", "b/2"]
     assert store.list("nothing") == []
+    store.remove("a/1")
+    assert store.list("a") == []
+    assert store.list_top() == ["bc"]
 
 
 def test_reading_many(store: Store) -> None:

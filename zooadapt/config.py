@@ -89,6 +89,15 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: str | 
     }
 
 
+def read_mirror(file: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The `dest` and `storage_options` of a job's YAML file. Raises UsageError."""
+    entries = _read_yaml(Path(file))
+    dest = entries.get("dest")
+    url = None if dest is None else str(_as_text(file, "dest", dest))
+    name = "storage_options"
+    return url, _mapping(file, name, entries.get(name) or {})
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         entries = yaml.safe_load(file.read_text()) or {}

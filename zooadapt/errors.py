@@ -3,6 +3,7 @@
     ZooadaptError
     ├── UsageError            the arguments or the config are wrong            (exit code 2)
     ├── RunError              the run can't go on                             (exit code 3)
+    │   └── Damaged           a record or a table of the mirror can't be understood
     ├── Conflict              somebody else changed an object we meant to replace
     └── StageError            one model failed at one stage; the others go on
         ├── FetchError        its checkpoint can't be had, or isn't the stated one
@@ -32,6 +33,10 @@ class UsageError(ZooadaptError):
 
 class RunError(ZooadaptError):
     """The run can't go on; what was recorded so far stays, and the same command resumes."""
+
+
+class Damaged(RunError):
+    """A record or a table of the mirror isn't what was written: truncated, or changed."""
 
 
 class Conflict(ZooadaptError):

@@ -6,28 +6,30 @@ failures.parquet (the rest), whole files that are replaced only if nobody else d
 """
 
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from zooadapt.errors import Conflict, RunError, one_line
+from zooadapt import layout
+from zooadapt.errors import Conflict, Damaged, UsageError
 from zooadapt.publish import safe
 from zooadapt.records import Adapted, ModelEntry, ModelFacts, Published
 from zooadapt.store import Store
 
-LAYOUT_VERSION = 1
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
 
-Row = dict[str, Any]
+Row = layout.Row
+
+_log = logging.getLogger("zooadapt")
 
 _FLOATS = pa.list_(pa.float64())
 _STRINGS = pa.list_(pa.string())
@@ -39,7 +41,7 @@ def _schema(columns: Iterable[tuple[str, pa.DataType, str]]) -> pa.Schema:
         pa.field(name.rstrip("?"), kind, name.endswith("?"), {"description": text})
         for name, kind, text in columns
     ]
-    return pa.schema(fields, {"zooadapt_layout_version": str(LAYOUT_VERSION)})
+    return pa.schema(fields, {layout.VERSION_KEY: str(layout.LAYOUT_VERSION)})
 
 
 _KEY_COLUMNS = [
@@ -102,6 +104,8 @@ FAILURES_SCHEMA = _schema(
     ]
 )
 
+_SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
+
 
 def variant_columns(adapted: Adapted, variant: Published, facts: ModelFacts) -> Row:
     """The columns that are known once a variant is published; `facts` are for its channels."""
@@ -135,32 +139,39 @@ def write_record(
 ) -> str:
     """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten."""
     key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
-    head = {"layout_version": LAYOUT_VERSION, "zoo": zoo, "model": model, "run_id": run_id}
+    head = {"layout_version": layout.LAYOUT_VERSION, "zoo": zoo, "model": model, "run_id": run_id}
     store.write(key, [json.dumps({**content, **head}, indent=1).encode()])
     return key
 
 
 def read_records(store: Store) -> list[Row]:
-    """All records, the oldest first.
+    """All records, the oldest first; those that are damaged are named in the log and left out.
 
-    Raises RunError naming a record that can't be read or is of a newer layout.
+    Raises RunError naming a record of a newer layout.
+    """
+    records, damaged = scan_records(store)
+    for error in damaged.values():
+        _log.warning(
+            "%s and left out: what it recorded is made again; zooadapt rebuild sets it aside", error
+        )
+    return records
+
+
+@retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(3), reraise=True)
+def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
+    """All records, the oldest first, and what is wrong with the damaged ones, by their keys.
+
+    Raises RunError naming a record of a newer layout.
     """
     keys = [key for key in store.list("records") if key.endswith(".json")]
-    found = store.read_many(keys)
-    records = [_parsed(key, found[key]) for key in keys]
-    return sorted(records, key=lambda record: (record["created_at"], record["run_id"]))
-
-
-def _parsed(key: str, data: bytes) -> Row:
-    try:
-        record: Row = json.loads(data)
-        version = record["layout_version"]
-        _ = record["created_at"], record["run_id"], record["variants"], record["failures"]
-    except (ValueError, KeyError, TypeError) as cause:
-        raise RunError(f"{key} is damaged ({one_line(cause)}): remove it and run again") from cause
-    if version > LAYOUT_VERSION:
-        raise RunError(f"{key} was written by a newer zooadapt (layout {version}): upgrade")
-    return record
+    found = store.read_many(keys)  # one that was set aside since is no longer listed next time
+    records, damaged = [], {}
+    for key in keys:
+        try:
+            records.append(layout.record(found[key], key, MANIFEST_SCHEMA, FAILURES_SCHEMA))
+        except Damaged as error:
+            damaged[key] = error
+    return sorted(records, key=lambda record: (record["created_at"], record["run_id"])), damaged
 
 
 @dataclass(frozen=True)
@@ -232,22 +243,46 @@ def compact(store: Store) -> Tables:
 
     Each is replaced only if it is still the one that was there before the records were read;
     otherwise, a lost answer included, all is read again. Safe beside other jobs on the mirror.
+    Damaged records are left out. Raises RunError for a record or a table of a newer layout.
     """
     with store.exclusive():
         versions = [store.version(name) for name in (MANIFEST, FAILURES)]
-        tables = merge(read_records(store))
-        _replace(store, MANIFEST, _encoded(tables.usable, MANIFEST_SCHEMA), versions[0])
-        _replace(store, FAILURES, _encoded(tables.failures, FAILURES_SCHEMA), versions[1])
+        tables = merge(scan_records(store)[0])
+        _replace(store, MANIFEST, layout.encoded(tables.usable, MANIFEST_SCHEMA), versions[0])
+        _replace(store, FAILURES, layout.encoded(tables.failures, FAILURES_SCHEMA), versions[1])
     return tables
 
 
 def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
-    if version is None or store.read(name) != data:
-        store.replace(name, data, version)
+    if version is not None:
+        before = store.read(name)
+        if before == data:
+            return
+        with suppress(Damaged):  # that is what it is made again for
+            layout.decoded(before, name, _SCHEMAS[name])
+    store.replace(name, data, version)
 
 
-def _encoded(rows: list[Row], schema: pa.Schema) -> bytes:
-    columns = [{name: row[name] for name in schema.names} for row in rows]
-    buffer = BytesIO()
-    pq.write_table(pa.Table.from_pylist(columns, schema), buffer, compression="zstd")
-    return buffer.getvalue()
+def read_table(store: Store, name: str) -> pa.Table:
+    """manifest.parquet or failures.parquet.
+
+    Raises UsageError where there is none; RunError where it is of a newer layout, or Damaged.
+    """
+    try:
+        return layout.decoded(store.read(name), store.path(name), _SCHEMAS[name])
+    except FileNotFoundError as cause:
+        raise UsageError(f"{store.root} holds no {name}") from cause
+
+
+def check_tables(store: Store) -> None:
+    """Name in the log a table that is damaged; the next compaction makes it again.
+
+    Raises RunError for one of a newer layout.
+    """
+    for name in _SCHEMAS:
+        try:
+            read_table(store, name)
+        except UsageError:
+            pass
+        except Damaged as error:
+            _log.warning("%s", error)

@@ -7,10 +7,9 @@ model = mirror.load("resnet18.a1_in1k", bands="sentinel2-l2a")
 """
 
 import json
-import posixpath
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from zooadapt.readback import originals
 from zooadapt.records import Bands, Target
 from zooadapt.schemes import SCHEMES
 from zooadapt.store import Store, open_store
-from zooadapt.variant import Variant
+from zooadapt.variant import Variant, source_stem
 
 
 def open_mirror(url: str, storage_options: dict[str, Any] | None = None) -> "Mirror":
@@ -41,11 +40,13 @@ class Mirror:
     store: Store
 
     def manifest(self) -> pd.DataFrame:
-        """Every usable variant, one row each. Raises UsageError where there is no mirror."""
-        try:
-            return pd.read_parquet(BytesIO(self.store.read(manifest.MANIFEST)))
-        except FileNotFoundError as cause:
-            raise UsageError(f"{self.store.root} holds no {manifest.MANIFEST}") from cause
+        """Every usable variant, one row each.
+
+        Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
+        newer layout.
+        """
+        rows: pd.DataFrame = manifest.read_table(self.store, manifest.MANIFEST).to_pandas()
+        return rows
 
     def find(
         self,
@@ -76,6 +77,16 @@ class Mirror:
             if value is not None:
                 rows = rows[rows[column] == value]
         return rows
+
+    def verify(self, deep: bool = False) -> pd.DataFrame:
+        """What is wrong with the mirror, one row each: `where` and `what`; empty if nothing is.
+
+        As ``zooadapt verify``: every object is read, and with `deep` every variant proved again.
+        """
+        from zooadapt import verify
+
+        wrong = [(found.where, found.what) for found in verify.verify(self, deep).wrong]
+        return pd.DataFrame(wrong, columns=["where", "what"])
 
     def pull(self, folder: str, to: Path) -> Path:
         """Copy a variant's folder, a value of the manifest's `folder`, below `to`; verified.
@@ -122,7 +133,7 @@ class Mirror:
         joined = ",".join(names)
         exact = alike[(alike["bands"] == joined) & (alike["in_chans"] == (in_chans or len(names)))]
         if len(exact):
-            return self._variant(exact.iloc[0]).load()
+            return self.variant(exact.iloc[0]).load()
         if not derive:
             there = (
                 rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
@@ -132,10 +143,10 @@ class Mirror:
             )
         same = alike.loc[[sorted(row.split(",")) == sorted(names) for row in alike["bands"]]]
         if len(same):
-            return self._variant(same.iloc[0]).permuted(names)
+            return self.variant(same.iloc[0]).permuted(names)
         target = wanted or Target.of(parse(bands or ""), scheme)  # parse says what is wrong
         try:
-            return self._variant(rows.iloc[0]).derived(target)
+            return self.variant(rows.iloc[0]).derived(target)
         except Unsupported as cause:
             raise UsageError(f"{model} can't be made for {target.short}: {cause}") from cause
 
@@ -149,11 +160,15 @@ class Mirror:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
 
-    def _variant(self, row: pd.Series) -> Variant:
+    def variant(self, row: pd.Series | Mapping[str, Any]) -> Variant:
+        """The variant of a manifest's row with its original stem, in memory; verified as `pull`.
+
+        Raises ValidationError where the stem isn't what it was.
+        """
         with tempfile.TemporaryDirectory() as name:
             folder = self.pull(row["folder"], Path(name))
             config = json.loads((folder / publish.CONFIG).read_text())
-            key = posixpath.normpath(f"{row['folder']}/{config['zooadapt']['source_stem']}")
+            key = source_stem(row["folder"], config)
             return Variant(
                 zoos.get(row["zoo"]),
                 config,

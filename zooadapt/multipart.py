@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -110,6 +111,40 @@ def multipart(filesystem: Any, path: str) -> Iterator[Multipart]:
         with suppress(Exception):
             call_s3(filesystem, "abort_multipart_upload", **upload)
         raise
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An upload that was begun and neither completed nor aborted."""
+
+    key: str
+    id: str
+    begun: datetime
+    bytes: int
+    """Of the parts that the store keeps."""
+
+
+def unfinished(filesystem: Any, prefix: str) -> Iterator[Unfinished]:
+    """Those to objects whose path begins with `prefix`; their `key` is the path too."""
+    call, where = filesystem.call_s3, place(filesystem, prefix)
+    bucket, page = {"Bucket": where["Bucket"]}, {"Prefix": where["Key"]}
+    while page:
+        answer = call("list_multipart_uploads", **bucket, **page)
+        for found in answer.get("Uploads", []):
+            one = {**bucket, "Key": found["Key"], "UploadId": found["UploadId"]}
+            with suppress(FileNotFoundError):  # it was completed meanwhile
+                size = sum(part["Size"] for part in call("list_parts", **one).get("Parts", []))
+                path = f"{where['Bucket']}/{found['Key']}"
+                yield Unfinished(path, found["UploadId"], found["Initiated"], size)
+        markers = {name: answer.get(f"Next{name}") for name in ("KeyMarker", "UploadIdMarker")}
+        following = {name: marker for name, marker in markers.items() if marker}
+        page = {"Prefix": where["Key"], **following} if following else {}
+
+
+def abort(filesystem: Any, path: str, upload: str) -> None:
+    """Abort an upload, if it is still there."""
+    with suppress(FileNotFoundError):
+        filesystem.call_s3("abort_multipart_upload", **place(filesystem, path), UploadId=upload)
 
 
 def place(filesystem: Any, path: str) -> dict[str, str]:

@@ -3,15 +3,18 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 
 import click
 from tqdm import tqdm
 
 from zooadapt.errors import FetchError
+from zooadapt.garbage import Garbage
 from zooadapt.manifest import Row
 from zooadapt.plan import Plan
 from zooadapt.records import ModelSummary, Source
+from zooadapt.verify import Findings, Wrong
 
 
 def size(count: float) -> str:
@@ -94,6 +97,34 @@ def _named(models: dict[str, list[int]]) -> str:
     """The first models of a group with their channel counts, and how many more there are."""
     shown = [f"{name} ({','.join(map(str, counts))})" for name, counts in list(models.items())[:3]]
     return ", ".join(shown) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
+
+
+def wrong_table(wrong: Sequence[Wrong]) -> str:
+    """A line for each thing that is wrong."""
+    width = max(len(found.where) for found in wrong)
+    return "\n".join(f"  {found.where:<{width}}  {found.what}" for found in wrong)
+
+
+def verified(findings: Findings, deep: bool) -> str:
+    """The closing line of a check."""
+    counted = f"{findings.variants} variants, {size(findings.bytes)}"
+    proved = ", each proved again" if deep else ""
+    verdict = f"{len(findings.wrong)} wrong" if findings.wrong else f"all is well{proved}"
+    unlisted = (
+        f"; {findings.unlisted} more are recorded: a job is at work, or zooadapt rebuild lists them"
+        if findings.unlisted
+        else ""
+    )
+    return f"{counted}: {verdict}{unlisted}"
+
+
+def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
+    """A line for each thing that may go, with its size and age."""
+    lines = []
+    for item in garbage:
+        kind = "  unfinished upload" if item.upload else ""
+        lines.append(f"  {size(item.bytes):>8}  {(now - item.since).days:>5} d  {item.name}{kind}")
+    return "\n".join(lines)
 
 
 def dry_run(plan: Plan, sources: Sequence[Source | FetchError], free: int | None) -> str:

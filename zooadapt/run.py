@@ -40,6 +40,7 @@ def adapt(config: Config) -> int:
     store = _open_mirror(config, job)
     click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id):
+        manifest.check_tables(store)
         records = manifest.read_records(store)
         if config.check_sources:
             manifest.update_licences(store, records, entries, job.run_id)
@@ -61,6 +62,7 @@ def dry_run(config: Config) -> int:
     job, entries = _job(config), plan.select(config)
     plan.check_targets(entries, config.targets)
     store = open_store(job.dest, job.dest_options)
+    manifest.check_tables(store)
     todo = _plan(entries, config, job, manifest.read_records(store))
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")

@@ -17,8 +17,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,16 @@ class Store:
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix`, sorted; [] where there is none."""
         self.fs.invalidate_cache()
+        start, folder = len(self.root) + 1, self.path(prefix)
+        # SeaweedFS lists a folder that has become empty as itself
+        return sorted(path[start:] for path in self.fs.find(folder) if path != folder)
+
+    def list_top(self) -> Sequence[str]:
+        """The keys of the objects right below the root, sorted. Raises FileNotFoundError."""
+        self.fs.invalidate_cache()
         start = len(self.root) + 1
-        return sorted(path[start:] for path in self.fs.find(self.path(prefix)))
+        entries = self.fs.ls(self.root, detail=True)
+        return sorted(entry["name"][start:] for entry in entries if entry["type"] == "file")
 
     def exists(self, key: str) -> bool:
         """Whether the object is there now."""
@@ -139,6 +149,32 @@ class Store:
     def _remove(self, path: str) -> None:
         if self.fs.exists(path):
             self.fs.rm_file(path)
+
+    def remove(self, key: str) -> None:
+        """Remove the object, if it is there."""
+        self._remove(self.path(key))
+
+    def modified(self, key: str) -> datetime:
+        """When the object was written.
+
+        Raises FileNotFoundError, and RunError where the store doesn't say.
+        """
+        self.fs.invalidate_cache()
+        try:
+            when: datetime = self.fs.modified(self.path(key))
+        except NotImplementedError as cause:
+            raise RunError(f"this kind of store doesn't say how old {key} is") from cause
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+    def unfinished(self, prefix: str) -> Iterable[multipart.Unfinished]:
+        """Uploads below the folder `prefix` that were begun and neither completed nor aborted."""
+        return []
+
+    def abort(self, upload: multipart.Unfinished) -> None:
+        """Give up such an upload; its parts are removed."""
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder that has become empty, where folders are more than parts of keys."""
 
     def version(self, key: str) -> str | None:
         """What `replace` compares: a token that changes when the object does; None if absent."""
@@ -187,6 +223,11 @@ class LocalStore(Store):
         """Any number of jobs may share a local mirror."""
         return nullcontext()
 
+    def remove_empty(self, folder: str) -> None:
+        """One ``rmdir``, which refuses where there is something in it."""
+        with suppress(OSError):
+            Path(self.path(folder)).rmdir()
+
     def free_bytes(self) -> int | None:
         """Free bytes of the filesystem that holds the root, or its nearest existing parent."""
         folder = Path(self.root)
@@ -231,6 +272,16 @@ class S3Store(Store):
     def session(self, run_id: str) -> AbstractContextManager[None]:
         """Any number of jobs may share an S3 mirror."""
         return nullcontext()
+
+    def unfinished(self, prefix: str) -> list[multipart.Unfinished]:
+        """Multipart uploads, whose parts cost as much as objects and that no listing shows."""
+        start = len(self.root) + 1
+        found = multipart.unfinished(self.fs, f"{self.path(prefix)}/")
+        return [replace(upload, key=upload.key[start:]) for upload in found]
+
+    def abort(self, upload: multipart.Unfinished) -> None:
+        """Nothing, where it was completed or aborted since."""
+        multipart.abort(self.fs, self.path(upload.key), upload.id)
 
 
 def _refused(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import posixpath
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from zooadapt import publish, schemes, stems, validate
 from zooadapt.bands import RGB
-from zooadapt.records import Band, Bands, Gain, Stem, Target
+from zooadapt.records import Band, Bands, Gain, ProofResult, Stem, Target
 from zooadapt.zoos import Zoo
 
 _log = logging.getLogger("zooadapt")
@@ -37,29 +38,31 @@ class Variant:
         """The same bands in another order."""
         stored: list[str] = self.config["zooadapt"]["bands"]
         columns = [stored.index(name) for name in names]
-        matrix = torch.tensor(self.config["zooadapt"]["matrix"], dtype=torch.float64)[:, columns]
-        return self._made(matrix, self.config["zooadapt"]["scheme"], ",".join(names))
+        return self._made(
+            stored_matrix(self.config)[:, columns],
+            self.config["zooadapt"]["scheme"],
+            ",".join(names),
+        )
 
     def derived(self, target: Target) -> nn.Module:
         """Other channels than it has."""
         matrix = schemes.matrix(target.scheme, self._base_bands(), target.bands)
         return self._made(matrix, target.scheme, target.short)
 
+    def prove(self, device: torch.device) -> ProofResult:
+        """The proof of the variant as it is stored, once more.
+
+        Raises ValidationError where it should compute base(M·x) and doesn't.
+        """
+        rule = schemes.get(self.config["zooadapt"]["scheme"])
+        return self._proved(self.tensors, rule, stored_matrix(self.config), device)
+
     def _made(self, matrix: Tensor, scheme: str, short: str) -> nn.Module:
         """A variant for a (B, N) matrix, made by the job's own code and proved."""
-        found = [_stem(stem) for stem in self.config["zooadapt"]["stems"]]
-        rule, (base_chans, chans) = schemes.get(scheme), matrix.shape
-        made = stems.adapt(self.originals, found, rule, matrix)
+        rule, chans = schemes.get(scheme), matrix.shape[1]
+        made = stems.adapt(self.originals, described_stems(self.config), rule, matrix)
         tensors = {**self.tensors, **made}
-        prover = validate.Prover(
-            base=self._built({**self.tensors, **self.originals}, base_chans),
-            stems=found,
-            originals=self.originals,
-            input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
-            device=torch.device("cpu"),
-        )
-        result = prover.prove(self._built(tensors, chans), rule, matrix)
-        validate.check(result, found, rule, matrix)
+        result = self._proved(tensors, rule, matrix, torch.device("cpu"))
         _log.warning(
             "the mirror lacks %s channels: made from %s, error %.1e",
             short, self.config["architecture"], result.equivalence_error,
@@ -72,6 +75,22 @@ class Variant:
             cfg[statistic] = tuple(schemes.mix_statistics(source[statistic], matrix))
         return model
 
+    def _proved(
+        self, tensors: dict[str, Tensor], rule: schemes.Scheme, matrix: Tensor, device: torch.device
+    ) -> ProofResult:
+        """The proof of a variant of these tensors. Raises ValidationError."""
+        found, (base_chans, chans) = described_stems(self.config), matrix.shape
+        prover = validate.Prover(
+            base=self._built({**self.tensors, **self.originals}, base_chans),
+            stems=found,
+            originals=self.originals,
+            input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
+            device=device,
+        )
+        result = prover.prove(self._built(tensors, chans), rule, matrix)
+        validate.check(result, found, rule, matrix)
+        return result
+
     def _built(self, tensors: dict[str, Tensor], in_chans: int | None = None) -> nn.Module:
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / publish.CONFIG).write_text(json.dumps(self.config))
@@ -83,6 +102,21 @@ class Variant:
         bands = tuple(Band(band["name"], band["wavelength"], band["width"]) for band in channels)
         named = RGB if bands == RGB.channels else Bands("base", bands)
         return named if all(band.name for band in bands) else Bands.counted(len(bands))
+
+
+def source_stem(folder: str, config: dict[str, Any]) -> str:
+    """The key of the original stem that the config.json of a variant's folder names."""
+    return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
+
+
+def described_stems(config: dict[str, Any]) -> list[Stem]:
+    """The stems that a config.json describes."""
+    return [_stem(described) for described in config["zooadapt"]["stems"]]
+
+
+def stored_matrix(config: dict[str, Any]) -> Tensor:
+    """The (B, N) matrix of a config.json."""
+    return torch.tensor(config["zooadapt"]["matrix"], dtype=torch.float64)
 
 
 def _stem(described: dict[str, Any]) -> Stem:

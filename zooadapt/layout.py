@@ -1,0 +1,98 @@
+"""The layout of records and tables: how tables are written, and what is refused when it is read.
+
+A file of a newer layout is refused with RunError: it can't be judged. One that can't be understood,
+or holds other types than it should, is Damaged.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from zooadapt.errors import Damaged, RunError, one_line
+
+LAYOUT_VERSION = 1
+VERSION_KEY = "zooadapt_layout_version"
+"""Under which a table's Parquet metadata state its layout."""
+
+Row = dict[str, Any]
+
+_HEAD = {"zoo": str, "model": str, "run_id": str, "created_at": str, "adapter_version": int,
+         "source": dict, "variants": list, "failures": list}  # fmt: skip
+_FROM_HEAD = {*_HEAD, "attempts"}
+"""Columns of the tables that a record doesn't state for each variant."""
+
+
+def encoded(rows: Iterable[Row], schema: pa.Schema) -> bytes:
+    """A table as Parquet, with a checksum of every page."""
+    buffer = BytesIO()
+    pq.write_table(_table(rows, schema), buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
+    """The rows as a table would give them back."""
+    found: list[Row] = _table(rows, schema).to_pylist()
+    return found
+
+
+def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    named = [{name: row[name] for name in schema.names} for row in rows]
+    return pa.Table.from_pylist(named, schema)
+
+
+def decoded(data: bytes, name: str, schema: pa.Schema) -> pa.Table:
+    """The table that `encoded` made; `name` is for the errors. Raises Damaged and RunError."""
+    try:
+        with pq.ParquetFile(BytesIO(data), page_checksum_verification=True) as file:
+            stated = {key.decode(): value for key, value in (file.metadata.metadata or {}).items()}
+            version = int(stated[VERSION_KEY])
+            if version <= LAYOUT_VERSION:
+                table = file.read()
+                table.select(schema.names).cast(schema)  # raises where they don't fit
+                return table
+    except Exception as cause:  # the bytes are in memory: whatever it is, it is wrong with them
+        raise Damaged(
+            f"{name} is damaged ({reason(cause)}): zooadapt rebuild makes it again from the records"
+        ) from cause
+    raise _newer(name, version)
+
+
+def record(data: bytes, name: str, variants: pa.Schema, failures: pa.Schema) -> Row:
+    """A record; `variants` and `failures` say the types. Raises Damaged and RunError."""
+    try:
+        found: Row = json.loads(data)
+        version: int = found["layout_version"]
+        if version <= LAYOUT_VERSION:
+            for key, kind in _HEAD.items():
+                if not isinstance(found[key], kind):
+                    raise TypeError(f"{key} is {found[key]!r}")
+            datetime.fromisoformat(found["created_at"])
+            _check_rows(found["variants"], variants)
+            _check_rows(found["failures"], failures)
+            return found
+    except Exception as cause:
+        raise Damaged(f"{name} is damaged ({reason(cause)})") from cause
+    raise _newer(name, version)
+
+
+def _check_rows(rows: list[Row], schema: pa.Schema) -> None:
+    """Raise where a row lacks a column, or has a value that the column can't hold."""
+    fields = pa.schema([field for field in schema if field.name not in _FROM_HEAD])
+    table = _table(rows, fields)
+    for field in fields:
+        if table[field.name].null_count and not field.nullable:
+            raise ValueError(f"{field.name} is null")
+
+
+def reason(cause: Exception) -> str:
+    """What is wrong with a file's content, from the error that it led to."""
+    return f"it has no {cause}" if isinstance(cause, KeyError) else one_line(cause)
+
+
+def _newer(name: str, version: int) -> RunError:
+    return RunError(f"{name} was written by a newer zooadapt (layout {version}): upgrade zooadapt")
