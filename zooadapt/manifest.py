@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from zooadapt.errors import Conflict, RunError, one_line
-from zooadapt.publish import safe
+from zooadapt.names import safe
 from zooadapt.records import Adapted, ModelEntry, ModelFacts, Published
 from zooadapt.store import Store
 
