@@ -1,9 +1,11 @@
 """Whatever a model, a band or a file is called: it stays in its place and collides with none."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import pytest
@@ -14,13 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.conftest import SMALL
-from tests.support import checkpoints
+from tests.support import checkpoints, hub
 from tests.test_pipeline import counted, entry, run
-from zooadapt import zoos
-from zooadapt.errors import UsageError
+from zooadapt import fetch, zoos
+from zooadapt.errors import FetchError, UsageError
 from zooadapt.mirror import Mirror
 from zooadapt.names import LONGEST, safe
-from zooadapt.records import Band, Bands, ModelEntry, ModelFacts, Target
+from zooadapt.records import Band, Bands, Job, Located, ModelEntry, ModelFacts, Source, Target
+from zooadapt.spool import spool
 from zooadapt.store import open_store
 from zooadapt.zoos.timm import TimmZoo
 
@@ -125,3 +128,45 @@ def test_a_manifest_can_not_have_a_reader_write_elsewhere(folder: str, tmp_path:
     with pytest.raises(UsageError, match="isn't a variant's folder"):
         Mirror(open_store(str(tmp_path / "mirror"))).pull(folder, tmp_path / "to")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[1:20])
+def test_a_download_stays_in_its_spool(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/file", b"weights")
+    located = Located(Source(f"https://host/{quote(name, safe='/')}", "", 7, ""), memory, "/file")
+    with spool() as mine:
+        file, _ = fetch.fetch(located, mine)
+        assert file.read_bytes() == b"weights"
+        with spool():  # which removes those that nobody holds
+            assert file.resolve().parent == mine.resolve()
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_else_names_the_download(small: Path, tmp_path: Path) -> None:
+    with hub.serving(small) as served:  # it says so: Content-Disposition: …/../outside
+        job = Job("run", "mirror", source_root=f"{served.url}/files")
+        file, _ = fetch.fetch(fetch.locate(entry(SMALL), job), tmp_path)
+    assert [*tmp_path.rglob("*")] == [file]
+    assert file.name == "model.safetensors"
+
+
+def test_a_repository_that_can_not_be_is_a_failure_of_its_model(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.serving(small) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        for name in ("../../etc", "a/../../b", "timm/x@../../y", "a b/c", "x" * 300):
+            with pytest.raises(FetchError):
+                fetch.locate(replace(entry(SMALL), hub_id=name), Job("run", "mirror"))
+
+
+@pytest.mark.parametrize("url", ["https://[host/x.pth", "nosuch://x", "http://"])
+def test_a_url_that_can_not_be_is_a_failure_of_its_model(url: str) -> None:
+    broken = replace(entry(SMALL), hub_id=None, url=url)
+    with pytest.raises(FetchError):
+        fetch.locate(broken, Job("run", "mirror"))

@@ -17,8 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from zooadapt import fetch, pipeline
 from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
-from zooadapt.fetch import Located
-from zooadapt.records import Adapted, Job, ModelEntry, ModelSummary, Request
+from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
 
 _LOOKUPS = 16

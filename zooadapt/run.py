@@ -1,7 +1,6 @@
 """One run of the batch job: plan, cluster, compaction, report."""
 
 import json
-import logging
 import tempfile
 import time
 import uuid
@@ -122,7 +121,6 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         except FetchError as error:
             return error
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
     first = one(entries[0]) if entries else None
     if isinstance(first, Unreachable):
         return [first] * len(entries)
