@@ -46,7 +46,7 @@ def read(located: Located, folder: Path) -> bytes:
 def test_every_model_is_fetched_through_a_limit_lower_than_their_number(
     served: LoopbackHub, tmp_path: Path
 ) -> None:
-    served.limit, served.window = 5, 1.5
+    served.limit, served.window = 5, 0.9
     with ThreadPoolExecutor(cluster._LOOKUPS) as pool:
         found = list(pool.map(locate, MODELS))
     for number, located in enumerate(found):
@@ -122,7 +122,7 @@ def test_what_was_found_elsewhere_is_looked_up_again_when_it_is_old(
 
 
 def test_a_new_client_heeds_too(served: LoopbackHub) -> None:
-    served.limit, served.window = 1, 1.2
+    served.limit, served.window = 1, 0.9
     locate(MODELS[0])
     close_session()
     locate(MODELS[1])

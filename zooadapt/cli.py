@@ -6,7 +6,7 @@ import click
 
 from zooadapt import __version__
 from zooadapt.config import Config, run_options
-from zooadapt.errors import UsageError, ZooadaptError, one_line
+from zooadapt.errors import UsageError, ZooadaptError, one_line, redact
 
 OK, USAGE, STOPPED = 0, 2, 3
 """Exit codes; `run` adds 1, some models failed. See the README."""
@@ -45,5 +45,5 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
 
 
 def _say(message: str, code: int) -> int:
-    click.echo(f"zooadapt: {' '.join(message.split())}", err=True)
+    click.echo(f"zooadapt: {redact(' '.join(message.split()))}", err=True)
     return code

@@ -5,9 +5,9 @@ small records travel between them. A process that dies is replaced; `schedule` s
 """
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,7 +45,8 @@ def _adapt(
     job: Job,
     located: Located | None,
 ) -> Adapted | ModelSummary:
-    return stage(request, job, located)
+    with _quoted():
+        return stage(request, job, located)
 
 
 @ray.remote(max_restarts=0)
@@ -57,7 +58,17 @@ class _Validator:
         self.stage = stage
 
     def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
-        return self.stage(adapted, job)
+        with _quoted():
+            return self.stage(adapted, job)
+
+
+@contextmanager
+def _quoted() -> Iterator[None]:
+    """Let Ray, which keeps and shows every error, see no secret of one."""
+    try:
+        yield
+    except Exception as cause:
+        raise RunError(one_line(cause)) from None
 
 
 @dataclass(frozen=True)

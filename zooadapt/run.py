@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -143,7 +143,9 @@ class _Outcomes:
         self.made += len(summary.made)
         model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
-        self.log.write(json.dumps(asdict(summary)).encode() + b"\n")
+        url = summary.entry.url and redact(summary.entry.url)
+        event = replace(summary, entry=replace(summary.entry, url=url))
+        self.log.write(json.dumps(asdict(event)).encode() + b"\n")
 
 
 def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:

@@ -7,6 +7,7 @@ more is refused. `/files/…` is an ordinary web server over the same folder, `/
 page.
 """
 
+import base64
 import hashlib
 import math
 import re
@@ -52,6 +53,10 @@ class LoopbackHub:
     """Another host, to which weights are redirected."""
     token: str | None = None
     """If set, every repository needs it."""
+    login: str | None = None
+    """If set, the ordinary web server needs it: ``user:password``."""
+    forbidden: tuple[str, ...] = ()
+    """Repositories of which nobody gets a byte, whatever is signed."""
     ranges: bool = True
     """Whether range requests are answered with ranges."""
     limit: int | None = None
@@ -193,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("/cdn/"):
             self._cdn(path, query)
         elif path.startswith("/files/"):
-            self._file(self.hub.root / path.removeprefix("/files/"))
+            self._plain(path.removeprefix("/files/"))
         elif path.startswith("/html/"):
             self._send(200, b"<!DOCTYPE html><title>Sign in</title>", {"Content-Type": "text/html"})
         else:
@@ -230,7 +235,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _cdn(self, path: str, query: str) -> None:
         if self.headers.get("Authorization") or not self.hub.accepts(query):
             return self._send(403)
-        return self._file(self.hub.root / path.removeprefix("/cdn/"))
+        name = path.removeprefix("/cdn/")
+        return self._send(403) if self._forbids(name) else self._file(self.hub.root / name)
+
+    def _plain(self, name: str) -> None:
+        login = base64.b64encode((self.hub.login or "").encode()).decode()
+        if self.hub.login and self.headers.get("Authorization") != f"Basic {login}":
+            return self._send(401)
+        return self._send(403) if self._forbids(name) else self._file(self.hub.root / name)
+
+    def _forbids(self, name: str) -> bool:
+        return name.startswith(tuple(f"{repo}/" for repo in self.hub.forbidden))
 
     def _file(self, file: Path, headers: dict[str, str] | None = None) -> None:
         if not file.is_file():
