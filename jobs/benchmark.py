@@ -42,13 +42,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 
 from tests.support import checkpoints, hub, jobs, proxy, seaweed  # noqa: E402
-from zooadapt import cluster, fetch, plan, schedule  # noqa: E402
+from zooadapt import cluster, plan, schedule  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
 from zooadapt.records import (  # noqa: E402
     Adapted,
     Bands,
     Checkpoint,
     Job,
+    Located,
     ModelEntry,
     ModelFacts,
     ModelSummary,
@@ -351,8 +352,8 @@ def _entry(number: int) -> ModelEntry:
     return ModelEntry("timm", f"{name}.in1k", name, "in1k", "apache-2.0", f"timm/{name}.in1k")
 
 
-def _locate_nothing(entry: ModelEntry, job: Job) -> fetch.Located:
-    return fetch.Located(Source("hf://x", "commit=0", 10**8, ""), None, "")
+def _locate_nothing(entry: ModelEntry, job: Job) -> Located:
+    return Located(Source("hf://x", "commit=0", 10**8, ""), None, "")
 
 
 def _adapt_nothing(request: Request, job: Job, located: object) -> Adapted:

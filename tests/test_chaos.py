@@ -32,7 +32,8 @@ OF_SOURCE = {
 OF_STORE = {
     "error-inside": 0.5,
     **dict.fromkeys(("500", "slow-down", "409", "reset", "lost"), 0.07),
-    **dict.fromkeys(("cut", "short", "wrong", "whole", "drip", "503", "503-after"), 0.05),
+    **dict.fromkeys(("cut", "short", "wrong", "drip", "503", "503-after"), 0.04),
+    "whole": 0.1,
 }
 """At what rates requests are struck. A store's clients ask for much more than a source's."""
 KINDS = {*READING, *WRITING} - {"silent"}
@@ -81,7 +82,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_hundreds_of_faults_later_the_mirror_is_that_of_a_quiet_run(
     zoo: Path, s3: SeaweedFS
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_broken_mirror_does_not(name: str, mirror: Path) -> None:
 def test_the_same_made_elsewhere_is_the_same(
     sound: Path, small: Path, bucket: str, mirror: Path
 ) -> None:
-    run(entry(SMALL), counted(1, 4), small, bucket)  # type: ignore[arg-type]
+    run(entry(SMALL), counted(1, 4), small, bucket)
     checker.check(bucket)
     assert checker.summary(bucket) == checker.summary(str(sound))
     assert len(checker.summary(bucket).objects) == 5

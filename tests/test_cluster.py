@@ -16,8 +16,7 @@ from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline
 from zooadapt.errors import RunError
-from zooadapt.fetch import Located
-from zooadapt.records import Job, ModelEntry, ModelSummary, Request
+from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.zoos import get
 

@@ -13,6 +13,7 @@ from tests.support import faults, hub
 from tests.support.faults import Asked, FaultProxy
 from tests.support.seaweed import BUCKET, SeaweedFS
 from zooadapt import blocks, fetch, multipart
+from zooadapt import hub as zoo_hub
 from zooadapt.errors import Conflict, FetchError
 from zooadapt.records import Job, ModelEntry
 from zooadapt.store import Store, open_store
@@ -90,7 +91,7 @@ def test_a_source_that_fails_for_ever_is_an_error_after_a_few_attempts(
 def test_a_source_that_is_silent(
     cdn: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "SILENCE", 0.2)
+    monkeypatch.setattr(zoo_hub, "SILENCE", 0.2)
     cdn.rule = always("silent")
     with pytest.raises(FetchError, match="can't be read"):
         fetch.fetch(fetch.locate(ENTRY, JOB), tmp_path)

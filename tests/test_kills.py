@@ -12,6 +12,8 @@ import pytest
 from tests.support import checker, checkpoints
 from tests.support.jobs import JOB, Runner, ok, ray_folder
 
+pytestmark = pytest.mark.slow
+
 TAGS = [
     "test_convnext.r160_in1k", "test_efficientnet.r160_in1k", "test_resnet.r160_in1k",
     "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",

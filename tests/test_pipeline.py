@@ -29,7 +29,7 @@ def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
     return tuple(Target(Bands.counted(count), scheme) for count in counts)
 
 
-def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path) -> list[Row]:
+def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path | str) -> list[Row]:
     """The rows of the manifest after one model's run."""
     job = Job("run", str(dest), source_root=str(root))
     adapted = pipeline.adapt(Request(entry, targets), job)

@@ -79,16 +79,3 @@ def test_another_config_is_another_variant(tmp_path: Path) -> None:
 def test_a_dtype_that_cannot_be_stored_is_named() -> None:
     with pytest.raises(PublishError, match="spectrum has dtype"):
         list(publish.serialise({"spectrum": torch.zeros(2, dtype=torch.complex64)}))
-
-
-@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "%2e%2e", "ü", "a b", "CON:"])
-def test_a_name_is_one_safe_part_of_a_key(name: str) -> None:
-    part = publish.safe(name)
-    assert "/" not in part
-    assert part not in ("", ".", "..")
-    assert part.isascii()
-
-
-def test_different_names_stay_different() -> None:
-    names = ["..", ".", "...", "a/b", "a%2Fb", "..%", "~", "%7E"]
-    assert len({publish.safe(name) for name in names}) == len(names)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.fetch import Located
 from zooadapt.records import (
     Adapted,
     Bands,
     Checkpoint,
+    Located,
     ModelEntry,
     ModelFacts,
     ModelSummary,

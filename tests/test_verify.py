@@ -206,7 +206,7 @@ def test_a_deep_check_compares_the_verdict(
 def test_a_mirror_on_s3_is_read_in_bounded_memory_and_changed_nowhere(
     small: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(entry(SMALL), TARGETS, small, bucket)  # type: ignore[arg-type]
+    run(entry(SMALL), TARGETS, small, bucket)
     monkeypatch.setattr(blocks, "BLOCK", 2**18)
     asked: list[int] = []
     read_range = S3Store.read_range

@@ -11,7 +11,7 @@ import click
 
 from zooadapt import __version__
 from zooadapt.config import Config, absolute, read_mirror, run_options
-from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line
+from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
 
 if TYPE_CHECKING:
     from zooadapt.store import Store
@@ -148,5 +148,5 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
 
 
 def _say(message: str, code: int) -> int:
-    click.echo(f"zooadapt: {' '.join(message.split())}", err=True)
+    click.echo(f"zooadapt: {redact(' '.join(message.split()))}", err=True)
     return code

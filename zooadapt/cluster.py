@@ -6,9 +6,9 @@ small records travel between them. A process that dies is replaced; `schedule` s
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from zooadapt import fetch, pipeline
 from zooadapt.errors import DeviceLost, FetchError, RunError, StageError, one_line, redact
-from zooadapt.fetch import Located
-from zooadapt.records import Adapted, Job, ModelEntry, ModelSummary, Request
+from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
 
 _LOOKUPS = 16
@@ -47,7 +46,8 @@ def _adapt(
     job: Job,
     located: Located | None,
 ) -> Adapted | ModelSummary:
-    return stage(request, job, located)
+    with _quoted():
+        return stage(request, job, located)
 
 
 @ray.remote(max_restarts=0)
@@ -59,10 +59,20 @@ class _Validator:
         self.stage = stage
 
     def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
-        try:
-            return self.stage(adapted, job)
-        except DeviceLost:
-            os._exit(1)  # at once: what is left of CUDA may hang. Another process takes its place.
+        with _quoted():
+            try:
+                return self.stage(adapted, job)
+            except DeviceLost:
+                os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
+
+
+@contextmanager
+def _quoted() -> Iterator[None]:
+    """Let Ray, which keeps and shows every error, see no secret of one."""
+    try:
+        yield
+    except Exception as cause:
+        raise RunError(one_line(cause)) from None
 
 
 @dataclass(frozen=True)

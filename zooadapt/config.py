@@ -104,10 +104,18 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as cause:
         raise UsageError(f"--config {file} can't be read: {cause.strerror}") from cause
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
-        raise UsageError(f"--config {file} isn't YAML: {' '.join(str(cause).split())}") from cause
+        raise UsageError(f"--config {file} isn't YAML{_place(cause)}") from cause
     if not isinstance(entries, dict):
         raise UsageError(f"--config {file} must hold options, one `name: value` a line")
     return {str(name).replace("-", "_"): value for name, value in entries.items()}
+
+
+def _place(error: Exception) -> str:
+    """Where a file isn't YAML. Never what stands there: it may be a password."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ""
+    return f" in line {mark.line + 1}, column {mark.column + 1}; quote what isn't a plain word"
 
 
 def _mapping(file: str, name: str, value: Any) -> Mapping[str, Any]:

@@ -125,11 +125,14 @@ def one_line(error: BaseException, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_SECRET_NAME = r"[\w-]*(?:signature|secret|token|password|credential)[\w-]*"
 _SECRETS = [
     (re.compile(r"(?<=://)[^/\s]+@"), ""),  # user:password@ in URLs
-    (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]*"), r"\1"),  # signed query strings
+    (re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]*"), r"\1"),  # signed query strings
     (re.compile(r"(?i)\b(bearer|token)\s+[\w.\-]{8,}"), r"\1 …"),
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"),
+    (re.compile(rf"(?i)({_SECRET_NAME}=)[^\s&'\",;)]+"), r"\1…"),  # of a query alone
+    (re.compile(rf"(?i)(['\"]{_SECRET_NAME}['\"]: ['\"])[^'\"]+"), r"\1…"),  # storage options
 ]
 
 

@@ -2,28 +2,17 @@
 
 import hashlib
 import importlib.resources
-import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from tenacity import (
     retry,
     retry_if_exception,
@@ -32,33 +21,19 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from zooadapt import hub
 from zooadapt.blocks import BLOCK, in_order
-from zooadapt.errors import FetchError, Unreachable, one_line, redact
-from zooadapt.records import Job, ModelEntry, Source
-
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm looks for in a Hub repository, in this order."""
+from zooadapt.errors import FetchError, Unreachable, one_line, redact, stage
+from zooadapt.names import safe
+from zooadapt.records import Job, Located, ModelEntry, Source
 
 _ATTEMPTS = 5
 """To read a block."""
 _DOWNLOADS = 2
 """Of a checkpoint whose hash turns out wrong."""
-SILENCE = 60.0
-"""Seconds that a server may say nothing."""
 _FRESH = 600
-"""Seconds for which what was found is taken as it is."""
+"""Seconds for which what was found is taken as it is, where it isn't pinned."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
-
-
-@dataclass(frozen=True)
-class Located:
-    """A checkpoint found at its source, with what is needed to read it (maybe a credential)."""
-
-    source: Source
-    filesystem: Any
-    path: str
-    when: float = field(default_factory=time.time)
-    """Seconds since the epoch; what was found may be out of date, and a signed URL expires."""
 
 
 class _Wrong(FetchError):
@@ -73,7 +48,7 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
     if not entry.hub_id and not entry.url:
         raise FetchError("the zoo names no source for its weights")
     if source_root and not _in_package(entry.url):
-        name = entry.hub_id or Path(urlsplit(entry.url or "").path).name
+        name = entry.hub_id or _file_name(entry.url or "")
         return f"{source_root.rstrip('/')}/{name}"
     return f"hf://{entry.hub_id}" if entry.hub_id else str(entry.url)
 
@@ -89,25 +64,26 @@ def locate(entry: ModelEntry, job: Job) -> Located:
     Raises FetchError where it isn't there or may not be read.
     """
     where = location(entry, job.source_root)
-    try:
-        return _locate(entry, where, job)
-    except FileNotFoundError as cause:
-        raise FetchError(f"{redact(where)} isn't there") from cause
+    with stage(FetchError):
+        try:
+            return _locate(entry, where, job)
+        except FileNotFoundError as cause:
+            raise FetchError(f"{redact(where)} isn't there") from cause
 
 
 def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
     if where.startswith("hf://"):
-        return _on_hub(where.removeprefix("hf://"))
+        return hub.locate(where.removeprefix("hf://"))
     if _in_package(where):
         return _at(_package_file(where), where, {})
     if entry.hub_id:
-        return _first_of([f"{where}/{file}" for file in HUB_FILES], job.source_options)
+        return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
     return _at(where, where, job.source_options if job.source_root else {})
 
 
 def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
-    """What was found if it is fresh, else what `locate` finds now."""
-    if located and time.time() - located.when < _FRESH:
+    """What was found if it is fresh or pinned, else what `locate` finds now."""
+    if located and (hub.holds(located.source) or time.time() - located.when < _FRESH):
         return located
     return locate(entry, job)
 
@@ -116,8 +92,9 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
     """The checkpoint as a local file, and its sha256 (64 hex digits).
 
     A file of this machine is read where it is; any other is copied below `spool`, block by block,
-    taking up after a broken connection where it stopped, and gets its name when it is whole.
-    Where other bytes come than were stated, it is read once more.
+    taking up where it stopped after a broken connection or when the Hub's signed URL has run out,
+    and gets its name when it is whole. Where other bytes come than were stated, it is read once
+    more.
 
     Raises FetchError where it can't be read, or its size or hash isn't the stated one.
     """
@@ -126,7 +103,7 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
         digest, size = _hash(file)
         _verify(located.source, digest, size)
     else:
-        file = spool / Path(urlsplit(located.source.uri).path).name
+        file = spool / safe(_file_name(located.source.uri))
         digest = _verified(located, file)
     return file, digest
 
@@ -193,7 +170,7 @@ def _copy(located: Located, unfinished: Path, ranges: bool) -> tuple[str, int]:
     size, digest = located.source.bytes, hashlib.sha256()
     with _open(located, BLOCK if ranges else 0) as source, unfinished.open("wb") as out:
         at_once = ranges and size is not None and located.filesystem.async_impl
-        blocks = in_order(partial(_range, source), size or 0) if at_once else _blocks(source)
+        blocks = in_order(_Ranges(located, source), size or 0) if at_once else _blocks(source)
         for block in blocks:
             digest.update(block)
             out.write(block)
@@ -233,6 +210,25 @@ _again = retry(
 )
 
 
+class _Ranges:
+    """Reads an open file's ranges, from several threads; a signed URL that ran out is renewed."""
+
+    def __init__(self, located: Located, file: Any) -> None:
+        self._located, self._file, self._lock = located, file, Lock()
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        file = self._file
+        try:
+            return _range(file, start, stop)
+        except aiohttp.ClientResponseError as refusal:
+            if refusal.status != 403 or not hub.holds(self._located.source):
+                raise
+        with self._lock:
+            if self._file is file:  # else another thread has renewed it meanwhile
+                self._file = _open(hub.renewed(self._located), BLOCK)
+        return _range(self._file, start, stop)
+
+
 @_again
 def _range(file: Any, start: int, stop: int) -> bytes:
     block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: has no state
@@ -247,56 +243,6 @@ def _read_at(file: Any, position: int) -> bytes:
         file.seek(position)
     block: bytes = file.read(BLOCK)
     return block
-
-
-def _on_hub(hub_id: str) -> Located:
-    """One HEAD request tells commit, sha256, size and a signed URL of the Hub's file."""
-    repo, _, revision = hub_id.partition("@")
-    for file in HUB_FILES:
-        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_hub_endpoint())
-        try:
-            facts = get_hf_file_metadata(url, token=get_token(), retry_on_errors=True)
-        except EntryNotFoundError:
-            continue
-        except GatedRepoError as cause:
-            raise FetchError(
-                f"hf://{repo} is gated: accept its terms on the Hub and set HF_TOKEN"
-            ) from cause
-        except (RepositoryNotFoundError, RevisionNotFoundError) as cause:
-            raise FetchError(
-                f"hf://{repo} isn't there, or is private and needs HF_TOKEN"
-            ) from cause
-        except HfHubHTTPError as cause:
-            raise FetchError(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
-        except Exception as cause:
-            raise Unreachable(
-                f"the Hub at {redact(_hub_endpoint())} doesn't answer: {one_line(cause)}"
-            ) from cause
-        return _pinned(repo, file, facts, url)
-    raise FetchError(f"hf://{repo} has none of {', '.join(HUB_FILES)}")
-
-
-def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
-    sha256 = facts.etag if facts.etag and re.fullmatch("[0-9a-f]{64}", facts.etag) else ""
-    token = get_token() if urlsplit(facts.location).netloc == urlsplit(url).netloc else None
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    source = Source(
-        uri=f"hf://{repo}@{facts.commit_hash}/{file}",
-        identity=f"commit={facts.commit_hash} etag={facts.etag} bytes={facts.size}",
-        bytes=facts.size,
-        sha256=sha256,
-    )
-    filesystem = fsspec.filesystem("http", encoded=True, client_kwargs=_client(headers))
-    return Located(source, filesystem, facts.location)
-
-
-def _client(headers: dict[str, str]) -> dict[str, Any]:
-    """aiohttp settings: no bound on a whole transfer, but on silence."""
-    return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=SILENCE)}
-
-
-def _hub_endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
 
 
 def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
@@ -314,7 +260,7 @@ def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
     """The file at `url`, described by its filesystem. Raises FileNotFoundError, FetchError."""
     try:
         if url.startswith(("http://", "https://")):
-            options = {"client_kwargs": _client({}), **options}
+            options = {"client_kwargs": hub.http_client({}), **options}
         filesystem, path = fsspec.core.url_to_fs(url, **options)
         facts = filesystem.info(path)
     except Exception as cause:
@@ -323,8 +269,7 @@ def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
         refused = isinstance(cause, FileNotFoundError | PermissionError)
         error = FetchError if refused or not isinstance(cause, OSError) else Unreachable
         raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
-    name = Path(urlsplit(uri).path).name
-    stated = _HASH_IN_NAME.search(name)
+    stated = _HASH_IN_NAME.search(_file_name(uri))
     source = Source(
         uri=redact(uri),
         identity=f"sha256={stated.group(1)}" if stated else _identity(facts),
@@ -351,6 +296,11 @@ def _identity(facts: dict[str, Any]) -> str:
         "unstated",
     )
     return f"{changed} bytes={facts.get('size')}"
+
+
+def _file_name(url: str) -> str:
+    """What follows the last "/" of a URL's path."""
+    return re.split("[?#]", url)[0].rpartition("/")[2]
 
 
 def _in_package(url: str | None) -> bool:

@@ -19,7 +19,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from zooadapt import layout
 from zooadapt.errors import Conflict, Damaged, UsageError
-from zooadapt.publish import safe
+from zooadapt.names import safe
 from zooadapt.records import Adapted, ModelEntry, ModelFacts, Published
 from zooadapt.store import Store
 

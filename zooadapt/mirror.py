@@ -93,7 +93,10 @@ class Mirror:
 
         Raises UsageError where the bytes aren't those that the folder's id was made from.
         """
-        local = to / folder.rpartition("/")[2]
+        name = folder.rpartition("/")[2]
+        if not name.strip("."):
+            raise UsageError(f"{folder!r} isn't a variant's folder")
+        local = to / name
         local.mkdir(parents=True, exist_ok=True)
         file, digest = self.store.local_file(f"{folder}/{publish.WEIGHTS}", local)
         config = self.store.read(f"{folder}/{publish.CONFIG}")

@@ -50,6 +50,7 @@ from zooadapt.records import (
     Checkpoint,
     Failure,
     Job,
+    Located,
     ModelEntry,
     ModelFacts,
     ModelSummary,
@@ -72,9 +73,7 @@ ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
 
-def adapt(
-    request: Request, job: Job, located: fetch.Located | None = None
-) -> Adapted | ModelSummary:
+def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
     """Fetch, adapt and publish one model: what `prove` goes on with, or the end of the model.
 
     `located` is its checkpoint, where that was looked up already.
@@ -140,7 +139,7 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
 
 
 def _adapt(
-    request: Request, job: Job, located: fetch.Located | None, folder: Path, started: float
+    request: Request, job: Job, located: Located | None, folder: Path, started: float
 ) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
     with stage(StemError):

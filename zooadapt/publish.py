@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
 from zooadapt.compose import Shared, compose
 from zooadapt.errors import PublishError
+from zooadapt.names import safe
 from zooadapt.records import Published, Target
 from zooadapt.store import Store
 
@@ -83,13 +83,8 @@ def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -
 
 
 def model_folder(zoo: str, model: str) -> str:
-    """The key below which a model's objects lie; unusual characters are percent-encoded."""
+    """The key below which a model's objects lie."""
     return f"weights/{safe(zoo)}/{safe(model)}"
-
-
-def safe(name: str) -> str:
-    """`name` as one part of a key, never empty, never "." or ".."."""
-    return quote(name, safe="").replace("~", "%7E") if name.strip(".") else quote(name) + "%"
 
 
 def content_id(digest: str, config: bytes = b"") -> str:

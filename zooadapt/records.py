@@ -1,5 +1,6 @@
 """The nouns that cross stages: small frozen records, picklable, with units on each field."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -138,6 +139,19 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Located:
+    """A checkpoint found at its source, with what is needed to read it (maybe a credential)."""
+
+    source: Source
+    filesystem: Any = field(repr=False)
+    """fsspec's."""
+    path: str = field(repr=False)
+    """The filesystem's own; perhaps a signed URL, which runs out."""
+    when: float = field(default_factory=time.time)
+    """Seconds since the epoch; what isn't pinned may have changed since."""
+
+
+@dataclass(frozen=True)
 class Gain:
     """The per-filter gain of a stem that standardises its weight: it can make up for it."""
 
@@ -198,9 +212,9 @@ class Job:
     """What every stage of a run needs to know. Holds credentials: never printed or stored."""
 
     run_id: str
-    dest: str
+    dest: str = field(repr=False)
     """The mirror's root, an absolute fsspec URL."""
-    source_root: str | None = None
+    source_root: str | None = field(default=None, repr=False)
     dest_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options of `dest`."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -1,14 +1,13 @@
 """One run of the batch job: plan, cluster, compaction, report."""
 
 import json
-import logging
 import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -124,7 +123,6 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         except FetchError as error:
             return error
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
     first = one(entries[0]) if entries else None
     if isinstance(first, Unreachable):
         return [first] * len(entries)
@@ -147,7 +145,9 @@ class _Outcomes:
         self.made += len(summary.made)
         model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
-        self.log.write(json.dumps(asdict(summary)).encode() + b"\n")
+        url = summary.entry.url and redact(summary.entry.url)
+        event = replace(summary, entry=replace(summary.entry, url=url))
+        self.log.write(json.dumps(asdict(event)).encode() + b"\n")
 
 
 def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:

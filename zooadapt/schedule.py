@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.fetch import Located
-from zooadapt.records import Adapted, ModelSummary, Request
+from zooadapt.records import Adapted, Located, ModelSummary, Request
 
 Stage = Literal["locate", "adapt", "prove"]
 

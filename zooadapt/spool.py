@@ -26,7 +26,9 @@ def spool() -> Iterator[Path]:
         with unseen.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             unseen.rename(folder / _LOCK)  # seen only when it is held
-            yield folder
+            files = folder / "files"  # none of which can be taken for the lock
+            files.mkdir()
+            yield files
 
 
 def _remove_if_left(folder: Path) -> None:

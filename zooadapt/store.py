@@ -122,7 +122,7 @@ class Store:
 
         Every byte is read from the store.
         """
-        copy = spool / key.replace("/", "__")
+        copy = spool / hashlib.sha256(key.encode()).hexdigest()  # the key may be too long a name
         digest = hashlib.sha256()
         with copy.open("wb") as file:
             for chunk in self.chunks(key):

@@ -1,13 +1,19 @@
 """A Hugging Face Hub on loopback: real HTTP with redirects, commits, signed URLs and ranges.
 
 `/{owner}/{repo}/resolve/{revision}/{file}` answers as the Hub does: small files themselves, weights
-by a redirect to a signed `/cdn/` URL, which refuses requests that carry a token. `/files/…` is an
-ordinary web server over the same folder, `/html/…` answers with a page.
+by a redirect to a signed `/cdn/` URL, which refuses requests that carry a token, and any that come
+after it has run out. Where there is a limit, what a window has left is told with every answer, and
+more is refused. `/files/…` is an ordinary web server over the same folder, `/html/…` answers with a
+page.
 """
 
+import base64
 import hashlib
+import math
 import re
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,19 +23,24 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = (".safetensors", ".bin", ".pth")
-_SIGNATURE = "X-Amz-Signature=5ec2e7516"
+SIGNATURE = "5ec2e7516"
+"""What every signature begins with."""
+_NAMED = {"Content-Disposition": 'attachment; filename="../../outside"'}
+"""A name that nobody should heed."""
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request that was answered."""
+    """One request that is answered."""
 
     method: str
     path: str
     range: str | None
     status: int
     body_bytes: int
+    when: float
+    """Seconds, as `time.monotonic`."""
 
 
 @dataclass
@@ -42,9 +53,28 @@ class LoopbackHub:
     """Another host, to which weights are redirected."""
     token: str | None = None
     """If set, every repository needs it."""
+    login: str | None = None
+    """If set, the ordinary web server needs it: ``user:password``."""
+    forbidden: tuple[str, ...] = ()
+    """Repositories of which nobody gets a byte, whatever is signed."""
     ranges: bool = True
     """Whether range requests are answered with ranges."""
+    limit: int | None = None
+    """Resolves that are answered in a window."""
+    window: float = 1.0
+    """Seconds; the first begins with the first resolve."""
+    headers: tuple[str, ...] = ("RateLimit", "RateLimit-Policy", "Retry-After")
+    """Those of these in which the limit is told."""
+    uses: int | None = None
+    """Requests that a signed URL answers before it has run out."""
     asked: list[Asked] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ends: float = 0.0
+    """When the window ends."""
+    _resolved: int = 0
+    """Resolves answered in the window."""
+    _signed: Counter[str] = field(default_factory=Counter)
+    """How often each signature was used."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -62,6 +92,48 @@ class LoopbackHub:
             for request in list(self.asked)
             if request.method == "GET" and request.path.startswith(prefix)
         )
+
+    def resolves(self, status: int = 302) -> Counter[str]:
+        """How often each file was resolved with this answer."""
+        return Counter(
+            request.path
+            for request in list(self.asked)
+            if "/resolve/" in request.path and request.status == status
+        )
+
+    def take(self) -> tuple[bool, dict[str, str]]:
+        """Whether the limit allows one more resolve, and the headers that tell of it."""
+        if self.limit is None:
+            return True, {}
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._ends:
+                self._ends, self._resolved = now + self.window, 0
+            allowed = self._resolved < self.limit
+            self._resolved += allowed
+            left, seconds = self.limit - self._resolved, math.ceil(self._ends - now)
+        told = {
+            "RateLimit": f'"resolvers";r={left};t={seconds}',
+            "RateLimit-Policy": f'"fixed window";"resolvers";q={self.limit};w={self.window:g}',
+        }
+        told |= {} if allowed else {"Retry-After": str(seconds)}
+        return allowed, {name: told[name] for name in self.headers if name in told}
+
+    def sign(self) -> str:
+        """The query of a new signed URL."""
+        with self._lock:
+            signature = f"{SIGNATURE}{len(self._signed):06x}"
+            self._signed[signature] = 0
+        return f"X-Amz-Signature={signature}"
+
+    def accepts(self, query: str) -> bool:
+        """Whether it is the query of a signed URL that hasn't run out; counts as a use."""
+        signature = query.removeprefix("X-Amz-Signature=")
+        with self._lock:
+            if signature not in self._signed:
+                return False
+            self._signed[signature] += 1
+            return self.uses is None or self._signed[signature] <= self.uses
 
     def commit(self, repo: str) -> str:
         """The repository's one commit, which changes with its content."""
@@ -126,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith("/cdn/"):
             self._cdn(path, query)
         elif path.startswith("/files/"):
-            self._file(self.hub.root / path.removeprefix("/files/"))
+            self._plain(path.removeprefix("/files/"))
         elif path.startswith("/html/"):
             self._send(200, b"<!DOCTYPE html><title>Sign in</title>", {"Content-Type": "text/html"})
         else:
@@ -135,6 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, repo: str, revision: str, name: str) -> None:
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._send(401, headers={"X-Error-Code": "GatedRepo"})
+        allowed, limits = self.hub.take()
+        if not allowed:
+            return self._send(429, headers=limits)
         if not (self.hub.root / repo).is_dir():
             return self._send(404, headers={"X-Error-Code": "RepoNotFound"})
         commit, file = self.hub.commit(repo), self.hub.root / repo / name
@@ -149,23 +224,34 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(
             302,
             headers={
+                **limits,
                 "X-Repo-Commit": commit,
                 "X-Linked-Etag": f'"{sha256(file)}"',
                 "X-Linked-Size": str(file.stat().st_size),
-                "Location": f"{self.hub.cdn}/cdn/{repo}/{name}?{_SIGNATURE}",
+                "Location": f"{self.hub.cdn}/cdn/{repo}/{name}?{self.hub.sign()}",
             },
         )
 
     def _cdn(self, path: str, query: str) -> None:
-        if self.headers.get("Authorization") or query != _SIGNATURE:
+        if self.headers.get("Authorization") or not self.hub.accepts(query):
             return self._send(403)
-        return self._file(self.hub.root / path.removeprefix("/cdn/"))
+        name = path.removeprefix("/cdn/")
+        return self._send(403) if self._forbids(name) else self._file(self.hub.root / name)
+
+    def _plain(self, name: str) -> None:
+        login = base64.b64encode((self.hub.login or "").encode()).decode()
+        if self.hub.login and self.headers.get("Authorization") != f"Basic {login}":
+            return self._send(401)
+        return self._send(403) if self._forbids(name) else self._file(self.hub.root / name)
+
+    def _forbids(self, name: str) -> bool:
+        return name.startswith(tuple(f"{repo}/" for repo in self.hub.forbidden))
 
     def _file(self, file: Path, headers: dict[str, str] | None = None) -> None:
         if not file.is_file():
             return self._send(404)
         data, status = file.read_bytes(), 200
-        headers = {**(headers or {}), "ETag": f'"{sha256(file)[:40]}"'}
+        headers = {**(headers or {}), **_NAMED, "ETag": f'"{sha256(file)[:40]}"'}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if self.hub.ranges:
             headers["Accept-Ranges"] = "bytes"
@@ -180,10 +266,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
+        sent = len(body) if self.command == "GET" else 0
+        wanted, now = self.headers.get("Range"), time.monotonic()
+        self.hub.asked.append(Asked(self.command, self.path, wanted, status, sent, now))
         self.end_headers()
-        sent = 0
-        if self.command == "GET":
+        if sent:
             self.wfile.write(body)
-            sent = len(body)
-        asked = Asked(self.command, self.path, self.headers.get("Range"), status, sent)
-        self.hub.asked.append(asked)

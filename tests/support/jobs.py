@@ -88,7 +88,7 @@ def ray_head(env: Mapping[str, str], cpus: int = 2) -> Iterator[str]:
         _wait_until_it_takes_jobs(ray, address, env, process)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL)  # an orderly stop takes it half a minute
         process.wait(60)
 
 
@@ -97,9 +97,13 @@ def _wait_until_it_takes_jobs(
 ) -> None:
     deadline = time.monotonic() + 90
     probe = [ray, "job", "list", "--address", address]
-    while subprocess.run(
-        probe, env={**os.environ, **env}, capture_output=True, check=False
-    ).returncode:
+    found = Path(env["RAY_TMPDIR"], "ray", "ray_current_cluster")  # written last
+    while (
+        not found.exists()
+        or subprocess.run(
+            probe, env={**os.environ, **env}, capture_output=True, check=False
+        ).returncode
+    ):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the Ray head did not start")
         time.sleep(0.5)

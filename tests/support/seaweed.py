@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import s3fs
+from botocore.exceptions import BotoCoreError
 
 BUCKET = "tests"
 """The one bucket: SeaweedFS sets several volumes apart for each and soon has none left."""
@@ -114,7 +115,7 @@ def _wait_until_ready(server: SeaweedFS, process: subprocess.Popen[bytes], log: 
             filesystem.pipe_file(f"{BUCKET}/ready", b"x")
             assert filesystem.cat_file(f"{BUCKET}/ready") == b"x"
             return
-        except OSError:
+        except (OSError, BotoCoreError):
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"SeaweedFS did not start:\n{tail}") from None
