@@ -79,3 +79,11 @@ def test_ci_runs_the_readme_s_test_command() -> None:
     lines = re.findall(r"^python3 -m venv .* && (python -m pytest)$", README, re.M)
     assert lines == ["python -m pytest"]
     assert "README.md" in Path(ROOT / ".ci" / "run").read_text()
+
+
+def test_every_test_that_holds_a_promise_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", README)
+    assert len(named) > 15
+    for file, function in named:
+        assert not function or f"def {function}(" in (ROOT / "tests" / file).read_text(), function
+        assert (ROOT / "tests" / file).exists(), file
