@@ -72,7 +72,7 @@ MB = 1e6
 @click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
 @click.option("--many", default="1,2,4,5,8,12,13,25", callback=parse_chans, show_default=True,
               help="Compared with a single count.")  # fmt: skip
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="0 to count and drive only.")
 @click.option("--entries", default=1_000_000, show_default=True, help="Of the driver's own test.")
 @click.option("--folder", type=Path, help="Where to work; a temporary folder by default.")
 @click.pass_context
@@ -90,7 +90,8 @@ def main(
         with seaweed.running(work / "seaweed") as server:
             bench = Bench(work, models, server, {**env, **server.env})
             click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
-            _compare(bench, chans, many, rounds)
+            if rounds:
+                _compare(bench, chans, many, rounds)
             _count(bench, chans, size)
         _drive(bench, entries)
 

@@ -131,7 +131,8 @@ def faulty(s3: SeaweedFS) -> Iterator[tuple[FaultProxy, Store, Store]]:
     """A proxy before S3, the store seen through it, and the store as it is."""
     with faults.proxy(s3.endpoint_url) as proxy:
         url = f"s3://{BUCKET}/faulty"
-        options = {**s3.options, "skip_instance_cache": True}
+        retries = {"config_kwargs": {"retries": {"max_attempts": 2}}}  # not to wait for long
+        options = {**s3.options, **retries, "skip_instance_cache": True}
         yield (
             proxy,
             open_store(url, {**options, "endpoint_url": proxy.url}),

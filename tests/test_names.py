@@ -137,7 +137,8 @@ def test_a_download_stays_in_its_spool(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/file", b"weights")
-    located = Located(Source(f"https://host/{quote(name, safe='/')}", "", 7, ""), memory, "/file")
+    source = fetch._at("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
+    located = Located(source, memory, "/file")
     with spool() as mine:
         file, _ = fetch.fetch(located, mine)
         assert file.read_bytes() == b"weights"
