@@ -22,7 +22,7 @@ from zooadapt import fetch, zoos
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.mirror import Mirror
 from zooadapt.names import LONGEST, safe
-from zooadapt.records import Band, Bands, Job, Located, ModelEntry, ModelFacts, Source, Target
+from zooadapt.records import Band, Bands, Job, Located, ModelEntry, ModelFacts, Target
 from zooadapt.spool import spool
 from zooadapt.store import open_store
 from zooadapt.zoos.timm import TimmZoo
