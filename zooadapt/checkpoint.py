@@ -16,6 +16,9 @@ from zooadapt.errors import CheckpointError, one_line
 
 Build = Callable[[], nn.Module]
 
+_STATISTICS = ("running_mean", "running_var")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 _FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 """How torch names what a pickle would call and ``weights_only`` forbids."""
 
@@ -93,13 +96,16 @@ def assign(
     """Put the tensors into `model` (on the meta device), as they are; returns what was filled in.
 
     A tensor that the checkpoint lacks is taken from the model itself only where two builds with
-    different seeds agree on it; `rebuild` builds the model with real values.
+    different seeds agree on it, and if `strict`, where it isn't learnt; `rebuild` builds the model
+    with real values.
 
-    Raises CheckpointError where the checkpoint lacks a tensor that would be left random, has one
-    that `strict` forbids, one of another shape, one that isn't a tensor, or one with NaN or Inf.
+    Raises CheckpointError where the checkpoint lacks any other tensor, has one that `strict`
+    forbids, one of another shape, one that isn't a tensor, one of integers, 8-bit or complex
+    numbers for a weight, or one with NaN or Inf.
     """
     _check(model, tensors, strict)
-    model.load_state_dict(dict(tensors), strict=False, assign=True)
+    known = {name: tensors[name] for name in model.state_dict().keys() & tensors.keys()}
+    model.load_state_dict(known, strict=False, assign=True)
     filled = tuple(sorted(model.state_dict().keys() - tensors.keys()))
     _fill(model, rebuild)
     return filled
@@ -107,22 +113,29 @@ def assign(
 
 def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
     expected = model.state_dict()
-    extra = sorted(tensors.keys() - expected.keys())
+    extra = sorted(map(str, tensors.keys() - expected.keys()))
     if extra and strict:
         raise CheckpointError(f"the checkpoint has tensors the model doesn't: {_listed(extra)}")
+    parameters = {name for name, _ in model.named_parameters()}
+    absent = [name for name in expected if name not in tensors]
+    learnt = [name for name in absent if name in parameters or name.endswith(_STATISTICS)]
+    if learnt and strict:
+        raise CheckpointError(f"the checkpoint lacks {_listed(learnt)}, which the model learns")
     for name in expected.keys() & tensors.keys():
-        _check_tensor(name, tensors[name], expected[name].shape)
+        _check_tensor(name, tensors[name], expected[name])
 
 
-def _check_tensor(name: str, tensor: Any, shape: torch.Size) -> None:
+def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise CheckpointError(f"{name} is a {type(tensor).__name__} instead of a tensor")
     if tensor.is_meta:
         raise CheckpointError(f"{name} got no values from the zoo's conversion of the checkpoint")
-    if tensor.shape != shape:
+    if tensor.shape != wanted.shape:
         raise CheckpointError(
-            f"{name} has shape {tuple(tensor.shape)} where the model wants {tuple(shape)}"
+            f"{name} has shape {tuple(tensor.shape)} where the model wants {tuple(wanted.shape)}"
         )
+    if wanted.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise CheckpointError(f"{name} is of {tensor.dtype}, which can't be a weight of the model")
     if tensor.is_floating_point() and not _is_finite(tensor):
         raise CheckpointError(f"{name} has NaN or infinite values")
 
