@@ -76,7 +76,7 @@ def test_a_pickle_that_would_run_code_is_never_run(tmp_path: Path, zipped: bool)
         (b"what is this? nothing we know of", "unknown format"),
         (b"\x80\x02truncated", "evil.pth"),
         (b"PK\x03\x04truncated", "damaged"),
-        ((100).to_bytes(8, "little") + b'{"w": 1', "damaged safetensors"),
+        ((100).to_bytes(8, "little") + b'{"w": 1', "damaged .* header"),
     ],
 )
 def test_anything_else_is_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
