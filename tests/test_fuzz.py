@@ -29,8 +29,13 @@ def read_or_refused(content: bytes) -> bool:
         for name, value in read.items():
             if isinstance(value, torch.Tensor):
                 assert value.untyped_storage().nbytes() <= len(content)
-                assert torch.equal(*(t.flatten().view(torch.uint8) for t in (value, again[name])))
+                assert torch.equal(stored(value), stored(again[name]))
         return True
+
+
+def stored(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of which the tensor shows some."""
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
 
 GOOD = [
@@ -96,7 +101,7 @@ INSTRUCTIONS = st.sampled_from(VALUES) | st.sampled_from(STEPS) | st.sampled_fro
 
 
 @given(st.lists(INSTRUCTIONS, max_size=12).map(b"".join), st.booleans())
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=500)
 def test_a_pickle_is_refused_or_read_right(instructions: bytes, zipped: bool) -> None:
     content = b"}(" + pickled.text("w") + instructions + b"u"
     read_or_refused(pickled.zipped(content) if zipped else pickled.stacked(content))

@@ -19,7 +19,7 @@ import torch
 from tests.conftest import SMALL
 from tests.support import checkpoints, hostile
 from tests.support.hostile import Cases
-from zooadapt import checkpoint, manifest, pipeline
+from zooadapt import checkpoint, manifest, pipeline, vetting
 from zooadapt.errors import CheckpointError
 from zooadapt.records import Adapted, Bands, Job, ModelSummary, Request, Target
 from zooadapt.store import open_store
@@ -73,6 +73,19 @@ def test_what_a_pickle_would_call_is_named_and_not_called(tmp_path: Path, name: 
     assert not canary.exists()
 
 
+def test_without_vetting_torch_calls_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for vet in ("archive", "stacked"):
+        monkeypatch.setattr(vetting, vet, lambda file: None)
+    canary, file = tmp_path / "canary", tmp_path / "model.pth"
+    for content, _ in hostile.calling(canary).values():
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            checkpoint.read(file)
+    assert not canary.exists()
+
+
 @pytest.mark.parametrize(
     "cases",
     [
@@ -120,7 +133,7 @@ def test_what_honest_checkpoints_hold_is_read(tmp_path: Path, zipped: bool) -> N
         "views": {"part": torch.arange(9.0)[2:5], "turned": torch.rand(2, 3).t()},
         "kinds": [torch.ones(2, dtype=dtype) for dtype in (torch.bool, torch.bfloat16, torch.long)],
         "facts": OrderedDict(size=torch.Size((1, 2)), device=torch.device("cuda:1"), bytes=b"\xff"),
-        "more": [None, True, 0.5, 2**70, (1, (2,)), {"a", "b"}, torch.float16, torch.tensor(1)],
+        "more": [None, True, 0.5, 2**70, (1, (2,)), {"a"}, torch.float16, torch.tensor(1)],
     }
     file = tmp_path / "training.pth"
     torch.save(content, file, _use_new_zipfile_serialization=zipped)

@@ -20,20 +20,15 @@ LARGEST = 8 * 2**20
 """Bytes of a pickle, which has some 250 for each tensor. Loaded, it may take 70 times as much."""
 
 _MOST_DIMENSIONS = 64  # torch's own limit
-_ITEM_BYTES = {
-    "torch DoubleStorage": 8,
-    "torch FloatStorage": 4,
-    "torch HalfStorage": 2,
-    "torch BFloat16Storage": 2,
-    "torch LongStorage": 8,
-    "torch IntStorage": 4,
-    "torch ShortStorage": 2,
-    "torch CharStorage": 1,
-    "torch ByteStorage": 1,
-    "torch BoolStorage": 1,
-    "torch ComplexDoubleStorage": 16,
-    "torch ComplexFloatStorage": 8,
-    "torch.storage UntypedStorage": 1,
+_KINDS = {
+    1: "Bool Byte Char",
+    2: "BFloat16 Half Short",
+    4: "Float Int",
+    8: "ComplexFloat Double Long",
+    16: "ComplexDouble",
+}
+_ITEM_BYTES = {"torch.storage UntypedStorage": 1} | {
+    f"torch {kind}Storage": size for size, kinds in _KINDS.items() for kind in kinds.split()
 }
 
 
@@ -43,6 +38,7 @@ class Storage:
 
     key: str
     bytes: int
+    item_bytes: int
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,17 @@ class _Made:
     by: str
 
 
-def examine(stream: io.BytesIO, most: int) -> tuple[Any, set[Storage]]:
+def examine(stream: io.BytesIO, most: int) -> tuple[Any, list[Storage]]:
     """The next pickle of the stream, its objects only named, and the storages that it claims.
 
     Raises CheckpointError, whose message lacks the subject, where the pickle needs more than plain
-    tensors and containers, or has a tensor of more than `most` values. Where it makes no sense,
-    anything may be raised.
+    tensors and containers, or has a tensor that reaches beyond its storage or repeats it to more
+    than `most` values. Where it makes no sense, anything may be raised.
     """
     examination = _Examination(most)
     for opcode, argument, _ in pickletools.genops(stream):
         examination.step(opcode.name, argument)
-    return examination.stack.pop(), examination.storages
+    return examination.stack.pop(), list(examination.storages.values())
 
 
 class _Examination:
@@ -77,7 +73,7 @@ class _Examination:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.storages: set[Storage] = set()
+        self.storages: dict[str, Storage] = {}
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -110,8 +106,7 @@ class _Examination:
             case "SETITEM" | "SETITEMS":
                 _update(self.take(instruction), self.stack[-1])
             case "BINPERSID":
-                self.stack.append(_storage(*self.stack.pop()))
-                self.storages.add(self.stack[-1])
+                self.stack.append(self.claim(_storage(*self.stack.pop())))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = self.stack.pop(), self.stack.pop()
                 self.stack.append(self.call(function.name, arguments))
@@ -130,12 +125,18 @@ class _Examination:
         del self.stack[-number:]
         return items
 
+    def claim(self, storage: Storage) -> Storage:
+        """The storage, which is the same at each mention: torch doesn't look whether it is."""
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise _refused("has two lengths for the same values")
+        return storage
+
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """What a call would make. Raises CheckpointError where it isn't known to be harmless."""
         if name not in _CALLS or not _CALLS[name](*arguments):
             raise _foreign(name)
-        if name in _TENSORS and _values(arguments[2]) > self.most:
-            raise _refused("has a tensor that is larger than the file")
+        if name in _TENSORS:
+            _check_tensor(self.most, *arguments)
         return arguments[0] if name == "torch Size" else _Made(name)
 
 
@@ -169,7 +170,7 @@ _TENSORS: dict[str, Callable[..., bool]] = {
 }
 _CALLS: dict[str, Callable[..., bool]] = {
     **_TENSORS,
-    "torch._utils _rebuild_parameter": lambda tensor, *_: isinstance(tensor, _Made),
+    "torch._utils _rebuild_parameter": lambda *_: True,
     "torch Size": lambda size: isinstance(size, tuple),
     "torch device": lambda *arguments: all(map(_plain, arguments)),
     "collections OrderedDict": _keyed,
@@ -178,8 +179,12 @@ _CALLS: dict[str, Callable[..., bool]] = {
     "argparse Namespace": lambda: True,
     "_codecs encode": lambda text, codec: isinstance(text, str) and codec == "latin1",  # bytes
 }
-_DTYPES = {f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-KNOWN = _CALLS.keys() | _ITEM_BYTES.keys() | _DTYPES
+_DTYPES = {
+    f"torch {name}": value.itemsize
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype)
+}
+KNOWN = _CALLS.keys() | _ITEM_BYTES.keys() | _DTYPES.keys()
 """All that a pickle may name."""
 
 
@@ -211,19 +216,28 @@ def _build(state: Any, of: Any) -> None:
 
 
 def _storage(_: Any, kind: Any, key: Any, device: Any, length: Any, *view: Any) -> Storage:
-    """What a persistent id stands for. The view, of torch before 0.4, has a key of its own."""
-    parts = view[0] if view and view[0] is not None else ()
-    if not isinstance(key, str) or not isinstance(length, int) or not all(map(_plain, parts)):
+    """What a persistent id stands for. torch below 0.4 could name a part of a storage, too."""
+    if any(part is not None for part in view):
+        raise _refused("has a part of some values under another name")
+    if not isinstance(key, str) or not isinstance(length, int) or length < 0:
         raise TypeError("a storage's key or length is of another kind")
-    if length < 0:
-        raise ValueError(f"a storage of {length} values")
-    return Storage(key, length * _ITEM_BYTES[kind.name])
+    item_bytes = _ITEM_BYTES[kind.name]
+    return Storage(key, length * item_bytes, item_bytes)
 
 
-def _values(size: tuple[Any, ...]) -> int:
-    if len(size) > _MOST_DIMENSIONS or not all(isinstance(length, int) for length in size):
+def _check_tensor(
+    most: int, storage: Storage, offset: Any, size: Any, stride: Any, *more: Any
+) -> None:
+    """The tensor lies in its storage: torch would make a legacy one longer, with what was there."""
+    numbers = (offset, *size, *stride)
+    if len(size) > _MOST_DIMENSIONS or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise TypeError("a tensor's size is of another kind")
-    return math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    item_bytes = _DTYPES[more[2].name] if len(more) == 3 else storage.item_bytes
+    if 0 not in size and (last + 1) * item_bytes > storage.bytes:
+        raise _refused("has a tensor that is larger than its values")
+    if math.prod(size) > most:
+        raise _refused("has a tensor that is larger than the file")
 
 
 def _foreign(name: str) -> CheckpointError:

@@ -104,7 +104,7 @@ def greedy_legacy_pickles() -> Cases:
     return {
         "a large claim": (stacked(weights(legacy_storage(10**11))), "larger than the file"),
         "an expanded one": (stacked(weights(legacy_storage(2), **large)), "larger than the file"),
-        "laughs for a view": (stacked(weights(legacy_storage(2, view=view))), "damaged"),
+        "laughs for a view": (stacked(weights(legacy_storage(2, view=view))), "under another name"),
         "laughs for storages": (stacked(weights(legacy_storage(2)), keys), "no values"),
         "laughs for a protocol": (magic + START + laughs(60) + STOP, "none of torch.save"),
     }
@@ -129,6 +129,10 @@ def misleading_pickles() -> Cases:
     negated = weights(storage(2)).replace(b"(tRtR", b"(tR}" + text("neg") + b"\x88stR")
     shadowed = call("collections.OrderedDict") + entries({"keys": named("torch.device")}) + BUILD
     quantised = call(f"{_UTILS}._rebuild_qtensor", storage(2, kind="torch.QInt8Storage"))
+    # torch makes an empty storage anew at the second mention, and then doesn't fill it.
+    none, empty = legacy_storage(0), tensor(legacy_storage(0), (0,))
+    growing = entries({"w": empty, "v": tensor(none)})
+    renamed = entries({"w": empty, "v": tensor(legacy_storage(2))})
     typed = call("torch._tensor._rebuild_from_type_v2", EMPTY)
     return {
         "values left out": (stacked(weights(legacy_storage(2)), keys=b"]"), "no values"),
@@ -137,9 +141,11 @@ def misleading_pickles() -> Cases:
             "STRING",
         ),
         "fewer values": (zipped(weights(storage(20))), "hasn't the stated 80 bytes"),
-        "more values": (zipped(weights(storage(1))), "hasn't the stated 4 bytes"),
+        "more values": (zipped(weights(storage(1), size=(1,))), "hasn't the stated 4 bytes"),
         "no values": (zipped(weights(storage(2)), None), "hasn't the stated 8 bytes"),
-        "a step out of the values": (zipped(weights(storage(2), stride=(9,))), "damaged"),
+        "a step out of the values": (zipped(weights(storage(2), stride=(9,))), "than its values"),
+        "values that grow": (stacked(growing, data=b""), "larger than its values"),
+        "values of two lengths": (stacked(renamed, data=b""), "two lengths"),
         "a negated tensor": (zipped(negated), "_rebuild_tensor_v2"),
         "a tensor with attributes": (zipped(typed), "_rebuild_from_type_v2"),
         "a quantised tensor": (zipped(quantised), "_rebuild_qtensor"),
