@@ -41,21 +41,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 
-from tests.support import checkpoints, hub, jobs, proxy, seaweed  # noqa: E402
+from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed  # noqa: E402
 from zooadapt import cluster, plan, schedule  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
-from zooadapt.records import (  # noqa: E402
-    Adapted,
-    Bands,
-    Checkpoint,
-    Job,
-    Located,
-    ModelEntry,
-    ModelFacts,
-    ModelSummary,
-    Request,
-    Source,
-)  # fmt: skip
+from zooadapt.records import Job, ModelEntry, ModelSummary  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 
 MODELS = (
@@ -328,14 +317,16 @@ def driver(entries: int) -> None:
     todo = plan.make([_entry(number) for number in range(entries)], config, [])
     times: list[float] = []
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    stages = cluster.Stages(_locate_nothing, _adapt_nothing, _prove_nothing)
+    stages = cluster.Stages(idle.locate, idle.adapt, idle.prove)
     with cluster.RayExecutor(job, cluster.workers(), stages) as executor:
         taken = iter(todo.requests[: _WARMING + _SCHEDULED])
 
         def ended(summary: ModelSummary) -> None:
             times.append(time.monotonic())
 
-        schedule.Schedule(taken, executor, ended, lambda request, error: _summary(request)).run()
+        schedule.Schedule(
+            taken, executor, ended, lambda request, error: idle.summary(request)
+        ).run()
     rate = _SCHEDULED / (times[-1] - times[_WARMING - 1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(
@@ -351,23 +342,6 @@ def _entry(number: int) -> ModelEntry:
     """As long as timm's are."""
     name = f"some_architecture_patch16_224_{number}"
     return ModelEntry("timm", f"{name}.in1k", name, "in1k", "apache-2.0", f"timm/{name}.in1k")
-
-
-def _locate_nothing(entry: ModelEntry, job: Job) -> Located:
-    return Located(Source("hf://x", "commit=0", 10**8, ""), None, "")
-
-
-def _adapt_nothing(request: Request, job: Job, located: object) -> Adapted:
-    facts = ModelFacts(Bands.counted(3), 1, 1, (), (), 0, "")
-    return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), 0.0)
-
-
-def _prove_nothing(adapted: Adapted, job: Job) -> ModelSummary:
-    return _summary(Request(adapted.entry, ()))
-
-
-def _summary(request: Request) -> ModelSummary:
-    return ModelSummary(request.entry, (), (), 0, 0, 0.0, "")
 
 
 if __name__ == "__main__":
