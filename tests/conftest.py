@@ -40,15 +40,10 @@ def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source root with a checkpoint of each of FAMILIES."""
-    root = tmp_path_factory.mktemp("families")
-    for tag in FAMILIES:
-        checkpoints.write_hub_repo(root, tag)
-    return root
+    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("families"), FAMILIES)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source root with one tiny model, SMALL."""
-    root = tmp_path_factory.mktemp("small")
-    checkpoints.write_hub_repo(root, SMALL)
-    return root
+    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("small"), [SMALL])

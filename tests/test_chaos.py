@@ -76,10 +76,7 @@ def troubled(zoo: Path, server: SeaweedFS, seed: int) -> Iterator[Troubled]:
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("zoo")
-    for tag in TAGS:
-        checkpoints.write_hub_repo(root, tag)
-    return root
+    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TAGS)
 
 
 @pytest.mark.slow

@@ -29,9 +29,7 @@ def alone() -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    zoo = tmp_path_factory.mktemp("zoo")
-    for tag in TAGS:
-        checkpoints.write_hub_repo(zoo, tag)
+    zoo = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TAGS)
     return ["--chans", "1,4", "--models", ",".join(TAGS), "--source-root", str(zoo), "--dest"]
 
 

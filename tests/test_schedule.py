@@ -6,35 +6,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support import idle
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.records import (
-    Adapted,
-    Bands,
-    Checkpoint,
-    Located,
-    ModelEntry,
-    ModelFacts,
-    ModelSummary,
-    Request,
-    Source,
-)
+from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request, Source
 from zooadapt.schedule import AHEAD, Capacity, Died, Outcome, Schedule, Stage, Work
 
 GB = 10**9
+JOB = Job("run", "nowhere")
 CAPACITY = Capacity(validators=1, adapting=3, at_once=3, memory=20 * GB, largest_node=16 * GB)
 
 
 def request(name: str) -> Request:
     return Request(ModelEntry("timm", name, name, "", None, f"timm/{name}"), ())
-
-
-def summary(request: Request) -> ModelSummary:
-    return ModelSummary(request.entry, (), (), 0, 0, 0.0, "")
-
-
-def adapted(request: Request) -> Adapted:
-    facts = ModelFacts(Bands.counted(3), 1, 1, (), (), 0, "")
-    return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), 0.0)
 
 
 @dataclass
@@ -71,7 +54,9 @@ class InOrder:
         if self.deadly[name] > 0:
             self.deadly[name] -= 1
             return Died(RuntimeError("killed"))
-        return adapted(work.request) if stage == "adapt" else summary(work.request)
+        return (
+            idle.adapt(work.request, JOB, None) if stage == "adapt" else idle.summary(work.request)
+        )
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -89,7 +74,7 @@ def run(executor: InOrder, names: Iterable[str]) -> tuple[list[str], dict[str, S
 
     def given_up(request: Request, error: StageError) -> ModelSummary:
         errors[request.entry.name] = error
-        return summary(request)
+        return idle.summary(request)
 
     Schedule(
         map(request, names), executor, lambda summary: ended.append(summary.entry.name), given_up

@@ -1,5 +1,6 @@
 """Seeded random checkpoints that let the image through to the output, in the Hub's layout."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,13 @@ def random_state_dict(tag: str, seed: int = 0) -> dict[str, Tensor]:
     size = timm.get_pretrained_cfg(tag).input_size
     model = seeded.model(lambda: timm.create_model(tag), size, seed)
     return {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def write_hub_repos(root: Path, tags: Iterable[str]) -> Path:
+    """Write the random checkpoints of several tags below `root`; returns it."""
+    for tag in tags:
+        write_hub_repo(root, tag)
+    return root
 
 
 def write_hub_repo(

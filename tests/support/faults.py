@@ -15,8 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.support.web import serving
 
 READING = (
     "cut", "short", "wrong", "whole", "drip", "429", "429-after", "503", "503-after", "403",
@@ -106,17 +108,8 @@ def fits(fault: str, asked: Asked) -> bool:
 def proxy(upstream: str, rule: Rule = lambda asked: None) -> Iterator[FaultProxy]:
     """A proxy before the server at `upstream` for the block."""
     state = FaultProxy(upstream, rule)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler, state=state) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.support import web
 
 WEIGHTS = (".safetensors", ".bin", ".pth")
 SIGNATURE = "5ec2e7516"
@@ -159,22 +161,8 @@ def _sha256(file: Path, size: int, changed: int) -> str:
 def serving(root: Path, token: str | None = None) -> Iterator[LoopbackHub]:
     """A hub over `root` for the block."""
     hub = LoopbackHub(root, token=token)
-    with _server(hub) as hub.url, _server(hub) as hub.cdn:
+    with web.serving(_Handler, hub=hub) as hub.url, web.serving(_Handler, hub=hub) as hub.cdn:
         yield hub
-
-
-@contextmanager
-def _server(hub: LoopbackHub) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
