@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.support.jobs import ROOT
-from zooadapt import conformance, pipeline, schemes, stems
+from zooadapt import conformance, description, schemes, stems
 from zooadapt.conformance import Measured
 from zooadapt.records import Bands, ModelEntry, Stem
 from zooadapt.zoos import get
@@ -201,7 +201,7 @@ def rebuilt(entry: ModelEntry, folder: Path) -> None:
     """Build the entry's 5-channel variant from its config.json, and compare all shapes."""
     zoo = get("timm")
     facts, bands = zoo.facts(entry), Bands.counted(5)
-    facts = pipeline.facts_for(facts, bands, schemes.matrix("repeat", facts.bands, bands))
+    facts = description.facts_for(facts, bands, schemes.matrix("repeat", facts.bands, bands))
     with torch.device("meta"):
         base, wanted = zoo.build(entry, 3), zoo.build(entry, 5)
         (folder / "config.json").write_text(json.dumps(zoo.config(entry, base, facts)))

@@ -12,7 +12,7 @@ from tests.conftest import SMALL
 from tests.support import faults, hub
 from tests.support.faults import Asked, FaultProxy
 from tests.support.seaweed import BUCKET, SeaweedFS
-from zooadapt import blocks, fetch, multipart
+from zooadapt import blocks, fetch, multipart, sources
 from zooadapt import hub as zoo_hub
 from zooadapt.errors import Conflict, FetchError
 from zooadapt.records import Job, ModelEntry
@@ -65,14 +65,14 @@ def test_a_source_that_fails_for_a_while(
     fault: str, cdn: FaultProxy, small: Path, tmp_path: Path
 ) -> None:
     cdn.rule = once(fault)
-    file, found = fetch.fetch(fetch.locate(ENTRY, JOB), tmp_path)
+    file, found = fetch.fetch(sources.locate(ENTRY, JOB), tmp_path)
     assert found == digest(small) == hashlib.sha256(file.read_bytes()).hexdigest()
     assert cdn.counts[fault] >= 10, "each block was struck"
 
 
 def test_a_server_that_ignores_ranges(cdn: FaultProxy, small: Path, tmp_path: Path) -> None:
     cdn.rule = always("whole")
-    _, found = fetch.fetch(fetch.locate(ENTRY, JOB), tmp_path)
+    _, found = fetch.fetch(sources.locate(ENTRY, JOB), tmp_path)
     assert found == digest(small)
 
 
@@ -82,7 +82,7 @@ def test_a_source_that_fails_for_ever_is_an_error_after_a_few_attempts(
 ) -> None:
     cdn.rule = always(fault)
     with pytest.raises(FetchError, match=f"hf://timm/{SMALL}"):
-        fetch.fetch(fetch.locate(ENTRY, JOB), tmp_path)
+        fetch.fetch(sources.locate(ENTRY, JOB), tmp_path)
     asked = [asked.number for _, asked in cdn.struck]
     assert max(asked) < 5
     assert not list(tmp_path.iterdir()), "nothing that could be taken for a checkpoint is left"
@@ -94,7 +94,7 @@ def test_a_source_that_is_silent(
     monkeypatch.setattr(zoo_hub, "SILENCE", 0.2)
     cdn.rule = always("silent")
     with pytest.raises(FetchError, match="can't be read"):
-        fetch.fetch(fetch.locate(ENTRY, JOB), tmp_path)
+        fetch.fetch(sources.locate(ENTRY, JOB), tmp_path)
 
 
 def test_a_source_without_a_hash_that_is_replaced_meanwhile(small: Path, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_source_without_a_hash_that_is_replaced_meanwhile(small: Path, tmp_pat
     entry = replace(ENTRY, hub_id=None, url="https://example.com/model.safetensors")
     with hub.serving(tmp_path) as served, faults.proxy(served.url) as proxy:
         job = replace(JOB, source_root=f"{proxy.url}/files")
-        located = fetch.locate(entry, job)
+        located = sources.locate(entry, job)
 
         def replaced(asked: Asked) -> str | None:
             if asked.method == "GET" and asked.number == 0 and asked.range.startswith("bytes=300"):
@@ -120,7 +120,7 @@ def test_a_source_without_a_hash_that_is_replaced_meanwhile(small: Path, tmp_pat
 
 
 def test_a_redirect_that_goes_round_in_circles(cdn: FaultProxy, tmp_path: Path) -> None:
-    located = fetch.locate(ENTRY, JOB)
+    located = sources.locate(ENTRY, JOB)
     cdn.rule = always("circle")
     with pytest.raises(FetchError, match="can't be read"):
         fetch.fetch(located, tmp_path)

@@ -12,7 +12,7 @@ from tests.conftest import SMALL
 from tests.support import hub
 from tests.support.hub import LoopbackHub
 from tests.support.seaweed import SeaweedFS
-from zooadapt import blocks, fetch
+from zooadapt import blocks, fetch, sources
 from zooadapt.errors import FetchError, Unreachable
 from zooadapt.records import Job, ModelEntry
 
@@ -35,12 +35,12 @@ def original(root: Path) -> Path:
 
 
 def fetched(entry: ModelEntry, job: Job, spool: Path) -> tuple[bytes, str]:
-    file, digest = fetch.fetch(fetch.locate(entry, job), spool)
+    file, digest = fetch.fetch(sources.locate(entry, job), spool)
     return file.read_bytes(), digest
 
 
 def test_from_the_hub(served: LoopbackHub, small: Path, tmp_path: Path) -> None:
-    source = fetch.locate(ENTRY, JOB).source
+    source = sources.locate(ENTRY, JOB).source
     commit = served.commit(f"timm/{SMALL}")
     assert source.uri == f"hf://timm/{SMALL}@{commit}/model.safetensors"
     assert commit in source.identity
@@ -62,14 +62,14 @@ def test_a_gated_repository_asks_for_a_token(
 ) -> None:
     served.token = "hf_secretsecret"
     with pytest.raises(FetchError, match="HF_TOKEN"):
-        fetch.locate(ENTRY, JOB)
+        sources.locate(ENTRY, JOB)
     monkeypatch.setenv("HF_TOKEN", served.token)
     assert fetched(ENTRY, JOB, tmp_path)[0] == original(small).read_bytes()
 
 
 def test_a_repository_that_is_not_there(served: LoopbackHub) -> None:
     with pytest.raises(FetchError, match="hf://timm/gone isn't there"):
-        fetch.locate(replace(ENTRY, hub_id="timm/gone"), JOB)
+        sources.locate(replace(ENTRY, hub_id="timm/gone"), JOB)
 
 
 def test_a_repository_without_weights(served: LoopbackHub, tmp_path: Path) -> None:
@@ -77,14 +77,14 @@ def test_a_repository_without_weights(served: LoopbackHub, tmp_path: Path) -> No
     (tmp_path / "timm" / "bare" / "config.json").write_text("{}")
     served.root = tmp_path
     with pytest.raises(FetchError, match=r"none of model\.safetensors, pytorch_model\.bin"):
-        fetch.locate(replace(ENTRY, hub_id="timm/bare"), JOB)
+        sources.locate(replace(ENTRY, hub_id="timm/bare"), JOB)
 
 
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub's own back-off
     with pytest.raises(Unreachable, match=r"the Hub at http://127.* doesn't answer"):
-        fetch.locate(ENTRY, JOB)
+        sources.locate(ENTRY, JOB)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -98,7 +98,7 @@ def test_from_a_web_server(
 
 
 def test_from_a_folder_the_file_is_read_in_place(small: Path, tmp_path: Path) -> None:
-    located = fetch.locate(ENTRY, replace(JOB, source_root=str(small)))
+    located = sources.locate(ENTRY, replace(JOB, source_root=str(small)))
     file, digest = fetch.fetch(located, tmp_path)
     assert file == original(small)
     assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -107,7 +107,7 @@ def test_from_a_folder_the_file_is_read_in_place(small: Path, tmp_path: Path) ->
 
 def test_from_s3(s3: SeaweedFS, bucket: str, small: Path, tmp_path: Path) -> None:
     s3.filesystem().put(str(small / "timm"), f"{bucket}/zoo/", recursive=True)
-    located = fetch.locate(ENTRY, replace(JOB, source_root=f"{bucket}/zoo"))
+    located = sources.locate(ENTRY, replace(JOB, source_root=f"{bucket}/zoo"))
     assert "ETag=" in located.source.identity
     assert fetch.fetch(located, tmp_path)[0].read_bytes() == original(small).read_bytes()
 
@@ -117,12 +117,12 @@ def test_the_second_name_is_looked_for_too(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "pytorch_model.bin").write_bytes(b"weights")
     job = replace(JOB, source_root=str(tmp_path))
-    assert fetch.locate(ENTRY, job).source.uri.endswith("pytorch_model.bin")
+    assert sources.locate(ENTRY, job).source.uri.endswith("pytorch_model.bin")
 
 
 def test_a_missing_source_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=rf"timm/{SMALL} has neither model.safetensors nor"):
-        fetch.locate(ENTRY, replace(JOB, source_root=str(tmp_path)))
+        sources.locate(ENTRY, replace(JOB, source_root=str(tmp_path)))
 
 
 def test_the_hash_in_a_name_is_the_stated_one(tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_a_short_number_in_a_name_is_no_hash(tmp_path: Path) -> None:
     entry = replace(ENTRY, hub_id=None, url="https://host/IN22K-vit.g.16-600e.pth.tar")
     (tmp_path / "IN22K-vit.g.16-600e.pth.tar").write_bytes(b"weights")
     job = replace(JOB, source_root=str(tmp_path))
-    assert fetch.locate(entry, job).source.sha256 == ""
+    assert sources.locate(entry, job).source.sha256 == ""
 
 
 def test_wrong_content_of_the_right_length(
     served: LoopbackHub, tmp_path: Path, small: Path
 ) -> None:
-    located = fetch.locate(ENTRY, JOB)
+    located = sources.locate(ENTRY, JOB)
     wrong = replace(located, source=replace(located.source, sha256="0" * 64))
     with pytest.raises(FetchError, match=r"has sha256 .* instead of the stated 0000"):
         fetch.fetch(wrong, tmp_path)
@@ -156,7 +156,7 @@ def test_a_truncated_body(
     served: LoopbackHub, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch._range.retry, "wait", wait_none())
-    located = fetch.locate(ENTRY, JOB)
+    located = sources.locate(ENTRY, JOB)
     size = original(small).stat().st_size
     longer = replace(located, source=replace(located.source, bytes=size + 5))
     with pytest.raises(FetchError, match=f"{size} bytes came where {size + 5} were asked for"):
@@ -164,13 +164,13 @@ def test_a_truncated_body(
 
 
 def test_the_location_is_stable_and_names_the_root() -> None:
-    assert fetch.location(ENTRY, None) == f"hf://timm/{SMALL}"
-    assert fetch.location(ENTRY, "s3://zoo/") == f"s3://zoo/timm/{SMALL}"
+    assert sources.location(ENTRY, None) == f"hf://timm/{SMALL}"
+    assert sources.location(ENTRY, "s3://zoo/") == f"s3://zoo/timm/{SMALL}"
     with pytest.raises(FetchError, match="names no source"):
-        fetch.location(replace(ENTRY, hub_id=None), None)
+        sources.location(replace(ENTRY, hub_id=None), None)
 
 
 def test_a_package_that_is_not_installed() -> None:
     entry = replace(ENTRY, hub_id=None, url="package://no_such_package/model.pth")
     with pytest.raises(FetchError, match="no_such_package isn't installed"):
-        fetch.locate(entry, JOB)
+        sources.locate(entry, JOB)

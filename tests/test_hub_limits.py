@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import close_session
 
 from tests.support.hub import SIGNATURE, LoopbackHub, serving
-from zooadapt import blocks, cluster, fetch, hub
+from zooadapt import blocks, cluster, fetch, hub, sources
 from zooadapt.errors import FetchError
 from zooadapt.records import Job, Located, ModelEntry
 
@@ -36,7 +36,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
 
 
 def locate(model: ModelEntry) -> Located:
-    return fetch.locate(model, JOB)
+    return sources.locate(model, JOB)
 
 
 def read(located: Located, folder: Path) -> bytes:
@@ -107,7 +107,7 @@ def test_a_url_that_is_refused_for_ever_is_a_failure(served: LoopbackHub, tmp_pa
 
 def test_what_was_found_on_the_hub_is_kept_however_old(served: LoopbackHub) -> None:
     old = replace(locate(MODELS[0]), when=0.0)
-    assert fetch.still(old, MODELS[0], JOB) is old
+    assert sources.still(old, MODELS[0], JOB) is old
     assert served.resolves().total() == 1
 
 
@@ -115,10 +115,10 @@ def test_what_was_found_elsewhere_is_looked_up_again_when_it_is_old(
     served: LoopbackHub, tmp_path: Path
 ) -> None:
     job = replace(JOB, source_root=str(tmp_path / "hub"))
-    found = fetch.locate(MODELS[0], job)
-    assert fetch.still(found, MODELS[0], job) is found
+    found = sources.locate(MODELS[0], job)
+    assert sources.still(found, MODELS[0], job) is found
     old = replace(found, when=0.0)
-    assert fetch.still(old, MODELS[0], job) is not old
+    assert sources.still(old, MODELS[0], job) is not old
 
 
 def test_a_new_client_heeds_too(served: LoopbackHub) -> None:

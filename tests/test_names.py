@@ -18,7 +18,7 @@ from torch import nn
 from tests.conftest import SMALL
 from tests.support import checkpoints, hub
 from tests.test_pipeline import counted, entry, run
-from zooadapt import fetch, zoos
+from zooadapt import fetch, sources, zoos
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.mirror import Mirror
 from zooadapt.names import LONGEST, safe
@@ -137,7 +137,7 @@ def test_a_download_stays_in_its_spool(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/file", b"weights")
-    source = fetch._at("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
+    source = sources._at("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
     located = Located(source, memory, "/file")
     with spool() as mine:
         file, _ = fetch.fetch(located, mine)
@@ -151,7 +151,7 @@ def test_a_download_stays_in_its_spool(
 def test_nobody_else_names_the_download(small: Path, tmp_path: Path) -> None:
     with hub.serving(small) as served:  # it says so: Content-Disposition: …/../outside
         job = Job("run", "mirror", source_root=f"{served.url}/files")
-        file, _ = fetch.fetch(fetch.locate(entry(SMALL), job), tmp_path)
+        file, _ = fetch.fetch(sources.locate(entry(SMALL), job), tmp_path)
     assert [*tmp_path.rglob("*")] == [file]
     assert file.name == "model.safetensors"
 
@@ -163,11 +163,11 @@ def test_a_repository_that_can_not_be_is_a_failure_of_its_model(
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         for name in ("../../etc", "a/../../b", "timm/x@../../y", "a b/c", "x" * 300):
             with pytest.raises(FetchError):
-                fetch.locate(replace(entry(SMALL), hub_id=name), Job("run", "mirror"))
+                sources.locate(replace(entry(SMALL), hub_id=name), Job("run", "mirror"))
 
 
 @pytest.mark.parametrize("url", ["https://[host/x.pth", "nosuch://x", "http://"])
 def test_a_url_that_can_not_be_is_a_failure_of_its_model(url: str) -> None:
     broken = replace(entry(SMALL), hub_id=None, url=url)
     with pytest.raises(FetchError):
-        fetch.locate(broken, Job("run", "mirror"))
+        sources.locate(broken, Job("run", "mirror"))

@@ -7,9 +7,10 @@ import pytest
 from tests.test_config import parse
 from zooadapt import plan
 from zooadapt.config import Config
+from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import ADAPTER_VERSION, VERSIONS
+from zooadapt.pipeline import VERSIONS
 from zooadapt.records import ModelEntry, Request
 
 ENTRIES = [

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from zooadapt import fetch, pipeline
+from zooadapt import pipeline, sources
 from zooadapt.errors import DeviceLost, FetchError, RunError, StageError, one_line, redact
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
@@ -36,7 +36,7 @@ class Stages:
     prove: Callable[[Adapted, Job], ModelSummary]
 
 
-STAGES = Stages(fetch.locate, pipeline.adapt, pipeline.prove)
+STAGES = Stages(sources.locate, pipeline.adapt, pipeline.prove)
 
 
 @ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
@@ -148,9 +148,7 @@ class RayExecutor:
         self._lookups: dict[Future[Located], Work] = {}
         self._running: dict[ray.ObjectRef, tuple[Work, Any]] = {}
         """With the validator, or None for a task."""
-        self._idle = [
-            self._validator() for _ in range(division.gpus or 1)
-        ]  # importing takes a while
+        self._idle = [self._validator() for _ in range(division.gpus or 1)]
 
     def __enter__(self) -> "RayExecutor":
         return self

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from zooadapt import schemes, seeded, stems, validate
+from zooadapt.description import facts_for
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
-from zooadapt.pipeline import facts_for, inspect
+from zooadapt.pipeline import inspect
 from zooadapt.publish import CONFIG
 from zooadapt.records import Bands, ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos import Zoo, get

@@ -1,16 +1,12 @@
-"""Source → verified local file: where a checkpoint is, what its source says of it, its bytes."""
+"""A checkpoint that was found → a verified local file."""
 
 import hashlib
-import importlib.resources
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import aiohttp
-import fsspec
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import (
@@ -23,69 +19,19 @@ from tenacity import (
 
 from zooadapt import hub
 from zooadapt.blocks import BLOCK, in_order
-from zooadapt.errors import FetchError, Unreachable, one_line, redact, stage
+from zooadapt.errors import FetchError, one_line
 from zooadapt.names import safe
-from zooadapt.records import Job, Located, ModelEntry, Source
+from zooadapt.records import Located, Source
+from zooadapt.sources import file_name, identity
 
 _ATTEMPTS = 5
 """To read a block."""
 _DOWNLOADS = 2
 """Of a checkpoint whose hash turns out wrong."""
-_FRESH = 600
-"""Seconds for which what was found is taken as it is, where it isn't pinned."""
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 
 
 class _Wrong(FetchError):
     """Other bytes came than the source states."""
-
-
-def location(entry: ModelEntry, source_root: str | None) -> str:
-    """The stable name of where a model's checkpoint is asked for; nothing is looked up.
-
-    Raises FetchError where the entry names no source.
-    """
-    if not entry.hub_id and not entry.url:
-        raise FetchError("the zoo names no source for its weights")
-    if source_root and not _in_package(entry.url):
-        name = entry.hub_id or _file_name(entry.url or "")
-        return f"{source_root.rstrip('/')}/{name}"
-    return f"hf://{entry.hub_id}" if entry.hub_id else str(entry.url)
-
-
-def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
-    """`location` as records hold it: without secrets."""
-    return redact(location(entry, source_root))
-
-
-def locate(entry: ModelEntry, job: Job) -> Located:
-    """Ask the source for the checkpoint's URI, size, hash and identity; reads none of it.
-
-    Raises FetchError where it isn't there or may not be read.
-    """
-    where = location(entry, job.source_root)
-    with stage(FetchError):
-        try:
-            return _locate(entry, where, job)
-        except FileNotFoundError as cause:
-            raise FetchError(f"{redact(where)} isn't there") from cause
-
-
-def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
-    if where.startswith("hf://"):
-        return hub.locate(where.removeprefix("hf://"))
-    if _in_package(where):
-        return _at(_package_file(where), where, {})
-    if entry.hub_id:
-        return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
-    return _at(where, where, job.source_options if job.source_root else {})
-
-
-def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
-    """What was found if it is fresh or pinned, else what `locate` finds now."""
-    if located and (hub.holds(located.source) or time.time() - located.when < _FRESH):
-        return located
-    return locate(entry, job)
 
 
 def fetch(located: Located, spool: Path) -> tuple[Path, str]:
@@ -103,7 +49,7 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
         digest, size = _hash(file)
         _verify(located.source, digest, size)
     else:
-        file = spool / safe(_file_name(located.source.uri))
+        file = spool / safe(file_name(located.source.uri))
         digest = _verified(located, file)
     return file, digest
 
@@ -127,7 +73,7 @@ def _verified(located: Located, file: Path) -> str:
 def _check_unchanged(located: Located) -> None:
     """Raise FetchError if a file without a stated hash was replaced while it was read."""
     located.filesystem.invalidate_cache()
-    if _identity(located.filesystem.info(located.path)) != located.source.identity:
+    if identity(located.filesystem.info(located.path)) != located.source.identity:
         raise FetchError(
             f"{located.source.uri} was replaced while it was read; try again with --retry-failed"
         )
@@ -243,78 +189,3 @@ def _read_at(file: Any, position: int) -> bytes:
         file.seek(position)
     block: bytes = file.read(BLOCK)
     return block
-
-
-def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
-    for url in urls:
-        try:
-            return _at(url, url, options)
-        except FileNotFoundError:
-            continue
-    folder, _, _ = urls[0].rpartition("/")
-    names = " nor ".join(url.rpartition("/")[2] for url in urls)
-    raise FetchError(f"{redact(folder)} has neither {names}")
-
-
-def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
-    """The file at `url`, described by its filesystem. Raises FileNotFoundError, FetchError."""
-    try:
-        if url.startswith(("http://", "https://")):
-            options = {"client_kwargs": hub.http_client({}), **options}
-        filesystem, path = fsspec.core.url_to_fs(url, **options)
-        facts = filesystem.info(path)
-    except Exception as cause:
-        if isinstance(cause, FileNotFoundError) and _absent(cause):
-            raise
-        refused = isinstance(cause, FileNotFoundError | PermissionError)
-        error = FetchError if refused or not isinstance(cause, OSError) else Unreachable
-        raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
-    stated = _HASH_IN_NAME.search(_file_name(uri))
-    source = Source(
-        uri=redact(uri),
-        identity=f"sha256={stated.group(1)}" if stated else _identity(facts),
-        bytes=facts.get("size"),
-        sha256=stated.group(1) if stated else "",
-    )
-    return Located(source, filesystem, path)
-
-
-def _absent(error: FileNotFoundError) -> bool:
-    """Whether the file isn't there, rather than fsspec's rendering of any other HTTP error."""
-    cause = error.__cause__
-    return not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", 0) in (404, 410)
-
-
-def _identity(facts: dict[str, Any]) -> str:
-    """What tells one content from another: ETag or last change, and size."""
-    changed = next(
-        (
-            f"{key}={facts[key]}"
-            for key in ("ETag", "Last-Modified", "LastModified", "mtime")
-            if facts.get(key)
-        ),
-        "unstated",
-    )
-    return f"{changed} bytes={facts.get('size')}"
-
-
-def _file_name(url: str) -> str:
-    """What follows the last "/" of a URL's path."""
-    return re.split("[?#]", url)[0].rpartition("/")[2]
-
-
-def _in_package(url: str | None) -> bool:
-    return bool(url and url.startswith("package://"))
-
-
-def _package_file(url: str) -> str:
-    """``package://name/path`` as a file of the installed Python package `name`."""
-    package, _, path = url.removeprefix("package://").partition("/")
-    try:
-        file = importlib.resources.files(package) / path
-    except ModuleNotFoundError as cause:
-        raise FetchError(
-            f"the Python package {package} isn't installed here; the sample zoo's comes with "
-            f"pip install 'zooadapt[sample]'"
-        ) from cause
-    return str(file)

@@ -26,13 +26,13 @@ from functools import partial
 from tqdm import tqdm
 
 from zooadapt import manifest
+from zooadapt.description import source_stem
 from zooadapt.errors import RunError, one_line
 from zooadapt.manifest import FAILURES, MANIFEST, Row
 from zooadapt.multipart import Unfinished
 from zooadapt.publish import CONFIG
 from zooadapt.rebuild import ASIDE
 from zooadapt.store import Store
-from zooadapt.variant import source_stem
 
 _log = logging.getLogger("zooadapt")
 

@@ -20,12 +20,13 @@ from torch import nn
 from zooadapt import manifest, publish, zoos
 from zooadapt.bands import parse
 from zooadapt.config import absolute
+from zooadapt.description import source_stem
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.readback import originals
 from zooadapt.records import Bands, Target
 from zooadapt.schemes import SCHEMES
 from zooadapt.store import Store, open_store
-from zooadapt.variant import Variant, source_stem
+from zooadapt.variant import Variant
 
 
 def open_mirror(url: str, storage_options: dict[str, Any] | None = None) -> "Mirror":

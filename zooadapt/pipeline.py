@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -27,10 +26,12 @@ from zooadapt import (
     manifest,
     publish,
     schemes,
+    sources,
     stems,
     validate,
     zoos,
 )
+from zooadapt.description import ADAPTER_VERSION, describe, facts_for
 from zooadapt.errors import (
     CheckpointError,
     DeviceLost,
@@ -46,7 +47,6 @@ from zooadapt.errors import (
 from zooadapt.readback import Reader
 from zooadapt.records import (
     Adapted,
-    Bands,
     Checkpoint,
     Failure,
     Job,
@@ -69,8 +69,6 @@ _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
 _DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
 """How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
-ADAPTER_VERSION = 1
-"""Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
@@ -133,7 +131,7 @@ def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) ->
     """Record that all of a request failed, for one reason."""
     failures = [_failure(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
-    source = Checkpoint(fetch.recorded_location(request.entry, job.source_root), "", "", "", 0)
+    source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
 
@@ -147,13 +145,13 @@ def _adapt(
         base, found = inspect(entry, zoo, facts)
         targets, failures = _makeable(request.targets, facts)
     with stage(FetchError):
-        located = fetch.still(located, entry, job)
+        located = sources.still(located, entry, job)
         file, digest = fetch.fetch(located, folder)
     with stage(CheckpointError):
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
         filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
     source = Checkpoint(
-        location=fetch.recorded_location(entry, job.source_root),
+        location=sources.recorded_location(entry, job.source_root),
         uri=located.source.uri,
         identity=located.source.identity,
         sha256=digest,
@@ -209,7 +207,7 @@ def _publish(
     def published(target: Target, shared: compose.Shared | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
         made = stems.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
-        config = _config(adapted, zoo, base, target, matrix)
+        config = describe(adapted, zoo, base, target, matrix)
         stem = publish.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)
 
@@ -225,40 +223,6 @@ def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
     if first.bytes - first.head < compose.SMALLEST:
         return None
     return compose.Shared(body, f"{first.folder}/{publish.WEIGHTS}", first.head)
-
-
-def _config(
-    adapted: Adapted, zoo: zoos.Zoo, base: nn.Module, target: Target, matrix: Tensor
-) -> dict[str, Any]:
-    """The zoo's config.json, with what is needed to make and prove any variant from the mirror."""
-    facts = facts_for(adapted.facts, target.bands, matrix)
-    return {
-        **zoo.config(adapted.entry, base, facts),
-        "zooadapt": {
-            "adapter_version": ADAPTER_VERSION,
-            "scheme": target.scheme,
-            "bands": list(target.bands.names),
-            "source": {
-                "bands": [dataclasses.asdict(band) for band in adapted.facts.bands.channels],
-                "mean": list(adapted.facts.mean),
-                "std": list(adapted.facts.std),
-            },
-            "matrix": matrix.tolist(),
-            "stems": [dataclasses.asdict(stem) for stem in adapted.stems],
-            "source_stem": f"../{adapted.source_stem.split('/', 3)[-1]}",
-            "source_sha256": adapted.checkpoint.sha256,
-        },
-    }
-
-
-def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
-    """The facts for the N `bands` that a (B, N) matrix makes."""
-    return dataclasses.replace(
-        facts,
-        bands=bands,
-        mean=tuple(schemes.mix_statistics(facts.mean, matrix)),
-        std=tuple(schemes.mix_statistics(facts.std, matrix)),
-    )
 
 
 def _prove(

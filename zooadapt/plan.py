@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zooadapt import fetch, manifest, schemes, zoos
+from zooadapt import manifest, schemes, sources, zoos
 from zooadapt.config import Config
+from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import ADAPTER_VERSION, VERSIONS
+from zooadapt.pipeline import VERSIONS
 from zooadapt.records import Bands, ModelEntry, Request, Target
 
 Key = tuple[Any, ...]
@@ -107,7 +108,7 @@ def make(
     requests, counts, models = [], {"done": 0, "unsupported": 0, "failed": 0}, 0
     for entry in entries:
         models += 1
-        location = fetch.recorded_location(entry, config.source_root)
+        location = sources.recorded_location(entry, config.source_root)
         due = []
         for target in config.targets:
             state = states.of(entry, target, location)

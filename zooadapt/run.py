@@ -14,7 +14,7 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, fetch, manifest, plan, report
+from zooadapt import cluster, connection, manifest, plan, report, sources
 from zooadapt.config import Config
 from zooadapt.errors import FetchError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
@@ -119,7 +119,7 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
 
     def one(entry: ModelEntry) -> Source | FetchError:
         try:
-            return fetch.locate(entry, job).source
+            return sources.locate(entry, job).source
         except FetchError as error:
             return error
 

@@ -12,10 +12,7 @@ Keys are relative to the store's root, with "/" between their parts.
 import errno
 import fcntl
 import hashlib
-import json
 import os
-import threading
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,14 +24,11 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from zooadapt import multipart
+from zooadapt import lease, multipart
 from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import Conflict, RunError, UsageError, one_line
 
 Chunks = Iterable[bytes | memoryview]
-
-_LEASE = "runs/lease.json"
-_LEASE_SECONDS = 120
 
 
 def open_store(url: str, options: dict[str, Any] | None = None) -> "Store":
@@ -193,7 +187,7 @@ class Store:
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
         """Held for a whole job. Raises RunError where only one job may run and one does."""
-        return _lease(self, run_id)
+        return lease.held(self, run_id)
 
     def free_bytes(self) -> int | None:
         """Free space in bytes; None where the store doesn't say."""
@@ -291,33 +285,3 @@ def _refused(error: OSError) -> bool:
     """
     refused = isinstance(error, FileExistsError) or error.errno == errno.EINVAL
     return refused or multipart.http_status(error) in (409, 412)
-
-
-@contextmanager
-def _lease(store: Store, run_id: str) -> Iterator[None]:
-    """One job at a time on a store that can neither lock nor write conditionally."""
-    holder = json.loads(store.read(_LEASE)) if store.exists(_LEASE) else None
-    if holder and time.time() - holder["renewed"] < _LEASE_SECONDS:
-        raise RunError(
-            f"run {holder['run_id']} is writing to this store, which can't keep two jobs apart: "
-            f"wait for it to end; if it was killed, its lease runs out in {_LEASE_SECONDS} s"
-        )
-    ended = threading.Event()
-    _renew(store, run_id)
-    thread = threading.Thread(target=_keep_renewing, args=(store, run_id, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        store._remove(store.path(_LEASE))
-
-
-def _keep_renewing(store: Store, run_id: str, ended: threading.Event) -> None:
-    while not ended.wait(_LEASE_SECONDS / 4):
-        _renew(store, run_id)
-
-
-def _renew(store: Store, run_id: str) -> None:
-    store.write(_LEASE, [json.dumps({"run_id": run_id, "renewed": time.time()}).encode()])

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import posixpath
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from zooadapt import publish, schemes, stems, validate
 from zooadapt.bands import RGB
-from zooadapt.records import Band, Bands, Gain, ProofResult, Stem, Target
+from zooadapt.description import described_stems, stored_matrix
+from zooadapt.records import Band, Bands, ProofResult, Target
 from zooadapt.zoos import Zoo
 
 _log = logging.getLogger("zooadapt")
@@ -102,23 +102,3 @@ class Variant:
         bands = tuple(Band(band["name"], band["wavelength"], band["width"]) for band in channels)
         named = RGB if bands == RGB.channels else Bands("base", bands)
         return named if all(band.name for band in bands) else Bands.counted(len(bands))
-
-
-def source_stem(folder: str, config: dict[str, Any]) -> str:
-    """The key of the original stem that the config.json of a variant's folder names."""
-    return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
-
-
-def described_stems(config: dict[str, Any]) -> list[Stem]:
-    """The stems that a config.json describes."""
-    return [_stem(described) for described in config["zooadapt"]["stems"]]
-
-
-def stored_matrix(config: dict[str, Any]) -> Tensor:
-    """The (B, N) matrix of a config.json."""
-    return torch.tensor(config["zooadapt"]["matrix"], dtype=torch.float64)
-
-
-def _stem(described: dict[str, Any]) -> Stem:
-    gain = described["gain"]
-    return Stem(**{**described, "gain": Gain(**gain) if gain else None})

@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from zooadapt import layout, manifest, publish, schemes, validate
+from zooadapt.description import described_stems, source_stem, stored_matrix
 from zooadapt.errors import (
     Damaged,
     RunError,
@@ -33,7 +34,6 @@ from zooadapt.manifest import FAILURES, MANIFEST, MANIFEST_SCHEMA, Row
 from zooadapt.mirror import Mirror
 from zooadapt.records import ProofResult
 from zooadapt.store import Store
-from zooadapt.variant import described_stems, source_stem, stored_matrix
 
 _AT_ONCE = 4
 """Variants read at once, each in up to four blocks of 16 MiB."""
