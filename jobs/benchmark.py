@@ -315,22 +315,23 @@ def driver(entries: int) -> None:
         retry_failed=False, check_sources=False,
     )  # fmt: skip
     todo = plan.make([_entry(number) for number in range(entries)], config, [])
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     stages = cluster.Stages(idle.locate, idle.adapt, idle.prove)
     with cluster.RayExecutor(job, cluster.workers(), stages) as executor:
         taken = iter(todo.requests[: _WARMING + _SCHEDULED])
 
         def ended(summary: ModelSummary) -> None:
-            times.append(time.monotonic())
+            times.append((time.monotonic(), time.process_time()))
 
         schedule.Schedule(
             taken, executor, ended, lambda request, error: idle.summary(request)
         ).run()
-    rate = _SCHEDULED / (times[-1] - times[_WARMING - 1])
+    wall, own = (end - begin for begin, end in zip(times[_WARMING - 1], times[-1], strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(
-        f"driver: {rate:,.0f} models a second through stages that do nothing; "
+        f"driver: {_SCHEDULED / wall:,.0f} models a second through stages that do nothing, "
+        f"{1000 * own / _SCHEDULED:.2f} ms of its own CPU time each; "
         f"{peak / MB:,.0f} MB at {entries:,} models"
     )
 
