@@ -142,3 +142,9 @@ def test_the_source_is_compared_with_the_one_each_variant_was_made_from() -> Non
     records = [record("vit.x", [1]), record("vit.x", [4], identity="two")]
     made = plan.make(ENTRIES[2:], config(), records, lambda entry, identity: identity != "two")
     assert [counts(request) for request in made.requests] == [(1,)]
+
+
+def test_requests_that_want_the_same_share_it() -> None:
+    """A plan of a million models has to fit in the driver's memory."""
+    one, other = plan.make(ENTRIES[:2], config(), []).requests
+    assert one.targets is other.targets

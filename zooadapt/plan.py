@@ -104,13 +104,13 @@ def make(
     A variant is done if a record of this adapter version says so, made from the same place.
     `changed` tells whether the source's identity is no longer the given, recorded one.
     """
-    states = _States(records)
+    states, targets = _States(records), config.targets
     requests, counts, models = [], {"done": 0, "unsupported": 0, "failed": 0}, 0
     for entry in entries:
         models += 1
         location = sources.recorded_location(entry, config.source_root)
         due = []
-        for target in config.targets:
+        for target in targets:
             state = states.of(entry, target, location)
             if state == "done" and changed(entry, states.identity(entry, target, location)):
                 state = "due"
@@ -119,8 +119,8 @@ def make(
             else:
                 counts[state] += 1
         if due:
-            whole = len(due) == len(config.targets)
-            requests.append(Request(entry, config.targets if whole else tuple(due)))
+            # Of a million requests most want the same: they share it.
+            requests.append(Request(entry, targets if len(due) == len(targets) else tuple(due)))
     return Plan(models, tuple(requests), **counts)
 
 
