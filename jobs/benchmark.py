@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,11 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as name, jobs.ray_folder() as env:
         work = Path(name)
         size = _make_checkpoints(work / "zoo", [*models, TINY])
-        (work / "seaweed").mkdir()
-        with seaweed.running(work / "seaweed") as server:
-            bench = Bench(work, models, server, {**env, **server.env})
-            click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
-            if rounds:
-                _compare(bench, chans, many, rounds)
-            _count(bench, chans, size)
+        bench = Bench(work, models, env)
+        click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
+        if rounds:
+            _compare(bench, chans, many, rounds)
+        _count(bench, chans, size)
         _drive(bench, entries)
 
 
@@ -91,19 +89,16 @@ class Bench:
 
     work: Path
     models: tuple[str, ...]
-    server: seaweed.SeaweedFS
     env: dict[str, str]
 
     def run(self, role: str, chans: Sequence[int], s3: bool) -> float:
         """Seconds of one run to an empty destination, which is removed."""
-        dest = f"s3://{seaweed.BUCKET}/{role}" if s3 else str(self.work / role)
-        filesystem, path = fsspec.core.url_to_fs(dest, **(self.server.options if s3 else {}))
-        try:
-            return ROLES[role](self, chans, dest)
-        finally:
-            with suppress(FileNotFoundError):
-                filesystem.rm(path, recursive=True)
-            os.sync()  # what one run wrote isn't the next one's burden
+        with tempfile.TemporaryDirectory(dir=self.work) as name:
+            if not s3:
+                return ROLES[role](self, chans, f"{name}/mirror")
+            with seaweed.running(Path(name)) as server:
+                bench = replace(self, env={**self.env, **server.env})
+                return ROLES[role](bench, chans, f"s3://{seaweed.BUCKET}/mirror")
 
     def job(self, chans: Sequence[int], dest: str, models: Sequence[str], **env: str) -> float:
         """Seconds of the job, from its start to its end."""
@@ -253,14 +248,14 @@ def _ratio(name: str, above: Sequence[float], below: Sequence[float]) -> None:
 def _count(bench: Bench, chans: Sequence[int], size: int) -> None:
     """One run through proxies: bytes of the source and the store, memory of the workers."""
     with (
+        tempfile.TemporaryDirectory(dir=bench.work) as name,
+        seaweed.running(Path(name)) as server,
         hub.serving(bench.work / "zoo") as source,
-        proxy.counting(bench.server.endpoint_url) as store,
+        proxy.counting(server.endpoint_url) as store,
         _peak_memory() as peak,
     ):
-        bench.job(
-            chans, f"s3://{seaweed.BUCKET}/counted", bench.models,
-            AWS_ENDPOINT_URL=store.url, **source.env,
-        )  # fmt: skip
+        env = {**server.env, "AWS_ENDPOINT_URL": store.url, **source.env}
+        bench.job(chans, f"s3://{seaweed.BUCKET}/counted", bench.models, **env)
     variants = len(chans) * len(bench.models)
     sent = (store.sent - 1.1 * size) / variants / MB
     largest = max(_file(bench.work / "zoo", tag).stat().st_size for tag in bench.models)

@@ -22,7 +22,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from tests.conftest import FAMILIES, SMALL
-from tests.support import checkpoints, hub
+from tests.support import checker, checkpoints, hub
 from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 from tests.support.seaweed import SeaweedFS
 from zooadapt import checkpoint
@@ -284,11 +284,12 @@ def test_two_jobs_at_once_leave_the_rows_of_both(
 ) -> None:
     dest = str(tmp_path) if kind == "local" else request.getfixturevalue("bucket")
     common = ["--models", SMALL, "--source-root", str(small), "--dest", dest]
-    jobs = [alone.start(*JOB, "--chans", chans, *common) for chans in ("1", "8")]
+    jobs = [alone.start(*JOB, "--chans", chans, *common) for chans in ("1,4", "4,8")]
     for job in jobs:
         out, err = job.communicate()
         assert job.returncode == 0, out + err
-    assert rows(dest)["in_chans"].tolist() == [1, 8]
+    assert rows(dest)["in_chans"].tolist() == [1, 4, 8]
+    checker.check(dest)
 
 
 # Bad models and bad arguments

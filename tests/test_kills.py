@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import checker, checkpoints
-from tests.support.jobs import JOB, Runner, ok, ray_folder
+from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,54 @@ def test_workers_that_are_killed_in_the_middle(
         killed.add(kill_one(job, beginning, killed))
     out, err = job.communicate(timeout=SECONDS)
     assert job.returncode == 0, out + err
+    checker.check(str(tmp_path))
+    assert checker.summary(str(tmp_path)) == checker.summary(quiet)
+
+
+BOUNDARIES = [
+    "weights/**/stem.safetensors",
+    "weights/**/model.safetensors",
+    "weights/**/config.json",
+    "records/**/*.json",
+]
+"""What a model's stages leave, in their order."""
+
+
+def test_the_driver_is_killed_at_every_boundary(
+    alone: Runner, options: list[str], quiet: str, tmp_path: Path
+) -> None:
+    for number, boundary in enumerate(BOUNDARIES):
+        job = alone.start(*JOB, *options, str(tmp_path))
+        before = len(list(tmp_path.glob(boundary)))
+        deadline = time.monotonic() + SECONDS
+        while len(list(tmp_path.glob(boundary))) <= before:
+            assert job.poll() is None, f"the job ended before {boundary} number {number}"
+            assert time.monotonic() < deadline
+        job.kill()
+        job.communicate()
+    ok(alone.job(*options, str(tmp_path)))
+    ok(alone.run("zooadapt", "gc", str(tmp_path), "--older-than", "0m", "--delete"))
+    checker.check(str(tmp_path))
+    assert checker.summary(str(tmp_path)) == checker.summary(quiet)
+
+
+def test_a_job_that_is_stopped_and_submitted_again(
+    options: list[str], quiet: str, tmp_path: Path
+) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    with ray_folder() as env, ray_head(env) as address:
+        runner = Runner(env)
+        submit = [ray, "job", "submit", "--address", address, "--submission-id"]
+        command = [*JOB, *options, str(tmp_path)]
+        first = runner.start(*submit, "one", "--", *command)
+        assert first.stdout is not None
+        next(line for line in first.stdout if line.startswith("[1/6]"))
+        ok(runner.run(ray, "job", "stop", "--address", address, "one"))
+        first.communicate(timeout=SECONDS)
+        assert not (tmp_path / "manifest.parquet").exists() or checker.summary(
+            str(tmp_path)
+        ) != checker.summary(quiet)
+        ok(runner.run(*submit, "two", "--", *command))
     checker.check(str(tmp_path))
     assert checker.summary(str(tmp_path)) == checker.summary(quiet)
 

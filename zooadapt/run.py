@@ -16,7 +16,7 @@ import click
 
 from zooadapt import cluster, connection, manifest, plan, report, sources
 from zooadapt.config import Config
-from zooadapt.errors import FetchError, Unreachable, UsageError, one_line, redact
+from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
@@ -51,7 +51,7 @@ def adapt(config: Config) -> int:
                 if todo.requests:
                     _work(todo, job, store, outcomes)
             finally:
-                tables = manifest.compact(store)
+                tables = _compact(store, job)
             seconds = time.monotonic() - started
             return _finish(config, entries, store, job, tables, outcomes, seconds)
 
@@ -128,6 +128,17 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         return [first] * len(entries)
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         return list(pool.map(one, entries))
+
+
+def _compact(store: Store, job: Job) -> manifest.Tables:
+    """The tables of all that is recorded. Raises RunError where they can't be written."""
+    try:
+        return manifest.compact(store)
+    except OSError as cause:
+        raise RunError(
+            f"the manifest can't be made in {redact(job.dest)} ({one_line(cause)}); what is "
+            f"recorded stays: make room or mend the store, then the same command goes on"
+        ) from cause
 
 
 @dataclass

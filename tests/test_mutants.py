@@ -1,0 +1,78 @@
+"""Each guarantee's check or order is taken away in a copy; a test has to turn red."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A line of a module replaced by another, and the tests that hold the guarantee."""
+
+    guarantee: int
+    module: str
+    line: str
+    instead: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant(1, "readback.py", "if not same or not named:", "if False:", "test_readback.py"),
+    Mutant(1, "readback.py", "same = digest == variant.sha256", "same = True", "test_pipeline.py"),
+    Mutant(1, "readback.py", "same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256",
+           "same = True", "test_readback.py"),
+    Mutant(1, "compose.py", "if False in verdicts:", "if False:", "test_compose.py"),
+    Mutant(2, "checkpoint.py", "if random:", "if False:", "test_checkpoint.py"),
+    Mutant(3, "schemes.py", "return torch.stack(columns, dim=1).to(weight.dtype)",
+           "return torch.stack(columns, dim=1).mul(1 + 1e-6).to(weight.dtype)", "test_schemes.py"),
+    Mutant(4, "validate.py", "return one.data_ptr() == other.data_ptr() or torch.equal(one, other)",
+           "return True", "test_validate.py"),
+    Mutant(4, "validate.py",
+           "if not result.equivalent and _is_exact(stems, scheme, matrix):", "if False:",
+           "test_validate.py test_pipeline.py test_conformance.py"),
+    Mutant(4, "validate.py", "_check_stored(variant, adapted)", "pass", "test_validate.py"),
+    Mutant(5, "store.py", "self._move(temporary, self.path(key))",
+           "self._move(temporary, self.path(key) + 'x')", "test_store.py"),
+    Mutant(5, "multipart.py", 'call_s3(filesystem, "abort_multipart_upload", **upload)', "pass",
+           "test_faults.py -k shows_nothing"),
+    Mutant(6, "pipeline.py", "raise DeviceLost(one_line(error)) from error", "pass",
+           "test_cluster.py -k device"),
+    Mutant(6, "schedule.py", "if work.deaths >= _DEATHS:", "if False:",
+           "test_schedule.py -k kills"),
+    Mutant(7, "checkpoint.py", "vet(file)", "pass", "test_hostile.py"),
+    Mutant(8, "store.py", "if not self.exists(key) or self.read(key) != data:", "if False:",
+           "test_faults.py test_manifest.py"),
+    Mutant(9, "errors.py", "text = pattern.sub(replacement, text)", "pass",
+           "test_secrets.py -k password"),
+]  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.guarantee}-{mutant.line}")
+def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+    for name in ("zooadapt", "tests", "jobs", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    module = tmp_path / "zooadapt" / mutant.module
+    text = module.read_text()
+    assert text.count(f" {mutant.line}\n") == 1
+    module.write_text(text.replace(f" {mutant.line}\n", f" {mutant.instead}\n"))
+    file, *options = mutant.tests.split(" -k ")
+    files = [f"tests/{name}" for name in file.split()]
+    chosen = ["-k", options[0]] if options else []
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", *files, *chosen],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout

@@ -1,0 +1,83 @@
+"""Where there is no room the error says so, nothing is half there, and it goes on when there is."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+from tests.support import checker, hub
+from tests.test_pipeline import counted, entry
+from zooadapt import manifest, pipeline, run
+from zooadapt.errors import RunError
+from zooadapt.records import Adapted, Job, ModelSummary, Request
+from zooadapt.store import open_store
+
+REQUEST = Request(entry(SMALL), counted(1, 4))  # of 1.9 MB each
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def grow(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+
+
+def test_a_full_destination(small_disk: Path, small: Path) -> None:
+    job = Job("one", str(small_disk), source_root=str(small))
+    summary = pipeline.adapt(REQUEST, job)
+    assert isinstance(summary, ModelSummary)
+    assert {(failure.stage, failure.status) for failure in summary.failures} == {
+        ("publish", "failed")
+    }
+    assert "No space left on device" in summary.failures[0].error
+    assert [file.name for file in (small_disk / "weights").rglob("*") if file.is_file()] == [
+        "stem.safetensors"
+    ]
+    grow(small_disk)
+    adapted = pipeline.adapt(REQUEST, Job("two", str(small_disk), source_root=str(small)))
+    assert isinstance(adapted, Adapted)
+    assert not pipeline.prove(adapted, job).failures
+    manifest.compact(open_store(str(small_disk)))
+    checker.check(str(small_disk))
+
+
+def test_a_full_spool(
+    small_disk: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    job = Job("one", str(tmp_path / "mirror"))
+    with hub.serving(small) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        summary = pipeline.adapt(REQUEST, job)
+        assert isinstance(summary, ModelSummary)
+        assert summary.failures[0].stage == "fetch"
+        assert "No space left on device" in summary.failures[0].error
+        assert not list(small_disk.iterdir())
+        assert not (tmp_path / "mirror" / "weights").exists()
+        grow(small_disk)
+        assert isinstance(pipeline.adapt(REQUEST, job), Adapted)
+
+
+def test_a_manifest_for_which_there_is_no_room(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"), (small_disk / "filling").open("wb") as file:
+        file.write(bytes(2 * 2**20))
+    job = Job("one", str(small_disk))
+    with pytest.raises(RunError, match=r"can't be made in .* \(.*No space left.*make room"):
+        run._compact(open_store(job.dest), job)
+    assert [file.name for file in small_disk.iterdir() if file.suffix == ".parquet"] == []
