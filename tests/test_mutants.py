@@ -27,7 +27,7 @@ class Mutant:
 
 MUTANTS = [
     Mutant(1, "readback.py", "if not same or not named:", "if False:", "test_readback.py"),
-    Mutant(1, "readback.py", "same = digest == variant.sha256", "same = True", "test_pipeline.py"),
+    Mutant(1, "readback.py", "same = digest == variant.sha256", "same = True", "test_readback.py"),
     Mutant(1, "readback.py", "same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256",
            "same = True", "test_readback.py"),
     Mutant(1, "compose.py", "if False in verdicts:", "if False:", "test_compose.py"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_compose import BODY, change, parts, two
+from tests.test_compose import BODY, change, parts, two, variant
 from zooadapt.errors import ValidationError
 from zooadapt.readback import Reader
 from zooadapt.records import Published
@@ -44,6 +44,14 @@ def test_damage_where_it_was_sent_or_sewn_is_seen(
     reader.read(first)
     with pytest.raises(ValidationError):
         reader.read(made)
+
+
+def test_damage_to_what_is_read_whole_is_seen(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    made = variant(store, 3)
+    change(store, made, made.bytes - 1)
+    with pytest.raises(ValidationError, match="other bytes than were written"):
+        Reader(store, tmp_path).read(made)
 
 
 def test_without_a_whole_sibling_everything_is_read(bucket: str, tmp_path: Path) -> None:
