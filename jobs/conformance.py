@@ -26,7 +26,7 @@ import torch
 from zooadapt import conformance, plan, zoos
 from zooadapt.config import parse_chans, parse_names
 from zooadapt.records import ModelEntry
-from zooadapt.schemes import SCHEMES
+from zooadapt.targets import SCHEMES
 
 COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
 

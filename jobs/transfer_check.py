@@ -68,7 +68,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zooadapt import bands, checkpoint, schemes, stems, zoos
-from zooadapt.records import Bands, Stem
+from zooadapt.records import Stem
+from zooadapt.targets import Bands
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 STEM = Stem("conv_stem.weight", axis=1, outer=32, inner=9)

@@ -22,6 +22,16 @@ FAMILIES = [
 SMALL = "test_resnet.r160_in1k"
 
 
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for the readers of each test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ZOOADAPT_CACHE", str(folder))
+    for name in ("ZOOADAPT_MIRROR", "ZOOADAPT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     """A running SeaweedFS."""

@@ -8,7 +8,7 @@ import torch
 from zooadapt import bands, schemes
 from zooadapt.bands import COMMON, RGB, parse
 from zooadapt.errors import Unsupported, UsageError
-from zooadapt.records import Band, Bands
+from zooadapt.targets import SCHEMES, Band, Bands
 
 COUNTS = {
     "sentinel2-l1c": 13, "sentinel2-l2a": 12, "sentinel1": 2, "landsat8-oli": 9, "hls": 6,
@@ -36,7 +36,7 @@ def test_the_presets_are_these() -> None:
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_preset_has_a_matrix_for_every_scheme_it_can_have(name: str) -> None:
     target = parse(name)
-    for scheme in schemes.SCHEMES:
+    for scheme in SCHEMES:
         if scheme == "rgb-only" and not target.rgb:
             with pytest.raises(Unsupported, match="red, green and blue"):
                 schemes.matrix(scheme, RGB, target)

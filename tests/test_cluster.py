@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,43 @@ def _die_of_the_killer() -> None:
     pipeline._prove = prove_or_break  # type: ignore[assignment]
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A local Ray of two CPUs whose workers can be made to die."""
+def _eat() -> None:
+    """Run in every worker: a model that takes ever more memory, up to 6 GB."""
+    adapt = pipeline.adapt
+
+    def adapt_or_eat(request: Request, job: Job, located: Located | None) -> object:
+        eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
+        return adapt(request, job, located) if eaten is not None else None
+
+    pipeline.adapt = adapt_or_eat  # type: ignore[assignment]
+
+
+@contextmanager
+def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]:
+    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own."""
     with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
         patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         environment = {
-            "worker_process_setup_hook": _die_of_the_killer,
+            "worker_process_setup_hook": hook,
             "env_vars": {"PYTHONPATH": str(ROOT)},
         }
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env=environment,
+            _system_config=config,
+        )
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    with ray_whose_workers(_die_of_the_killer):
+        yield
 
 
 def entry(name: str) -> ModelEntry:

@@ -11,8 +11,10 @@ import torch
 from zooadapt import compose, pipeline, publish
 from zooadapt.compose import HEAD, Shared
 from zooadapt.errors import PublishError
-from zooadapt.records import Bands, Published, Target
+from zooadapt.names import WEIGHTS
+from zooadapt.records import Published
 from zooadapt.store import Store, open_store
+from zooadapt.targets import Bands, Target
 
 MIB = 2**20
 BODY = {
@@ -48,7 +50,7 @@ def two(store: Store) -> tuple[Published, Published]:
 
 
 def key(made: Published) -> str:
-    return f"{made.folder}/{publish.WEIGHTS}"
+    return f"{made.folder}/{WEIGHTS}"
 
 
 def test_a_composed_object_is_what_would_have_been_sent(

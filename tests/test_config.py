@@ -8,7 +8,8 @@ from typing import Any
 import click
 import pytest
 
-from zooadapt.cli import USAGE, main
+from zooadapt.cli import main
+from zooadapt.cli.common import USAGE
 from zooadapt.config import Config, run_options
 
 SECRET = "s3cr3t-key"

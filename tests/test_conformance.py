@@ -16,7 +16,8 @@ from torch import Tensor
 from tests.support.jobs import ROOT
 from zooadapt import conformance, description, schemes, stems
 from zooadapt.conformance import Measured
-from zooadapt.records import Bands, ModelEntry, Stem
+from zooadapt.records import ModelEntry, Stem
+from zooadapt.targets import Bands
 from zooadapt.zoos import get
 
 STEMS_ONLY = 0.0

@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.jobs import ROOT
 from zooadapt import bands
-from zooadapt.cli import adapt, gc, rebuild, verify
+from zooadapt.cli import adapt
+from zooadapt.cli.upkeep import gc, rebuild, verify
 from zooadapt.config import _read_yaml
-from zooadapt.schemes import SCHEMES
+from zooadapt.targets import SCHEMES
 from zooadapt.validate import TOLERANCE
 from zooadapt.zoos import get
 

@@ -21,8 +21,9 @@ from tests.support import checkpoints, hostile
 from tests.support.hostile import Cases
 from zooadapt import checkpoint, manifest, pipeline, vetting
 from zooadapt.errors import CheckpointError
-from zooadapt.records import Adapted, Bands, Job, ModelSummary, Request, Target
+from zooadapt.records import Adapted, Job, ModelSummary, Request
 from zooadapt.store import open_store
+from zooadapt.targets import Bands, Target
 from zooadapt.zoos.timm import TimmZoo
 
 READ_ALL = """

@@ -253,7 +253,9 @@ def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactor
     return dest
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_goes_on_and_ends_the_same(
     families: Path, alone: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
 ) -> None:

@@ -10,10 +10,10 @@ import zooadapt
 from tests.conftest import SMALL
 from tests.test_pipeline import counted, entry, run
 from zooadapt import bands, manifest
-from zooadapt.errors import RunError, UsageError, ValidationError
+from zooadapt.errors import FetchError, RunError, UsageError
 from zooadapt.mirror import Mirror
-from zooadapt.records import Target
 from zooadapt.store import open_store
+from zooadapt.targets import Target
 
 S2 = "sentinel2-l2a"
 
@@ -29,7 +29,7 @@ def root(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mirror(root: Path) -> Mirror:
-    return zooadapt.open_mirror(str(root))  # type: ignore[no-any-return]
+    return zooadapt.open_mirror(str(root))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -122,7 +122,7 @@ def test_a_damaged_original_stem_is_refused(small: Path, tmp_path: Path) -> None
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ValidationError, match="other bytes"):
+    with pytest.raises(FetchError, match="other bytes"):
         zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=5)
 
 
@@ -160,7 +160,7 @@ def test_damaged_objects_are_refused(small: Path, tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(FetchError, match="damaged"):
         zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=4)
 
 

@@ -19,12 +19,14 @@ from tests.conftest import SMALL
 from tests.support import checkpoints, hub
 from tests.test_pipeline import counted, entry, run
 from zooadapt import fetch, sources, zoos
+from zooadapt.cache import Cache
 from zooadapt.errors import FetchError, UsageError
-from zooadapt.mirror import Mirror
+from zooadapt.mirror import open_mirror
 from zooadapt.names import LONGEST, safe
-from zooadapt.records import Band, Bands, Job, Located, ModelEntry, ModelFacts, Target
+from zooadapt.records import Job, Located, ModelEntry, ModelFacts
 from zooadapt.spool import spool
 from zooadapt.store import open_store
+from zooadapt.targets import Band, Bands, Target
 from zooadapt.zoos.timm import TimmZoo
 
 HOSTILE = [
@@ -119,14 +121,18 @@ def test_every_model_stays_in_its_place_and_can_be_loaded(
             assert kind in ("weights", "records")
             assert (zoo, model) in {("timm", safe(name).lower()) for name in models}
     for seed, model in enumerate(models):
-        head = Mirror(open_store(dest)).load(model, in_chans=4).state_dict()["fc.weight"]
+        reader = open_mirror(dest, cache_dir=tmp_path / "cache")
+        head = reader.load(model, in_chans=4).state_dict()["fc.weight"]
         assert torch.equal(head, checkpoints.random_state_dict(SMALL, seed)["fc.weight"])
 
 
-@pytest.mark.parametrize("folder", ["weights/timm/x/..", "..", "weights/timm/x/", "."])
-def test_a_manifest_can_not_have_a_reader_write_elsewhere(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="isn't a variant's folder"):
-        Mirror(open_store(str(tmp_path / "mirror"))).pull(folder, tmp_path / "to")
+@pytest.mark.parametrize("key", ["weights/timm/x/..", "..", "weights/timm/x/", ".", "/etc/x"])
+def test_a_manifest_can_not_have_a_reader_write_elsewhere(key: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", [])
+    with pytest.raises(UsageError, match="isn't the name of anything in a mirror"):
+        cache.pull({"folder": key, "sha256": "", "bytes": 0})
+    with pytest.raises(UsageError, match="isn't the name of anything in a mirror"):
+        cache.stem(key)
     assert list(tmp_path.iterdir()) == []
 
 

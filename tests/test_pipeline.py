@@ -15,8 +15,9 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from zooadapt import manifest, pipeline, seeded, zoos
 from zooadapt.manifest import Row
-from zooadapt.records import Adapted, Bands, Job, ModelEntry, ModelFacts, Request, Target
+from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, Request
 from zooadapt.store import open_store
+from zooadapt.targets import Bands, Target
 from zooadapt.zoos.timm import TimmZoo
 
 

@@ -10,8 +10,8 @@ import torch
 
 from zooadapt import publish
 from zooadapt.errors import PublishError
-from zooadapt.records import Bands, Target
 from zooadapt.store import open_store
+from zooadapt.targets import Bands, Target
 
 STEMS = {"stem": torch.randn(4, 2, 3, 3, dtype=torch.float16)}
 BODY = {

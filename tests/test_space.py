@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL
-from tests.support import checker, hub
+from tests.support import checker, hub, seaweed
+from tests.support.jobs import JOB, Runner, ok, ray_folder
 from tests.test_pipeline import counted, entry
 from zooadapt import manifest, pipeline, run
 from zooadapt.errors import RunError
@@ -81,3 +82,34 @@ def test_a_manifest_for_which_there_is_no_room(small_disk: Path) -> None:
     with pytest.raises(RunError, match=r"can't be made in .* \(.*No space left.*make room"):
         run._compact(open_store(job.dest), job)
     assert [file.name for file in small_disk.iterdir() if file.suffix == ".parquet"] == []
+
+
+def failures(count: int, zoo: Path, server: seaweed.SeaweedFS) -> set[str]:
+    """Adapt to so many channels in a bucket of the server, and prove; the stages that failed."""
+    job = Job("run", f"s3://{seaweed.BUCKET}/mirror", str(zoo), server.options)
+    result = pipeline.adapt(Request(entry(SMALL), counted(count)), job)
+    summary = pipeline.prove(result, job) if isinstance(result, Adapted) else result
+    return {failure.stage for failure in summary.failures}
+
+
+def test_a_full_s3_store(small: Path, tmp_path: Path) -> None:
+    with seaweed.running(tmp_path, volumes=10, megabytes=1) as server:
+        full = next(count for count in range(1, 100) if failures(count, small, server))
+        assert failures(full, small, server) == {"publish"}
+    with seaweed.running(tmp_path) as server:
+        assert not failures(full, small, server)
+        dest = f"s3://{seaweed.BUCKET}/mirror"
+        manifest.compact(open_store(dest, server.options))
+        checker.check(dest, server.options)
+
+
+def test_a_small_dev_shm(small: Path, tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    alone = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    able = shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True)
+    if not able or able.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    options = ["--chans", "1,4", "--models", SMALL, "--source-root", str(small), "--dest"]
+    with ray_folder() as env:
+        ok(Runner(env).run(*alone, *JOB, *options, str(tmp_path)))
+    checker.check(str(tmp_path))

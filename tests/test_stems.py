@@ -79,7 +79,7 @@ def test_tensors_that_come_and_go_are_an_error() -> None:
 def test_adapting_keeps_shape_and_is_contiguous() -> None:
     weight, stem = torch.randn(8, 3, 5, 5), Stem("w", axis=1, outer=8, inner=25)
     matrix = schemes.matrix("repeat", 3, 7)
-    adapted = stems.adapt({"w": weight}, [stem], schemes.SCHEMES["repeat"], matrix)["w"]
+    adapted = stems.adapt({"w": weight}, [stem], schemes.get("repeat"), matrix)["w"]
     assert adapted.shape == (8, 7, 5, 5)
     assert adapted.is_contiguous()
     assert torch.equal(adapted[:, 3], adapted[:, 0])
@@ -107,7 +107,7 @@ def test_every_input_gets_the_weight_of_its_own_channel(architecture: str, targe
     inputs = torch.tensor([channel(i, 3) for i in range(3 * pixels)])
     weight = values[inputs].reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
     matrix = schemes.matrix("repeat", 3, target)
-    adapted = stems.adapt({stem.name: weight}, [stem], schemes.SCHEMES["repeat"], matrix)
+    adapted = stems.adapt({stem.name: weight}, [stem], schemes.get("repeat"), matrix)
     mixed = values @ matrix.float()
     wanted = mixed[torch.tensor([channel(i, target) for i in range(target * pixels)])]
     got = adapted[stem.name]
@@ -134,19 +134,19 @@ def test_a_gain_makes_up_for_the_standardisation() -> None:
     gain = Gain("gain", gamma=1.7, eps=conv.eps)
     stem = Stem("weight", axis=1, outer=8, inner=9, use="standardise", gain=gain)
     matrix, image = schemes.matrix("preserve", 3, 6), torch.randn(2, 6, 16, 16)
-    adapted = stems.adapt(conv.state_dict(), [stem], schemes.SCHEMES["preserve"], matrix)
+    adapted = stems.adapt(conv.state_dict(), [stem], schemes.get("preserve"), matrix)
     six = ScaledStdConv2d(6, 8, 3, bias=False, gamma=1.7)
     six.load_state_dict(adapted)
     assert torch.allclose(six(image), conv(schemes.mix_images(image, matrix)), atol=1e-5)
-    assert stems.exact(stem, schemes.SCHEMES["preserve"], matrix)
-    assert not stems.exact(stem, schemes.SCHEMES["repeat"], matrix)
-    assert not stems.exact(stem, schemes.SCHEMES["preserve"], schemes.matrix("preserve", 3, 8))
+    assert stems.exact(stem, schemes.get("preserve"), matrix)
+    assert not stems.exact(stem, schemes.get("repeat"), matrix)
+    assert not stems.exact(stem, schemes.get("preserve"), schemes.matrix("preserve", 3, 8))
 
 
 def test_under_the_identity_every_stem_is_exact() -> None:
     for stem in (STANDARDISED, SHIFTED):
-        assert stems.exact(stem, schemes.SCHEMES["repeat"], schemes.matrix("repeat", 3, 3))
-        assert not stems.exact(stem, schemes.SCHEMES["repeat"], schemes.matrix("repeat", 3, 4))
+        assert stems.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 3))
+        assert not stems.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 4))
 
 
 STANDARDISED = Stem("w", axis=1, outer=8, inner=9, use="standardise")

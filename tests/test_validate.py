@@ -41,7 +41,7 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
 def adapt(base: Net, variant: Net) -> Net:
     """The variant with the values that it should have."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
-    adapted = stems.adapt(base.state_dict(), [STEM], schemes.SCHEMES["repeat"], matrix)
+    adapted = stems.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
     variant.load_state_dict({**base.state_dict(), **adapted})
     return variant
 
@@ -120,7 +120,7 @@ def half(base: Net, dtype: torch.dtype) -> Net:
     """The 4-channel variant of a base whose stem is stored in half precision."""
     _, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    adapted = stems.adapt(base.state_dict(), [STEM], schemes.SCHEMES["repeat"], matrix)
+    adapted = stems.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
     variant.stem.to(dtype)
     variant.load_state_dict(adapted, strict=False)
     return variant

@@ -17,9 +17,9 @@ from tests.test_checker import edit_table, flip, one
 from tests.test_pipeline import counted, entry, run
 from zooadapt import bands, blocks, manifest, publish, validate, verify
 from zooadapt.cli import main
-from zooadapt.mirror import Mirror
-from zooadapt.records import Target
+from zooadapt.names import WEIGHTS, content_id
 from zooadapt.store import S3Store, Store, open_store
+from zooadapt.targets import Target
 
 TARGETS = (*counted(1), Target(bands.parse("R,G,B,NIR"), "nearest"))
 
@@ -76,7 +76,7 @@ def other_config(mirror: Path) -> None:
     text = json.dumps(config).encode()
     (folder / "config.json").write_bytes(text)
     digest = manifest.read_table(open_store(str(mirror)), "manifest.parquet")["sha256"][0].as_py()
-    moved = folder.with_name(f"1ch-repeat-{publish.content_id(digest, text)}")
+    moved = folder.with_name(f"1ch-repeat-{content_id(digest, text)}")
     folder.rename(moved)
     recorded(mirror, folder=str(moved.relative_to(mirror)))
 
@@ -179,7 +179,7 @@ def spoil_the_stem(mirror: Path) -> None:
     file.write_bytes(b"".join(publish.serialise(tensors)))
     digest, size = publish.digest_of(tensors)
     moved = folder.with_name(
-        f"1ch-repeat-{publish.content_id(digest, (folder / 'config.json').read_bytes())}"
+        f"1ch-repeat-{content_id(digest, (folder / 'config.json').read_bytes())}"
     )
     folder.rename(moved)
     recorded(mirror, folder=str(moved.relative_to(mirror)), sha256=digest, bytes=size)
@@ -232,12 +232,12 @@ def test_several_variants_are_read_at_once(sound: Path, monkeypatch: pytest.Monk
     barrier = threading.Barrier(2, timeout=20)
 
     def both(store: Store, key: str) -> Iterator[bytes]:
-        if key.endswith(publish.WEIGHTS):
+        if key.endswith(WEIGHTS):
             barrier.wait()
         yield (sound / key).read_bytes()
 
     monkeypatch.setattr(Store, "chunks", both)
-    assert not verify.verify(Mirror(open_store(str(sound)))).wrong
+    assert not verify.verify(open_store(str(sound))).wrong
 
 
 # What can't be checked

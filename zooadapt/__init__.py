@@ -1,14 +1,40 @@
 """Pretrained image models for any number of channels: whole zoos adapted, proved and mirrored."""
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zooadapt.mirror import open_mirror
 
 __version__ = version("zooadapt")
-__all__ = ["__version__", "open_mirror"]
+__all__ = ["__version__", "create_model", "open_mirror"]
+
+
+def create_model(
+    model: str,
+    in_chans: int | None = None,
+    *,
+    bands: str | None = None,
+    mirror: str | Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> "nn.Module":
+    """A pretrained model for `in_chans` channels, or for `bands`, in eval mode.
+
+    `open_mirror` says what `mirror` and `storage_options` are, `Mirror.load` the rest:
+
+        zooadapt.create_model("resnet34.a1_in1k", in_chans=8, mirror="s3://bucket/mirror")
+    """
+    from zooadapt.mirror import open_mirror
+
+    return open_mirror(mirror, storage_options).load(model, in_chans, bands, **options)
 
 
 def __getattr__(name: str) -> Any:
-    """`open_mirror` is imported when it is first asked for: it needs torch."""
+    """`open_mirror` is imported when it is first asked for: pandas takes a second."""
     if name == "open_mirror":
         from zooadapt.mirror import open_mirror
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from zooadapt.errors import UsageError
-from zooadapt.records import Band, Bands
+from zooadapt.targets import Band, Bands
 
 RGB = Bands(
     "rgb",

@@ -13,16 +13,16 @@ Read = Callable[[int, int], bytes]
 """The bytes from start to stop."""
 
 
-def in_order(read: Read, size: int) -> Iterator[bytes]:
-    """The `size` bytes that `read` gives, in blocks; what it raises is raised in its place.
+def in_order(read: Read, size: int, start: int = 0) -> Iterator[bytes]:
+    """The bytes from `start` to `size` that `read` gives, in blocks; what it raises is raised.
 
     `read` is called from several threads. At most four blocks are held.
     """
     with ThreadPoolExecutor(_AHEAD) as pool:
         coming: deque[Future[bytes]] = deque()
-        for start in range(0, size, BLOCK):
+        for begin in range(start, size, BLOCK):
             if len(coming) == _AHEAD:
                 yield coming.popleft().result()
-            coming.append(pool.submit(read, start, min(start + BLOCK, size)))
+            coming.append(pool.submit(read, begin, min(begin + BLOCK, size)))
         while coming:
             yield coming.popleft().result()

@@ -10,8 +10,7 @@ import yaml
 
 from zooadapt import bands
 from zooadapt.errors import UsageError
-from zooadapt.records import Bands, Target
-from zooadapt.schemes import SCHEMES
+from zooadapt.targets import SCHEMES, Bands, Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -25,9 +25,10 @@ from torch.nn.modules.module import _IncompatibleKeys
 from zooadapt import schemes, seeded, stems, validate
 from zooadapt.description import facts_for
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
+from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
-from zooadapt.publish import CONFIG
-from zooadapt.records import Bands, ModelEntry, ModelFacts, ProofResult, Stem
+from zooadapt.records import ModelEntry, ModelFacts, ProofResult, Stem
+from zooadapt.targets import Bands
 from zooadapt.zoos import Zoo, get
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

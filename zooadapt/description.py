@@ -3,7 +3,6 @@
 What the job writes into its section ``zooadapt`` and what readers find there again.
 """
 
-import posixpath
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt import schemes
-from zooadapt.records import Adapted, Bands, Gain, ModelFacts, Stem, Target
+from zooadapt.records import Adapted, Gain, ModelFacts, Stem
+from zooadapt.targets import Bands, Target
 from zooadapt.zoos import Zoo
 
 ADAPTER_VERSION = 1
@@ -42,6 +42,19 @@ def describe(
     }
 
 
+def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor) -> dict[str, Any]:
+    """The config.json of another variant of the same checkpoint, as `describe` gives it."""
+    ours = config["zooadapt"]
+    source = ours["source"]
+    mean, std = (tuple(schemes.mix_statistics(source[of], matrix)) for of in ("mean", "std"))
+    changed = {
+        "scheme": target.scheme,
+        "bands": list(target.bands.names),
+        "matrix": matrix.tolist(),
+    }
+    return {**zoo.with_channels(config, mean, std), "zooadapt": {**ours, **changed}}
+
+
 def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
     """The facts for the N `bands` that a (B, N) matrix makes."""
     return replace(
@@ -50,11 +63,6 @@ def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
         mean=tuple(schemes.mix_statistics(facts.mean, matrix)),
         std=tuple(schemes.mix_statistics(facts.std, matrix)),
     )
-
-
-def source_stem(folder: str, config: dict[str, Any]) -> str:
-    """The key of the original stem that the config.json of a variant's folder names."""
-    return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
 
 
 def described_stems(config: dict[str, Any]) -> list[Stem]:

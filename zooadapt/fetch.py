@@ -1,10 +1,11 @@
 """A checkpoint that was found → a verified local file."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
@@ -17,12 +18,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from zooadapt import hub
 from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import FetchError, one_line
 from zooadapt.names import safe
 from zooadapt.records import Located, Source
-from zooadapt.sources import file_name, identity
 
 _ATTEMPTS = 5
 """To read a block."""
@@ -30,17 +29,22 @@ _DOWNLOADS = 2
 """Of a checkpoint whose hash turns out wrong."""
 
 
+Came = Callable[[int], object]
+"""Hears how many bytes came."""
+
+
 class _Wrong(FetchError):
     """Other bytes came than the source states."""
 
 
-def fetch(located: Located, spool: Path) -> tuple[Path, str]:
+def fetch(located: Located, spool: Path, came: Came = lambda size: None) -> tuple[Path, str]:
     """The checkpoint as a local file, and its sha256 (64 hex digits).
 
     A file of this machine is read where it is; any other is copied below `spool`, block by block,
     taking up where it stopped after a broken connection or when the Hub's signed URL has run out,
-    and gets its name when it is whole. Where other bytes come than were stated, it is read once
-    more.
+    and gets its name when it is whole. What an earlier call left unfinished in `spool`, which is
+    for this content alone, isn't read again. Where other bytes come than were stated, it is read
+    once more, from the start. `came` hears of every block.
 
     Raises FetchError where it can't be read, or its size or hash isn't the stated one.
     """
@@ -49,21 +53,21 @@ def fetch(located: Located, spool: Path) -> tuple[Path, str]:
         digest, size = _hash(file)
         _verify(located.source, digest, size)
     else:
-        file = spool / safe(file_name(located.source.uri))
-        digest = _verified(located, file)
+        file = spool / safe(located.source.file_name)
+        digest = _verified(located, file, came)
     return file, digest
 
 
 @retry(retry=retry_if_exception_type(_Wrong), stop=stop_after_attempt(_DOWNLOADS), reraise=True)
-def _verified(located: Located, file: Path) -> str:
+def _verified(located: Located, file: Path, came: Came) -> str:
     """The file's sha256; it is read once more if other bytes came than were stated."""
     try:
-        digest, size = _download(located, file)
+        digest, size = _download(located, file, came)
         _verify(located.source, digest, size)
         if not located.source.sha256:
             _check_unchanged(located)
     except FetchError:
-        file.unlink()
+        file.unlink(missing_ok=True)
         raise
     except (OSError, aiohttp.ClientError) as cause:
         raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
@@ -73,22 +77,21 @@ def _verified(located: Located, file: Path) -> str:
 def _check_unchanged(located: Located) -> None:
     """Raise FetchError if a file without a stated hash was replaced while it was read."""
     located.filesystem.invalidate_cache()
-    if identity(located.filesystem.info(located.path)) != located.source.identity:
-        raise FetchError(
-            f"{located.source.uri} was replaced while it was read; try again with --retry-failed"
-        )
+    facts = located.filesystem.info(located.path)
+    if Source.identity_of(facts) != located.source.identity:
+        raise FetchError(f"{located.source.uri} was replaced while it was read; try again")
 
 
 def _verify(source: Source, digest: str, size: int) -> None:
     if source.bytes is not None and size != source.bytes:
         raise _Wrong(
             f"{source.uri} has {size} bytes instead of the stated {source.bytes}: it is truncated "
-            f"or was replaced meanwhile; try again with --retry-failed"
+            f"or was replaced meanwhile; try again"
         )
     if not digest.startswith(source.sha256):
         raise _Wrong(
             f"{source.uri} has sha256 {digest[:16]}… instead of the stated {source.sha256[:16]}…: "
-            f"replace the damaged copy, then --retry-failed"
+            f"the copy is damaged; replace it, then try again"
         )
 
 
@@ -98,29 +101,46 @@ def _hash(file: Path) -> tuple[str, int]:
     return digest, file.stat().st_size
 
 
-def _download(located: Located, file: Path) -> tuple[str, int]:
-    """Copy to `file`; returns sha256 and size of the bytes that were read."""
+def _download(located: Located, file: Path, came: Came) -> tuple[str, int]:
+    """Copy to `file`; returns sha256 and size of its bytes."""
     unfinished = file.with_name(file.name + ".partial")
     try:
-        try:
-            facts = _copy(located, unfinished, ranges=True)
-        except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
-            facts = _copy(located, unfinished, ranges=False)
-        unfinished.replace(file)
-    finally:
+        facts = _copy(located, unfinished, True, came)
+    except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
         unfinished.unlink(missing_ok=True)
+        facts = _copy(located, unfinished, False, came)
+    unfinished.replace(file)
     return facts
 
 
-def _copy(located: Located, unfinished: Path, ranges: bool) -> tuple[str, int]:
+def _copy(located: Located, unfinished: Path, ranges: bool, came: Came) -> tuple[str, int]:
     size, digest = located.source.bytes, hashlib.sha256()
-    with _open(located, BLOCK if ranges else 0) as source, unfinished.open("wb") as out:
+    with _open(located, BLOCK if ranges else 0) as source, unfinished.open("a+b") as out:
+        start = _left_over(out, digest, size if ranges else None)
+        came(start)
         at_once = ranges and size is not None and located.filesystem.async_impl
-        blocks = in_order(_Ranges(located, source), size or 0) if at_once else _blocks(source)
+        blocks = (
+            in_order(_Ranges(located, source), size or 0, start)
+            if at_once
+            else _blocks(source, start)
+        )
         for block in blocks:
             digest.update(block)
             out.write(block)
+            came(len(block))
         return digest.hexdigest(), out.tell()
+
+
+def _left_over(out: IO[bytes], digest: "hashlib._Hash", size: int | None) -> int:
+    """Hash what an earlier call has left of the file, if it can be of any use; its bytes."""
+    left = out.seek(0, os.SEEK_END)
+    if size is None or left > size:
+        out.truncate(0)
+        return 0
+    out.seek(0)
+    while block := out.read(BLOCK):
+        digest.update(block)
+    return left
 
 
 def _open(located: Located, block_size: int) -> Any:
@@ -131,9 +151,8 @@ def _open(located: Located, block_size: int) -> Any:
     )
 
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    """The file's bytes as they come; asked for again where an answer breaks off."""
-    position = 0
+def _blocks(file: Any, position: int) -> Iterator[bytes]:
+    """The file's bytes from a position as they come; asked for again where an answer breaks off."""
     while block := _read_at(file, position):
         position += len(block)
         yield block
@@ -167,11 +186,11 @@ class _Ranges:
         try:
             return _range(file, start, stop)
         except aiohttp.ClientResponseError as refusal:
-            if refusal.status != 403 or not hub.holds(self._located.source):
+            if refusal.status != 403 or self._located.renew is None:
                 raise
         with self._lock:
             if self._file is file:  # else another thread has renewed it meanwhile
-                self._file = _open(hub.renewed(self._located), BLOCK)
+                self._file = _open(self._located.renew(self._located), BLOCK)
         return _range(self._file, start, stop)
 
 

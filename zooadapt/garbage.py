@@ -26,11 +26,10 @@ from functools import partial
 from tqdm import tqdm
 
 from zooadapt import manifest
-from zooadapt.description import source_stem
 from zooadapt.errors import RunError, one_line
 from zooadapt.manifest import FAILURES, MANIFEST, Row
 from zooadapt.multipart import Unfinished
-from zooadapt.publish import CONFIG
+from zooadapt.names import CONFIG, source_stem
 from zooadapt.rebuild import ASIDE
 from zooadapt.store import Store
 

@@ -147,7 +147,7 @@ def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
         sha256=sha256,
     )
     filesystem = fsspec.filesystem("http", encoded=True, client_kwargs=http_client(headers))
-    return Located(source, filesystem, facts.location)
+    return Located(source, filesystem, facts.location, renew=renewed)
 
 
 def http_client(headers: dict[str, str]) -> dict[str, Any]:

@@ -27,20 +27,21 @@ _FROM_HEAD = {*_HEAD, "attempts"}
 """Columns of the tables that a record doesn't state for each variant."""
 
 
-def encoded(rows: Iterable[Row], schema: pa.Schema) -> bytes:
+def encoded(rows: pa.Table) -> bytes:
     """A table as Parquet, with a checksum of every page."""
     buffer = BytesIO()
-    pq.write_table(_table(rows, schema), buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
     """The rows as a table would give them back."""
-    found: list[Row] = _table(rows, schema).to_pylist()
+    found: list[Row] = table(rows, schema).to_pylist()
     return found
 
 
-def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """The rows as a table of that schema; they may have more columns."""
     named = [{name: row[name] for name in schema.names} for row in rows]
     return pa.Table.from_pylist(named, schema)
 
@@ -52,9 +53,9 @@ def decoded(data: bytes, name: str, schema: pa.Schema) -> pa.Table:
             stated = {key.decode(): value for key, value in (file.metadata.metadata or {}).items()}
             version = int(stated[VERSION_KEY])
             if version <= LAYOUT_VERSION:
-                table = file.read()
-                table.select(schema.names).cast(schema)  # raises where they don't fit
-                return table
+                found = file.read()
+                found.select(schema.names).cast(schema)  # raises where they don't fit
+                return found
     except Exception as cause:  # the bytes are in memory: whatever it is, it is wrong with them
         raise Damaged(
             f"{name} is damaged ({reason(cause)}): zooadapt rebuild makes it again from the records"
@@ -83,9 +84,9 @@ def record(data: bytes, name: str, variants: pa.Schema, failures: pa.Schema) -> 
 def _check_rows(rows: list[Row], schema: pa.Schema) -> None:
     """Raise where a row lacks a column, or has a value that the column can't hold."""
     fields = pa.schema([field for field in schema if field.name not in _FROM_HEAD])
-    table = _table(rows, fields)
+    found = table(rows, fields)
     for field in fields:
-        if table[field.name].null_count and not field.nullable:
+        if found[field.name].null_count and not field.nullable:
             raise ValueError(f"{field.name} is null")
 
 

@@ -7,11 +7,12 @@ failures.parquet (the rest), whole files that are replaced only if nobody else d
 
 import json
 import logging
+import posixpath
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -248,9 +249,15 @@ def compact(store: Store) -> Tables:
     with store.exclusive():
         versions = [store.version(name) for name in (MANIFEST, FAILURES)]
         tables = merge(scan_records(store)[0])
-        _replace(store, MANIFEST, layout.encoded(tables.usable, MANIFEST_SCHEMA), versions[0])
-        _replace(store, FAILURES, layout.encoded(tables.failures, FAILURES_SCHEMA), versions[1])
+        _replace(store, MANIFEST, encoded(tables), versions[0])
+        failures = layout.table(tables.failures, FAILURES_SCHEMA)
+        _replace(store, FAILURES, layout.encoded(failures), versions[1])
     return tables
+
+
+def encoded(tables: Tables) -> bytes:
+    """The content of manifest.parquet."""
+    return layout.encoded(layout.table(tables.usable, MANIFEST_SCHEMA))
 
 
 def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
@@ -264,14 +271,38 @@ def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
 
 
 def read_table(store: Store, name: str) -> pa.Table:
-    """manifest.parquet or failures.parquet.
+    """manifest.parquet, of now or as a run left it, or failures.parquet.
 
     Raises UsageError where there is none; RunError where it is of a newer layout, or Damaged.
     """
     try:
-        return layout.decoded(store.read(name), store.path(name), _SCHEMAS[name])
+        schema = _SCHEMAS[posixpath.basename(name)]
+        return layout.decoded(store.read(name), store.path(name), schema)
     except FileNotFoundError as cause:
         raise UsageError(f"{store.root} holds no {name}") from cause
+
+
+def read_snapshot(store: Store, at: str) -> pa.Table:
+    """The manifest as a run left it, by the run's id, or as it was at a date or time (of UTC).
+
+    A date means the end of its day, and needs a store that can be listed. Raises UsageError where
+    there is no such run or `at` is neither; RunError as `read_table`.
+    """
+    try:
+        when = datetime.fromisoformat(at)
+    except ValueError:
+        return read_table(store, snapshot(at))
+    if len(at) == len("2026-11-24"):
+        when += timedelta(days=1)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    records = read_records(store)
+    before = [r for r in records if datetime.fromisoformat(r["created_at"]) <= when]
+    return layout.table(merge(before).usable, MANIFEST_SCHEMA)
+
+
+def snapshot(run_id: str) -> str:
+    """The key of the manifest that a run left."""
+    return f"runs/{run_id}/{MANIFEST}"
 
 
 def check_tables(store: Store) -> None:

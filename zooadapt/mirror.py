@@ -1,53 +1,151 @@
-"""The reader's side of a mirror: find a variant, pull it, load it, or make one it lacks.
+"""The reader's side: find a variant in a mirror, pull it, load it, or have made what is lacking.
 
 import zooadapt
 mirror = zooadapt.open_mirror("s3://bucket/mirror")
 mirror.find(model="resnet*", bands="sentinel2-l2a")
 model = mirror.load("resnet18.a1_in1k", bands="sentinel2-l2a")
+
+To find and to pull needs no torch; what does is imported when it is used.
 """
 
+import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import safetensors.torch
-from torch import nn
+import pyarrow as pa
 
-from zooadapt import manifest, publish, zoos
+from zooadapt import cache, layout, manifest, zoos
 from zooadapt.bands import parse
+from zooadapt.cache import Row
 from zooadapt.config import absolute
-from zooadapt.description import source_stem
-from zooadapt.errors import Unsupported, UsageError
-from zooadapt.readback import originals
-from zooadapt.records import Bands, Target
-from zooadapt.schemes import SCHEMES
-from zooadapt.store import Store, open_store
-from zooadapt.variant import Variant
+from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
+from zooadapt.names import CONFIG, safe, source_stem
+from zooadapt.store import LocalStore, Store, open_store
+from zooadapt.targets import SCHEMES, Band, Bands, Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zooadapt.variant import Variant
+
+_PINNED = re.compile(r"(.+)/manifest@([^/]+)")
+
+_log = logging.getLogger("zooadapt")
+
+Options = Mapping[str, Any]
 
 
-def open_mirror(url: str, storage_options: dict[str, Any] | None = None) -> "Mirror":
-    """The mirror at `url`, any fsspec URL or local path, with its fsspec options."""
-    return Mirror(open_store(absolute(url, "the mirror's URL"), storage_options))
+def open_mirror(
+    url: str | Sequence[str] | None = None,
+    storage_options: Options | Sequence[Options] | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+) -> "Mirror":
+    """The mirror at `url`, any fsspec URL or local path; several are asked in the order given.
+
+    By default those that ``ZOOADAPT_MIRROR`` names, separated by spaces. ``<url>/manifest@<at>`` is
+    the mirror as a run left it (its id) or as it was at a date. `storage_options` are fsspec's, for
+    all or for each, such as ``{"anon": True}`` for a public bucket. `cache_dir` is where variants
+    are kept, by default ``ZOOADAPT_CACHE`` or the user's cache folder. With `offline`, or
+    ``ZOOADAPT_OFFLINE=1``, only what is on this machine is used.
+
+    Raises UsageError where no mirror is named, or fsspec knows no such URL.
+    """
+    urls = [url] if isinstance(url, str) else list(url or _named_by_environment())
+    if isinstance(storage_options, Mapping) or storage_options is None:
+        storage_options = [storage_options or {}] * len(urls)
+    if len(storage_options) != len(urls):
+        raise UsageError(f"{len(storage_options)} storage_options for {len(urls)} mirrors")
+    if offline is None:
+        offline = os.environ.get("ZOOADAPT_OFFLINE", "") not in ("", "0")
+    opened = [_opened(*each) for each in zip(urls, storage_options, strict=True)]
+    return Mirror(opened, Path(cache_dir) if cache_dir else cache.default_root(), offline)
 
 
-@dataclass(frozen=True)
+def _named_by_environment() -> list[str]:
+    urls = os.environ.get("ZOOADAPT_MIRROR", "").split()
+    if not urls:
+        raise UsageError("which mirror? give its URL or folder, or set ZOOADAPT_MIRROR")
+    return urls
+
+
+def _opened(url: str, options: Options) -> tuple[Store, str]:
+    """The store at a URL, and what follows ``manifest@`` in it."""
+    pinned = _PINNED.fullmatch(url)
+    root, at = (pinned[1], pinned[2]) if pinned else (url, "")
+    return open_store(absolute(root, "the mirror's URL"), dict(options)), at
+
+
 class Mirror:
-    """A mirror that is only read."""
+    """One mirror, or several that stand in for each other; only read."""
 
-    store: Store
+    def __init__(self, stores: Sequence[tuple[Store, str]], root: Path, offline: bool) -> None:
+        """`stores` with the state of each that is read, "" for now; `root` is the cache's."""
+        local = [isinstance(store, LocalStore) for store, _ in stores]
+        asked = [
+            store for (store, _), near in zip(stores, local, strict=True) if near or not offline
+        ]
+        self.stores = stores
+        self.cache = cache.Cache(root, asked)
+        self._rows: pd.DataFrame | None = None
 
     def manifest(self) -> pd.DataFrame:
-        """Every usable variant, one row each.
+        """Every usable variant, one row each; read once. Of several mirrors each variant once.
 
         Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
-        newer layout.
+        newer layout. Of several mirrors those that can't be read are named in the log.
         """
-        rows: pd.DataFrame = manifest.read_table(self.store, manifest.MANIFEST).to_pandas()
-        return rows
+        if self._rows is None:
+            tables = [table for table in map(self._table, self.stores) if table is not None]
+            rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+            self._rows = rows.drop_duplicates(list(manifest.KEY), ignore_index=True)
+        return self._rows.copy()
+
+    def _table(self, mirror: tuple[Store, str]) -> pa.Table | None:
+        """None where another mirror may do."""
+        store, at = mirror
+        try:
+            return self._online(store, at) if store in self.cache.stores else self._kept(store, at)
+        except Exception as error:
+            if len(self.stores) == 1 and isinstance(error, ZooadaptError):
+                raise
+            line = f"the manifest of {redact(store.root)} can't be read: {one_line(error)}"
+            if len(self.stores) == 1:
+                raise RunError(line) from error
+            _log.warning("%s; the other mirrors are", line)
+            return None
+
+    def _online(self, store: Store, at: str) -> pa.Table:
+        """The mirror's own table, kept for when it can't be asked."""
+        if at:
+            table = manifest.read_snapshot(store, at)
+        else:
+            table = manifest.read_table(store, manifest.MANIFEST)
+        if not isinstance(store, LocalStore):
+            kept = self._file(store, at)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with cache.replacing(kept) as unfinished:
+                unfinished.write_bytes(layout.encoded(table))
+        return table
+
+    def _kept(self, store: Store, at: str) -> pa.Table:
+        """The table as it was last read. Raises UsageError where it never was."""
+        file = self._file(store, at)
+        if not file.exists():
+            raise UsageError(f"offline, and {redact(store.root)} was never read while online")
+        return layout.decoded(file.read_bytes(), str(file), manifest.MANIFEST_SCHEMA)
+
+    def _file(self, store: Store, at: str) -> Path:
+        name = hashlib.sha256(f"{store.root}@{at}".encode()).hexdigest()[:32]
+        return self.cache.root / "manifests" / f"{name}.parquet"
 
     def find(
         self,
@@ -57,10 +155,11 @@ class Mirror:
         scheme: str | None = None,
         **columns: Any,
     ) -> pd.DataFrame:
-        """The variants that match: `model` is a glob, `bands` as for ``--bands``, others equal.
+        """The variants that match: `bands` as for ``--bands``, other text as globs, others equal.
 
-        `bands` matches its names in their order, and a file of one's own only what was made from
-        it. Raises UsageError for bands that can't be or a column that isn't there.
+        A glob for `model` without a tag matches every tag, and `license="unknown"` those without
+        one. `bands` matches its names in their order, and a file of one's own only what was made
+        from it. Raises UsageError for bands that can't be or a column that isn't there.
         """
         rows = self.manifest()
         rows = rows.loc[[zoos.matches(name, model) for name in rows["model"]]]
@@ -76,40 +175,35 @@ class Mirror:
             if column not in rows:
                 raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
             if value is not None:
-                rows = rows[rows[column] == value]
+                rows = rows.loc[[_matches(cell, value) for cell in rows[column]]]
         return rows
 
-    def verify(self, deep: bool = False) -> pd.DataFrame:
-        """What is wrong with the mirror, one row each: `where` and `what`; empty if nothing is.
+    def pull(
+        self,
+        model: str,
+        in_chans: int | None = None,
+        bands: str | None = None,
+        scheme: str | None = None,
+        derive: bool = True,
+        zoo: str | None = None,
+        to: str | Path | None = None,
+    ) -> Path:
+        """A local folder that plain timm loads: ``timm.create_model("local-dir:<folder>", …)``.
 
-        As ``zooadapt verify``: every object is read, and with `deep` every variant proved again.
+        It has `in_chans` channels, or `bands` as for ``--bands``; the scheme is `repeat`, or
+        `nearest` for bands, unless another is given. Every byte is verified, and what is in the
+        cache isn't transferred again. `to` is the folder to write; else it is the cache's, or the
+        mirror's own if it is on this machine.
+
+        What the mirror lacks is made from any sibling and the original stem by the job's own code,
+        and proved, which needs torch and timm; another order of bands that a row has is that row
+        with its channels permuted. With `derive=False` that is an error.
+
+        Raises UsageError where the model isn't in the mirror, or can't be had with these channels;
+        FetchError where no mirror gives the right bytes; ValidationError where what was made
+        doesn't pass its proof.
         """
-        from zooadapt import verify
-
-        wrong = [(found.where, found.what) for found in verify.verify(self, deep).wrong]
-        return pd.DataFrame(wrong, columns=["where", "what"])
-
-    def pull(self, folder: str, to: Path) -> Path:
-        """Copy a variant's folder, a value of the manifest's `folder`, below `to`; verified.
-
-        Raises UsageError where the bytes aren't those that the folder's id was made from.
-        """
-        name = folder.rpartition("/")[2]
-        if not name.strip("."):
-            raise UsageError(f"{folder!r} isn't a variant's folder")
-        local = to / name
-        local.mkdir(parents=True, exist_ok=True)
-        file, digest = self.store.local_file(f"{folder}/{publish.WEIGHTS}", local)
-        config = self.store.read(f"{folder}/{publish.CONFIG}")
-        if not folder.endswith(publish.content_id(digest, config)):
-            raise UsageError(f"{folder} isn't what the mirror says: its objects are damaged")
-        (local / publish.CONFIG).write_bytes(config)
-        weights = local / publish.WEIGHTS
-        if file.parent == local:
-            file.replace(weights)
-        elif not weights.exists():
-            weights.symlink_to(file)
-        return local
+        return self._pulled(model, (in_chans, bands, scheme), derive, zoo, to)[0]
 
     def load(
         self,
@@ -119,75 +213,106 @@ class Mirror:
         scheme: str | None = None,
         derive: bool = True,
         zoo: str | None = None,
-    ) -> nn.Module:
-        """The model with `in_chans` channels, or with `bands` as for ``--bands``, in eval mode.
+        **options: Any,
+    ) -> "nn.Module":
+        """What `pull` gives, loaded in eval mode; `options` are those of ``timm.create_model``.
 
-        The scheme is `repeat`, or `nearest` for bands, unless another is given. The model's
-        ``pretrained_cfg`` has the input size, mean and std. What the mirror lacks is made from any
-        sibling and the original stem by the job's own code, and proved; another order of bands that
-        a row has is that row with its channels permuted. With `derive=False` that is an error.
-
-        Raises UsageError where the model isn't in the mirror, or can't be had with these channels;
-        ValidationError where what was made doesn't pass its proof.
+        The model's ``pretrained_cfg`` has the input size, mean and std. Raises as `pull` does, and
+        UsageError where the installed timm is too old for the model.
         """
-        names, wanted = _wanted(in_chans, bands, scheme)
-        rows = self._siblings(model, zoo)
-        rule = wanted.scheme if wanted else scheme or "nearest"
-        alike = rows[rows["scheme"] == rule]
-        joined = ",".join(names)
-        exact = alike[(alike["bands"] == joined) & (alike["in_chans"] == (in_chans or len(names)))]
-        if len(exact):
-            return self.variant(exact.iloc[0]).load()
-        if not derive:
-            there = (
-                rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
-            ).unique()
-            raise UsageError(
-                f"the mirror has no such {model} under {rule}; it is there for {'; '.join(there)}"
-            )
-        same = alike.loc[[sorted(row.split(",")) == sorted(names) for row in alike["bands"]]]
-        if len(same):
-            return self.variant(same.iloc[0]).permuted(names)
-        target = wanted or Target.of(parse(bands or ""), scheme)  # parse says what is wrong
-        try:
-            return self.variant(rows.iloc[0]).derived(target)
-        except Unsupported as cause:
-            raise UsageError(f"{model} can't be made for {target.short}: {cause}") from cause
+        from zooadapt import loading
 
-    def _siblings(self, model: str, zoo: str | None) -> pd.DataFrame:
-        """The rows of the one model. Raises UsageError where there are several or none."""
+        folder, row = self._pulled(model, (in_chans, bands, scheme), derive, zoo, None)
+        return loading.load(folder, row, options)
+
+    def _pulled(
+        self,
+        model: str,
+        wish: "_Wish",
+        derive: bool,
+        zoo: str | None,
+        to: str | Path | None,
+    ) -> tuple[Path, Row]:
+        """The folder, and the row that it is of or was made from."""
+        target = _target(*wish)
+        rows, folder = self.siblings(model, zoo), Path(to).absolute() if to else None
+        alike = rows[rows["scheme"] == target.scheme]
+        exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
+        if len(exact):
+            row = _row(exact)
+            return self.cache.pull(row, folder), row
+        if not derive:
+            there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
+            raise UsageError(
+                f"the mirror has no such {model} under {target.scheme}; it is there for "
+                f"{'; '.join(there.unique())}"
+            )
+        ordered = sorted(target.bands.names)
+        same = alike.loc[[sorted(row.split(",")) == ordered for row in alike["bands"]]]
+        if not len(same) and wish[1]:
+            parse(wish[1])  # raises for names that only rows know
+        row = _row(same if len(same) else rows)
+        return self._derived(row, target, permuted=bool(len(same)), to=folder), row
+
+    def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
+        """The rows of one model. Raises UsageError where several match, or none."""
         rows = self.find(model, zoo=zoo)
         names = sorted(set(rows["zoo"] + "/" + rows["model"]))
         if not names:
-            raise UsageError(f"the mirror has no {model}; find() shows what it has")
+            raise UsageError(f"the mirror has no {model}; find() or zooadapt ls shows what it has")
         if len(names) > 1:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
 
-    def variant(self, row: pd.Series | Mapping[str, Any]) -> Variant:
-        """The variant of a manifest's row with its original stem, in memory; verified as `pull`.
+    def _derived(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
+        """A variant that the mirror lacks, made from one that it has; kept in the cache."""
+        label = f"{target.label}-{row['source_sha256'][:16]}"
+        kept = self.cache.root / "derived" / safe(row["zoo"]) / safe(row["model"]) / safe(label)
+        with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
+            if not is_made:
+                self.variant(row).write(target, kept, permuted)
+        return cache.copy(kept, to) if to else kept
 
-        Raises ValidationError where the stem isn't what it was.
+    def variant(self, row: Row) -> "Variant":
+        """The variant of a manifest's row with its original stem, verified as `pull` does."""
+        from zooadapt.variant import Variant
+
+        folder = self.cache.pull(row)
+        config = json.loads((folder / CONFIG).read_text())
+        return Variant(
+            row["model"], row["zoo"], folder, self.cache.stem(source_stem(row["folder"], config))
+        )
+
+    def verify(self, deep: bool = False) -> pd.DataFrame:
+        """What is wrong with the mirror, one row each: `where` and `what`; empty if nothing is.
+
+        As ``zooadapt verify``: every object is read, and with `deep` every variant proved again.
+        Of several mirrors the first is checked.
         """
-        with tempfile.TemporaryDirectory() as name:
-            folder = self.pull(row["folder"], Path(name))
-            config = json.loads((folder / publish.CONFIG).read_text())
-            key = source_stem(row["folder"], config)
-            return Variant(
-                zoos.get(row["zoo"]),
-                config,
-                safetensors.torch.load_file(folder / publish.WEIGHTS),
-                originals(self.store, key, folder),
-            )
+        from zooadapt import verify
+
+        store, _ = self.stores[0]
+        wrong = [(found.where, found.what) for found in verify.verify(store, deep).wrong]
+        return pd.DataFrame(wrong, columns=["where", "what"])
 
 
-def _wanted(
-    in_chans: int | None, bands: str | None, scheme: str | None
-) -> tuple[tuple[str, ...], Target | None]:
-    """The names of the bands, () for a count, and the target; None for names that only rows know.
+def _row(rows: pd.DataFrame) -> Row:
+    """The first."""
+    return {str(name): value for name, value in rows.iloc[0].items()}
 
-    Raises UsageError.
-    """
+
+def _matches(cell: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str):
+        return fnmatchcase("unknown" if cell is None else str(cell), wanted)
+    return bool(cell == wanted)
+
+
+_Wish = tuple[int | None, str | None, str | None]
+"""in_chans, bands and scheme, as a reader gives them."""
+
+
+def _target(in_chans: int | None, bands: str | None, scheme: str | None) -> Target:
+    """What is asked for. Raises UsageError where that can't be."""
     if (in_chans is None) == (bands is None):
         raise UsageError("give either in_chans or bands")
     if scheme is not None and scheme not in SCHEMES:
@@ -195,9 +320,9 @@ def _wanted(
     if in_chans is not None:
         if in_chans < 1:
             raise UsageError(f"in_chans={in_chans} isn't a channel count; it is 1 or more")
-        return (), Target.of(Bands.counted(in_chans), scheme)
+        return Target.of(Bands.counted(in_chans), scheme)
     names, found = _named(bands or "")
-    return names, Target.of(found, scheme) if found else None
+    return Target.of(found or Bands("-".join(names), tuple(map(Band, names))), scheme)
 
 
 def _named(bands: str) -> tuple[tuple[str, ...], Bands | None]:

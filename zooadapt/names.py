@@ -1,7 +1,13 @@
-"""Any name as one part of a key or path, on any store."""
+"""What is called how in a mirror, on any store."""
 
 import hashlib
+import posixpath
+import re
+from typing import Any
 from urllib.parse import quote
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
 
 LONGEST = 200
 """Bytes of a part; filesystems take 255, and something may be added to it."""
@@ -23,3 +29,23 @@ def safe(name: str) -> str:
         return part
     digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH]
     return f"{part[: LONGEST - 1 - _HASH]}~{digest}"
+
+
+def model_folder(zoo: str, model: str) -> str:
+    """The key below which a model's objects lie."""
+    return f"weights/{safe(zoo)}/{safe(model)}"
+
+
+def content_id(digest: str, config: bytes = b"") -> str:
+    """The first 16 hex digits of sha256(hex digest of the weights ‖ config.json)."""
+    return hashlib.sha256(digest.encode() + config).hexdigest()[:16]
+
+
+def source_stem(folder: str, config: dict[str, Any]) -> str:
+    """The key of the original stem that the config.json of a variant's folder names."""
+    return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
+
+
+def file_name(url: str) -> str:
+    """What follows the last "/" of a URL's path."""
+    return re.split("[?#]", url)[0].rpartition("/")[2]

@@ -44,6 +44,7 @@ from zooadapt.errors import (
     one_line,
     stage,
 )
+from zooadapt.names import WEIGHTS, model_folder
 from zooadapt.readback import Reader
 from zooadapt.records import (
     Adapted,
@@ -58,10 +59,10 @@ from zooadapt.records import (
     Request,
     Status,
     Stem,
-    Target,
 )
 from zooadapt.spool import spool
 from zooadapt.store import Store, open_store
+from zooadapt.targets import Target
 
 VERSIONS = {"zooadapt": __version__, "timm": timm.__version__}
 """What a record was made with: with others, an unsupported model may have become supported."""
@@ -197,7 +198,7 @@ def _publish(
 ) -> Adapted:
     """`adapted` with the original stem and a variant for each target in the mirror."""
     store = open_store(job.dest, job.dest_options)
-    folder = publish.model_folder(adapted.entry.zoo, adapted.entry.name)
+    folder = model_folder(adapted.entry.zoo, adapted.entry.name)
     body = base.state_dict()
     original = {name: body.pop(name) for stem in adapted.stems for name in stem.tensors}
     body = publish.arranged(body)
@@ -222,7 +223,7 @@ def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
     """What the other variants share with the first; None if it is too small to be copied."""
     if first.bytes - first.head < compose.SMALLEST:
         return None
-    return compose.Shared(body, f"{first.folder}/{publish.WEIGHTS}", first.head)
+    return compose.Shared(body, f"{first.folder}/{WEIGHTS}", first.head)
 
 
 def _prove(

@@ -12,7 +12,8 @@ from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.manifest import Row
 from zooadapt.pipeline import VERSIONS
-from zooadapt.records import Bands, ModelEntry, Request, Target
+from zooadapt.records import ModelEntry, Request
+from zooadapt.targets import Bands, Target
 
 Key = tuple[Any, ...]
 """zoo, model, in_chans, bands, scheme"""

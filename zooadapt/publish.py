@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,10 @@ from torch import Tensor
 
 from zooadapt.compose import Shared, compose
 from zooadapt.errors import PublishError
-from zooadapt.names import safe
-from zooadapt.records import Published, Target
+from zooadapt.names import CONFIG, WEIGHTS, content_id, safe
+from zooadapt.records import Published
 from zooadapt.store import Store
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from zooadapt.targets import Target
 
 _DTYPES = {
     torch.float64: "F64",
@@ -82,16 +81,6 @@ def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -
     return key
 
 
-def model_folder(zoo: str, model: str) -> str:
-    """The key below which a model's objects lie."""
-    return f"weights/{safe(zoo)}/{safe(model)}"
-
-
-def content_id(digest: str, config: bytes = b"") -> str:
-    """The first 16 hex digits of sha256(hex digest of the weights ‖ config.json)."""
-    return hashlib.sha256(digest.encode() + config).hexdigest()[:16]
-
-
 def arranged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By descending size of the elements, so that all stay aligned; otherwise in their order."""
     return {
@@ -114,6 +103,13 @@ def stored(data: bytes) -> dict[str, Tensor]:
         for name, facts in header.items()
         if begin + facts["data_offsets"][1] <= len(data) and 0 not in facts["shape"]
     }
+
+
+def order(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors in the order of their bytes, as they were given."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return [name for name in header if name != "__metadata__"]
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:

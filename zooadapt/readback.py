@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zooadapt import publish
 from zooadapt.errors import ValidationError
+from zooadapt.names import CONFIG, WEIGHTS, content_id
 from zooadapt.records import Published
 from zooadapt.store import Store
 
@@ -32,7 +33,7 @@ class Reader:
 
         Raises ValidationError where the bytes aren't those that were published.
         """
-        key = f"{variant.folder}/{publish.WEIGHTS}"
+        key = f"{variant.folder}/{WEIGHTS}"
         if variant.seams and self.first:
             file, start, tensors = self.first
             sent = _composed(self.store, key, variant, file, start)
@@ -42,8 +43,8 @@ class Reader:
             file, digest = self.store.local_file(key, self.folder)
             tensors, verification = dict(safetensors.torch.load_file(file)), "full"
             same = digest == variant.sha256
-        config = self.store.read(f"{variant.folder}/{publish.CONFIG}")
-        named = variant.folder.endswith(publish.content_id(variant.sha256, config))
+        config = self.store.read(f"{variant.folder}/{CONFIG}")
+        named = variant.folder.endswith(content_id(variant.sha256, config))
         if not same or not named:
             raise ValidationError(
                 f"{variant.folder} was read back with other bytes than were written; check the "
@@ -51,7 +52,7 @@ class Reader:
             )
         if self.first is None:
             self.first = file, variant.head, tensors
-        (self.folder / publish.CONFIG).write_bytes(config)
+        (self.folder / CONFIG).write_bytes(config)
         return tensors, verification
 
     def originals(self, key: str) -> dict[str, Tensor]:
@@ -89,6 +90,6 @@ def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:
     Raises ValidationError where the bytes aren't those that the key was made from.
     """
     file, digest = store.local_file(key, folder)
-    if publish.content_id(digest) not in key:
+    if content_id(digest) not in key:
         raise ValidationError(f"{key} has other bytes than were written; check the store")
     return dict(safetensors.torch.load_file(file))

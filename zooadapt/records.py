@@ -1,88 +1,16 @@
 """The nouns that cross stages: small frozen records, picklable, with units on each field."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from zooadapt.names import file_name
+from zooadapt.targets import Bands, Target
 
 Status = Literal["unsupported", "failed"]
 Proof = Literal["forward", "stem"]
 Use = Literal["plain", "standardise", "shift"]
-
-
-@dataclass(frozen=True)
-class Band:
-    """One channel of an image."""
-
-    name: str = ""
-    """"" where channels are only counted."""
-    wavelength: float | None = None
-    """Of its centre, in nm; None where it has none (radar) or none is known."""
-    width: float = 0.0
-    """In nm."""
-    weights: tuple[tuple[str, float], ...] = ()
-    """Explicit: how much of each base channel's filter it takes."""
-
-
-@dataclass(frozen=True)
-class Bands:
-    """The channels of an image, in order: all named, or none."""
-
-    label: str
-    """Short and fit for a folder's name; "" where channels are only counted."""
-    channels: tuple[Band, ...]
-    rgb: tuple[str, ...] = ()
-    """The names of those that are red, green and blue, in this order; () where there are none."""
-    digest: str = ""
-    """Of a description of one's own: tells it apart from another with the same names."""
-
-    def __len__(self) -> int:
-        return len(self.channels)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The channels' names; () where they are only counted."""
-        return tuple(band.name for band in self.channels) if self.label else ()
-
-    @staticmethod
-    def counted(number: int) -> "Bands":
-        """So many channels without names."""
-        return Bands("", (Band(),) * number)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A variant that is asked for."""
-
-    bands: Bands
-    scheme: str
-    """The scheme's name, and the bands' digest behind a dot where they have one."""
-
-    @staticmethod
-    def of(bands: Bands, scheme: str | None = None) -> "Target":
-        """By default `repeat` for channels that are only counted, `nearest` for named ones."""
-        rule = scheme or ("nearest" if bands.label else "repeat")
-        return Target(bands, f"{rule}.{bands.digest}" if bands.digest else rule)
-
-    @property
-    def in_chans(self) -> int:
-        """The number of channels, N."""
-        return len(self.bands)
-
-    @property
-    def names(self) -> str:
-        """The manifest's `bands`: names joined by commas, "" where channels are only counted."""
-        return ",".join(self.bands.names)
-
-    @property
-    def short(self) -> str:
-        """For people: the name of the bands, or the number of channels."""
-        return self.bands.label or str(self.in_chans)
-
-    @property
-    def label(self) -> str:
-        """For folders, such as ``8ch-repeat`` or ``4ch-R-G-B-NIR-nearest``."""
-        parts = [f"{self.in_chans}ch", self.bands.label, self.scheme]
-        return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)  # there may be a million
@@ -137,6 +65,18 @@ class Source:
     sha256: str
     """The stated hash in hex, whole or its first digits; "" where none is stated."""
 
+    @property
+    def file_name(self) -> str:
+        """What follows the last "/" of the URI's path."""
+        return file_name(self.uri)
+
+    @staticmethod
+    def identity_of(facts: Mapping[str, Any]) -> str:
+        """What tells one content from another, of what fsspec says: ETag or last change, size."""
+        kinds = ("ETag", "Last-Modified", "LastModified", "mtime")
+        changed = next((f"{kind}={facts[kind]}" for kind in kinds if facts.get(kind)), "unstated")
+        return f"{changed} bytes={facts.get('size')}"
+
 
 @dataclass(frozen=True)
 class Located:
@@ -149,6 +89,8 @@ class Located:
     """The filesystem's own; perhaps a signed URL, which runs out."""
     when: float = field(default_factory=time.time)
     """Seconds since the epoch; what isn't pinned may have changed since."""
+    renew: "Callable[[Located], Located] | None" = field(default=None, repr=False)
+    """Finds the same bytes again, where the path runs out; importable."""
 
 
 @dataclass(frozen=True)

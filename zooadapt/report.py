@@ -5,16 +5,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 from tqdm import tqdm
 
 from zooadapt.errors import FetchError
-from zooadapt.garbage import Garbage
-from zooadapt.manifest import Row
-from zooadapt.plan import Plan
+from zooadapt.layout import Row
 from zooadapt.records import ModelSummary, Source
-from zooadapt.verify import Findings, Wrong
+
+if TYPE_CHECKING:
+    from zooadapt.garbage import Garbage
+    from zooadapt.plan import Plan
+    from zooadapt.verify import Findings, Wrong
 
 
 def size(count: float) -> str:
@@ -26,7 +29,7 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def plan_line(plan: Plan) -> str:
+def plan_line(plan: "Plan") -> str:
     """What is there, what is due."""
     parts = [f"{plan.models} model{'s' * (plan.models != 1)}", f"{plan.due} variants to make"]
     parts += [f"{plan.done} done already"] if plan.done else []
@@ -99,13 +102,13 @@ def _named(models: dict[str, list[int]]) -> str:
     return ", ".join(shown) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
 
 
-def wrong_table(wrong: Sequence[Wrong]) -> str:
+def wrong_table(wrong: "Sequence[Wrong]") -> str:
     """A line for each thing that is wrong."""
     width = max(len(found.where) for found in wrong)
     return "\n".join(f"  {found.where:<{width}}  {found.what}" for found in wrong)
 
 
-def verified(findings: Findings, deep: bool) -> str:
+def verified(findings: "Findings", deep: bool) -> str:
     """The closing line of a check."""
     counted = f"{findings.variants} variants, {size(findings.bytes)}"
     proved = ", each proved again" if deep else ""
@@ -118,7 +121,7 @@ def verified(findings: Findings, deep: bool) -> str:
     return f"{counted}: {verdict}{unlisted}"
 
 
-def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
+def garbage_table(garbage: "Sequence[Garbage]", now: datetime) -> str:
     """A line for each thing that may go, with its size and age."""
     lines = []
     for item in garbage:
@@ -127,7 +130,7 @@ def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
     return "\n".join(lines)
 
 
-def dry_run(plan: Plan, sources: Sequence[Source | FetchError], free: int | None) -> str:
+def dry_run(plan: "Plan", sources: Sequence[Source | FetchError], free: int | None) -> str:
     """A line for each model that is due, and what it costs to read and write."""
     lines, read, written, unknown = [], 0, 0, []
     for request, source in zip(plan.requests, sources, strict=True):

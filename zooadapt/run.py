@@ -133,7 +133,9 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
 def _compact(store: Store, job: Job) -> manifest.Tables:
     """The tables of all that is recorded. Raises RunError where they can't be written."""
     try:
-        return manifest.compact(store)
+        tables = manifest.compact(store)
+        store.write(manifest.snapshot(job.run_id), [manifest.encoded(tables)])
+        return tables
     except OSError as cause:
         raise RunError(
             f"the manifest can't be made in {redact(job.dest)} ({one_line(cause)}); what is "

@@ -19,13 +19,12 @@ scheme        M[k, c]
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zooadapt.errors import Unsupported
-from zooadapt.records import Band, Bands
+from zooadapt.targets import SCHEMES, Band, Bands, Scheme
 
 
 def repeat(source: int, target: int) -> Tensor:
@@ -143,28 +142,17 @@ def _position(name: str, source: Bands) -> int:
     return source.names.index(name)
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """How a model is adapted: a matrix for its channels and those wanted."""
-
-    matrix: Callable[[Bands, Bands], Tensor]
-    corrects_gain: bool = False
-    """Whether a standardised stem's gain is kept right."""
-    named: bool = False
-    """Whether it goes by the bands' names."""
-
-
 def _counted(rule: Callable[[int, int], Tensor]) -> Callable[[Bands, Bands], Tensor]:
     return lambda source, target: rule(len(source), len(target))
 
 
-SCHEMES = {
-    "repeat": Scheme(_counted(repeat)),
-    "preserve": Scheme(_counted(repeat), corrects_gain=True),
-    "pad": Scheme(_counted(pad)),
-    "mean": Scheme(_counted(mean)),
-    "nearest": Scheme(nearest, named=True),
-    "rgb-only": Scheme(rgb_only, named=True),
+_RULES: dict[str, Callable[[Bands, Bands], Tensor]] = {
+    "repeat": _counted(repeat),
+    "preserve": _counted(repeat),
+    "pad": _counted(pad),
+    "mean": _counted(mean),
+    "nearest": nearest,
+    "rgb-only": rgb_only,
 }
 
 
@@ -184,7 +172,7 @@ def matrix(scheme: str, source: int | Bands, target: int | Bands) -> Tensor:
     )
     if len(source) < 1 or len(target) < 1:
         raise ValueError(f"channel counts must be at least 1, not {len(source)} and {len(target)}")
-    return get(scheme).matrix(source, target)
+    return _RULES[get(scheme).name](source, target)
 
 
 def contract(weight: Tensor, matrix: Tensor) -> Tensor:

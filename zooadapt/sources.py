@@ -10,6 +10,7 @@ import fsspec
 
 from zooadapt import hub
 from zooadapt.errors import FetchError, Unreachable, one_line, redact, stage
+from zooadapt.names import file_name
 from zooadapt.records import Job, Located, ModelEntry, Source
 
 _FRESH = 600
@@ -92,7 +93,7 @@ def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
     stated = _HASH_IN_NAME.search(file_name(uri))
     source = Source(
         uri=redact(uri),
-        identity=f"sha256={stated.group(1)}" if stated else identity(facts),
+        identity=f"sha256={stated.group(1)}" if stated else Source.identity_of(facts),
         bytes=facts.get("size"),
         sha256=stated.group(1) if stated else "",
     )
@@ -103,24 +104,6 @@ def _absent(error: FileNotFoundError) -> bool:
     """Whether the file isn't there, rather than fsspec's rendering of any other HTTP error."""
     cause = error.__cause__
     return not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", 0) in (404, 410)
-
-
-def identity(facts: dict[str, Any]) -> str:
-    """What tells one content from another: ETag or last change, and size."""
-    changed = next(
-        (
-            f"{key}={facts[key]}"
-            for key in ("ETag", "Last-Modified", "LastModified", "mtime")
-            if facts.get(key)
-        ),
-        "unstated",
-    )
-    return f"{changed} bytes={facts.get('size')}"
-
-
-def file_name(url: str) -> str:
-    """What follows the last "/" of a URL's path."""
-    return re.split("[?#]", url)[0].rpartition("/")[2]
 
 
 def _in_package(url: str | None) -> bool:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zooadapt.errors import StemError, Unsupported
 from zooadapt.records import Gain, Stem, Use
-from zooadapt.schemes import Scheme, contract, pad
+from zooadapt.schemes import contract, pad
+from zooadapt.targets import Scheme
 
 _SCALED = (ScaledStdConv2d, ScaledStdConv2dSame)
 _STANDARDISED = (*_SCALED, StdConv2d, StdConv2dSame)

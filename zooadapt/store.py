@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -47,6 +48,8 @@ def open_store(url: str, options: dict[str, Any] | None = None) -> "Store":
         return LocalStore(filesystem, root)
     if "s3" in filesystem.protocol:
         return S3Store(filesystem, root)
+    if "https" in filesystem.protocol:
+        return WebStore(filesystem, root)
     return Store(filesystem, root)
 
 
@@ -229,6 +232,14 @@ class LocalStore(Store):
             folder = folder.parent
         status = os.statvfs(folder)
         return status.f_bavail * status.f_frsize
+
+
+class WebStore(Store):
+    """A folder behind any web server; it is only read, and needn't be listed."""
+
+    def path(self, key: str) -> str:
+        """The URL of `key`, in which "%" is part of a name."""
+        return f"{self.root}/{quote(key)}"
 
 
 class S3Store(Store):

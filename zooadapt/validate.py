@@ -30,7 +30,8 @@ from zooadapt.errors import ValidationError
 from zooadapt.images import images_for, seeded_images
 from zooadapt.passes import Outputs, Pass, run, run_to_stems
 from zooadapt.records import Proof, ProofResult, Stem
-from zooadapt.schemes import Scheme, mix_images
+from zooadapt.schemes import mix_images
+from zooadapt.targets import Scheme
 
 TOLERANCE = 1e-4
 """Largest error of an equivalent variant: the rounding of a float32 forward pass, for which 8e-7 to

@@ -1,53 +1,67 @@
-"""A variant that was pulled from a mirror: loaded as it is, or another made from it exactly."""
+"""A variant that was pulled from a mirror: proved again, or another made from it exactly."""
 
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zooadapt import publish, schemes, stems, validate
+from zooadapt import cache, description, publish, schemes, stems, validate, zoos
 from zooadapt.bands import RGB
-from zooadapt.description import described_stems, stored_matrix
-from zooadapt.records import Band, Bands, ProofResult, Target
-from zooadapt.zoos import Zoo
+from zooadapt.errors import Unsupported, UsageError
+from zooadapt.names import CONFIG, WEIGHTS
+from zooadapt.records import ProofResult
+from zooadapt.targets import Band, Bands, Scheme, Target
 
 _log = logging.getLogger("zooadapt")
 
 
-@dataclass(frozen=True)
 class Variant:
-    """A variant that was pulled; the tensors stay mapped after its files are gone."""
+    """A variant on this machine, with the tensors of its original stem."""
 
-    zoo: Zoo
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-    originals: dict[str, Tensor]
-    """The tensors of the original stem."""
+    def __init__(self, model: str, zoo: str, folder: Path, stem: Path) -> None:
+        """`folder` holds its two files, `stem` is the file of the original stem."""
+        self.model, self._zoo, self._folder = model, zoos.get(zoo), folder
+        self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        self._originals: dict[str, Tensor] = safetensors.torch.load_file(stem)
+        self._stems = description.described_stems(self.config)
 
-    def load(self) -> nn.Module:
-        """As it is stored."""
-        return self._built(self.tensors)
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """In the order of the file, stems first."""
+        file = self._folder / WEIGHTS
+        loaded = safetensors.torch.load_file(file)
+        return {name: loaded[name] for name in publish.order(file)}
 
-    def permuted(self, names: Sequence[str]) -> nn.Module:
-        """The same bands in another order."""
-        stored: list[str] = self.config["zooadapt"]["bands"]
-        columns = [stored.index(name) for name in names]
-        return self._made(
-            stored_matrix(self.config)[:, columns],
-            self.config["zooadapt"]["scheme"],
-            ",".join(names),
-        )
+    def write(self, target: Target, folder: Path, permuted: bool) -> None:
+        """Other channels than it has, or the same in another order, made, proved and written.
 
-    def derived(self, target: Target) -> nn.Module:
-        """Other channels than it has."""
-        matrix = schemes.matrix(target.scheme, self._base_bands(), target.bands)
-        return self._made(matrix, target.scheme, target.short)
+        What the job would have written, to the byte, where the target isn't `permuted`. Raises
+        UsageError where the model can't be had with these channels, ValidationError where what was
+        made doesn't pass its proof.
+        """
+        try:
+            matrix = self._permuted(target) if permuted else self._matrix(target)
+        except Unsupported as cause:
+            raise UsageError(f"{self.model} can't be made for {target.short}: {cause}") from cause
+        rule = schemes.get(target.scheme)
+        tensors = {**self._tensors, **stems.adapt(self._originals, self._stems, rule, matrix)}
+        config = description.redescribed(self.config, self._zoo, target, matrix)
+        result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
+        _log.warning(
+            "the mirror lacks %s channels: %s made from its original stem and proved, error %.1e",
+            target.short, self.model, result.equivalence_error,
+        )  # fmt: skip
+        with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
+            out.writelines(publish.serialise(tensors))
+        with cache.replacing(folder / CONFIG) as file:
+            file.write_text(json.dumps(config, indent=2))
 
     def prove(self, device: torch.device) -> ProofResult:
         """The proof of the variant as it is stored, once more.
@@ -55,46 +69,44 @@ class Variant:
         Raises ValidationError where it should compute base(M·x) and doesn't.
         """
         rule = schemes.get(self.config["zooadapt"]["scheme"])
-        return self._proved(self.tensors, rule, stored_matrix(self.config), device)
+        matrix = description.stored_matrix(self.config)
+        return self._proved(self._tensors, self.config, rule, matrix, device)
 
-    def _made(self, matrix: Tensor, scheme: str, short: str) -> nn.Module:
-        """A variant for a (B, N) matrix, made by the job's own code and proved."""
-        rule, chans = schemes.get(scheme), matrix.shape[1]
-        made = stems.adapt(self.originals, described_stems(self.config), rule, matrix)
-        tensors = {**self.tensors, **made}
-        result = self._proved(tensors, rule, matrix, torch.device("cpu"))
-        _log.warning(
-            "the mirror lacks %s channels: made from %s, error %.1e",
-            short, self.config["architecture"], result.equivalence_error,
-        )  # fmt: skip
-        model = self._built(tensors, chans)
-        source = self.config["zooadapt"]["source"]
-        cfg: Any = model.pretrained_cfg
-        cfg["input_size"] = (chans, *cfg["input_size"][1:])
-        for statistic in ("mean", "std"):
-            cfg[statistic] = tuple(schemes.mix_statistics(source[statistic], matrix))
-        return model
+    def _permuted(self, target: Target) -> Tensor:
+        stored: list[str] = self.config["zooadapt"]["bands"]
+        columns = [stored.index(name) for name in target.bands.names]
+        return description.stored_matrix(self.config)[:, columns]
+
+    def _matrix(self, target: Target) -> Tensor:
+        return schemes.matrix(target.scheme, self._base_bands(), target.bands)
 
     def _proved(
-        self, tensors: dict[str, Tensor], rule: schemes.Scheme, matrix: Tensor, device: torch.device
+        self,
+        tensors: Mapping[str, Tensor],
+        config: dict[str, Any],
+        rule: Scheme,
+        matrix: Tensor,
+        device: torch.device,
     ) -> ProofResult:
         """The proof of a variant of these tensors. Raises ValidationError."""
-        found, (base_chans, chans) = described_stems(self.config), matrix.shape
+        base_chans, chans = matrix.shape
         prover = validate.Prover(
-            base=self._built({**self.tensors, **self.originals}, base_chans),
-            stems=found,
-            originals=self.originals,
-            input_size=tuple(self.config["pretrained_cfg"]["input_size"][1:]),
+            base=self._built({**tensors, **self._originals}, config, base_chans),
+            stems=self._stems,
+            originals=self._originals,
+            input_size=tuple(config["pretrained_cfg"]["input_size"][1:]),
             device=device,
         )
-        result = prover.prove(self._built(tensors, chans), rule, matrix)
-        validate.check(result, found, rule, matrix)
+        result = prover.prove(self._built(tensors, config, chans), rule, matrix)
+        validate.check(result, self._stems, rule, matrix)
         return result
 
-    def _built(self, tensors: dict[str, Tensor], in_chans: int | None = None) -> nn.Module:
+    def _built(
+        self, tensors: Mapping[str, Tensor], config: dict[str, Any], in_chans: int
+    ) -> nn.Module:
         with tempfile.TemporaryDirectory() as name:
-            (Path(name) / publish.CONFIG).write_text(json.dumps(self.config))
-            return self.zoo.load(Path(name), tensors, in_chans)
+            (Path(name) / CONFIG).write_text(json.dumps(config))
+            return self._zoo.load(Path(name), tensors, in_chans)
 
     def _base_bands(self) -> Bands:
         """The channels of the original weights."""

@@ -9,18 +9,20 @@ what is stored alone.
 import json
 import posixpath
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from zooadapt import layout, manifest, publish, schemes, validate
-from zooadapt.description import described_stems, source_stem, stored_matrix
+from zooadapt import layout, manifest, schemes, validate
+from zooadapt.description import described_stems, stored_matrix
 from zooadapt.errors import (
     Damaged,
     RunError,
@@ -32,6 +34,7 @@ from zooadapt.errors import (
 )
 from zooadapt.manifest import FAILURES, MANIFEST, MANIFEST_SCHEMA, Row
 from zooadapt.mirror import Mirror
+from zooadapt.names import CONFIG, WEIGHTS, content_id, model_folder, source_stem
 from zooadapt.records import ProofResult
 from zooadapt.store import Store
 
@@ -61,17 +64,17 @@ class Findings:
     """Variants that are recorded and not in the manifest: a job is at work, or was killed."""
 
 
-def verify(mirror: Mirror, deep: bool = False) -> Findings:
+def verify(store: Store, deep: bool = False) -> Findings:
     """Check every row of the manifest, and with `deep` prove it again; changes nothing.
 
     Objects are read as streams. Raises UsageError where there is no mirror, RunError where the
     manifest or the store can't be read.
     """
-    rows = manifest.read_table(mirror.store, MANIFEST).select(MANIFEST_SCHEMA.names).to_pylist()
-    records, damaged = manifest.scan_records(mirror.store)  # after the manifest: no fewer variants
+    rows = manifest.read_table(store, MANIFEST).select(MANIFEST_SCHEMA.names).to_pylist()
+    records, damaged = manifest.scan_records(store)  # after the manifest: no fewer variants
     wrong = [Wrong(key, _without(key, error)) for key, error in damaged.items()]
-    wrong += [*_failures_table(mirror.store), *_unrecorded(rows, records)]
-    check = _Check(mirror, deep)
+    wrong += [*_failures_table(store), *_unrecorded(rows, records)]
+    check = _Check(store, deep)
     size = sum(row["bytes"] for row in rows)
     quiet = not sys.stderr.isatty()
     with (
@@ -113,8 +116,8 @@ def _unrecorded(rows: list[Row], records: list[Row]) -> list[Wrong]:
 class _Check:
     """Checks one variant after the other; from several threads unless it is deep."""
 
-    def __init__(self, mirror: Mirror, deep: bool) -> None:
-        self.mirror, self.store, self.deep = mirror, mirror.store, deep
+    def __init__(self, store: Store, deep: bool) -> None:
+        self.store, self.deep = store, deep
         self._stopped = threading.Event()
         self._stems: dict[str, str] = {}
         """The keys of original stems, and what is wrong with each."""
@@ -130,7 +133,7 @@ class _Check:
     def variant(self, row: Row) -> list[Wrong]:
         """What is wrong with the variant of a row. Raises RunError where it can't be told."""
         folder = row["folder"]
-        if posixpath.dirname(folder) != publish.model_folder(row["zoo"], row["model"]):
+        if posixpath.dirname(folder) != model_folder(row["zoo"], row["model"]):
             return [Wrong(folder, f"isn't a folder of {row['zoo']}'s {row['model']}")]
         try:
             found = [*self._weights(row), *self._config(row)]
@@ -139,7 +142,7 @@ class _Check:
             raise RunError(f"{folder} can't be read: {one_line(cause)}; check the store") from cause
 
     def _weights(self, row: Row) -> list[Wrong]:
-        key = f"{row['folder']}/{publish.WEIGHTS}"
+        key = f"{row['folder']}/{WEIGHTS}"
         try:
             size = self.store.size(key)
             if size != row["bytes"]:
@@ -153,12 +156,12 @@ class _Check:
         return []
 
     def _config(self, row: Row) -> list[Wrong]:
-        key = f"{row['folder']}/{publish.CONFIG}"
+        key = f"{row['folder']}/{CONFIG}"
         try:
             data = self.store.read(key)
         except FileNotFoundError:
             return [Wrong(key, "isn't there")]
-        if not row["folder"].endswith(publish.content_id(row["sha256"], data)):
+        if not row["folder"].endswith(content_id(row["sha256"], data)):
             return [Wrong(key, "has other bytes: the folder's id isn't made from them")]
         try:
             config = json.loads(data)
@@ -173,7 +176,7 @@ class _Check:
         """What is wrong with an original stem, which the variants of a model share; else ""."""
         if key not in self._stems:
             try:
-                named = f"/source-{publish.content_id(self._digest(key))}/" in key
+                named = f"/source-{content_id(self._digest(key))}/" in key
                 self._stems[key] = "" if named else "has other bytes: its id isn't made from them"
             except FileNotFoundError:
                 self._stems[key] = "isn't there"
@@ -189,9 +192,9 @@ class _Check:
 
     def _proof(self, row: Row) -> list[Wrong]:
         try:
-            variant = self.mirror.variant(row)
-            with stage(ValidationError):
-                result = variant.prove(validate.best_device())
+            with tempfile.TemporaryDirectory() as name, stage(ValidationError):
+                mirror = Mirror([(self.store, "")], Path(name), offline=False)
+                result = mirror.variant(row).prove(validate.best_device())
         except (UsageError, StageError) as error:
             return [Wrong(row["folder"], f"isn't proved again: {one_line(error)}")]
         if result.equivalent != row["equivalent"]:

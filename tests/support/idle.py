@@ -2,7 +2,6 @@
 
 from zooadapt.records import (
     Adapted,
-    Bands,
     Checkpoint,
     Job,
     Located,
@@ -12,6 +11,7 @@ from zooadapt.records import (
     Request,
     Source,
 )
+from zooadapt.targets import Bands
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:

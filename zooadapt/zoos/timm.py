@@ -1,19 +1,22 @@
 """timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import timm
 import timm.models._builder as timm_builder
+import timm.models._manipulate as timm_manipulate
 import torch
-from timm.models._manipulate import reinit_non_persistent_buffers
+from packaging.version import Version
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
 from zooadapt.bands import RGB
-from zooadapt.records import Bands, ModelEntry, ModelFacts
+from zooadapt.errors import UsageError
+from zooadapt.records import ModelEntry, ModelFacts
+from zooadapt.targets import Bands
 from zooadapt.zoos import timm_releases
 
 
@@ -83,19 +86,41 @@ class TimmZoo:
         cfg = filter_pretrained_cfg(base.pretrained_cfg, remove_source=True)
         for fact in ("architecture", "license", "label_offset"):
             cfg.pop(fact, None)
-        for size in ("input_size", "test_input_size", "min_input_size"):
-            if cfg.get(size):
-                cfg[size] = [facts.chans, *cfg[size][1:]]
-        cfg.update(mean=list(facts.mean), std=list(facts.std), custom_load=False)
+        cfg["custom_load"] = False
         if not timm_releases.pruned(entry.architecture):
             cfg["first_conv"] = None
-        return {
+        config = {
             "architecture": entry.architecture,
             "num_classes": facts.num_classes,
             "num_features": base.num_features,
-            "model_args": {"in_chans": facts.chans},
+            "model_args": {},
             "pretrained_cfg": cfg,
         }
+        return self.with_channels(config, facts.mean, facts.std)
+
+    def with_channels(
+        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+    ) -> dict[str, Any]:
+        """The same with another ``in_chans``, input sizes, mean and std."""
+        cfg, chans = dict(config["pretrained_cfg"]), len(mean)
+        for size in ("input_size", "test_input_size", "min_input_size"):
+            if cfg.get(size):
+                cfg[size] = [chans, *cfg[size][1:]]
+        cfg.update(mean=list(mean), std=list(std))
+        return {**config, "model_args": {"in_chans": chans}, "pretrained_cfg": cfg}
+
+    def check_version(self, least: str) -> None:
+        """By timm's own version."""
+        if Version(timm.__version__) < Version(least):
+            raise UsageError(
+                f"the model needs timm {least}, and {timm.__version__} is installed: "
+                f"pip install --upgrade timm"
+            )
+
+    def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
+        """``timm.create_model("local-dir:…", pretrained=True, …)``."""
+        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
+        return model.eval()
 
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
@@ -118,7 +143,8 @@ class TimmZoo:
 def recompute_buffers(model: nn.Module) -> bool:
     """Give values to the buffers that no checkpoint holds; False if a module can't.
 
-    A buffer was computed if it comes out the same whatever was in it before.
+    A buffer was computed if it comes out the same whatever was in it before. Older releases of timm
+    can't compute them by themselves.
     """
     holders = [
         (module, name)
@@ -126,12 +152,14 @@ def recompute_buffers(model: nn.Module) -> bool:
         for name, buffer in module.named_buffers(recurse=False)
         if buffer.is_meta
     ]
-    results = []
+    results: list[list[Tensor]] = []
+    if holders and not hasattr(timm_manipulate, "reinit_non_persistent_buffers"):
+        return False
     for filling in (0, 1):
         for module, name in holders:
             filled = torch.full_like(getattr(module, name), filling, device="cpu")
             setattr(module, name, filled)
-        reinit_non_persistent_buffers(model)
+        timm_manipulate.reinit_non_persistent_buffers(model)
         results.append([getattr(module, name) for module, name in holders])
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 

@@ -1,0 +1,75 @@
+"""What the commands of a mirror share: exit codes, and how the mirror is named."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zooadapt.config import absolute, read_mirror
+from zooadapt.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
+
+OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
+"""Exit codes; for `adapt`, 1 says that some models failed. See the README."""
+
+NO_MIRROR = "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR"
+
+_CONFIG = click.option(
+    "--config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
+    help="A job's YAML file, for its `dest` and `storage_options`.",
+)  # fmt: skip
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
+    """Decorate a command with its one mirror; it is called with the mirror's store first."""
+
+    @wraps(command)
+    def called(place: str | None, mirror: str | None, config: str | None, **options: Any) -> int:
+        from zooadapt.store import open_store
+
+        dest, storage_options = read_mirror(config) if config else (None, {})
+        url = place or mirror or dest
+        if not url:
+            raise UsageError(NO_MIRROR)
+        return command(open_store(absolute(url, "MIRROR"), dict(storage_options)), **options)
+
+    argument = click.argument("place", required=False, metavar="[MIRROR]")
+    option = click.option("--mirror", envvar="ZOOADAPT_MIRROR", metavar="URL", help="The same.")
+    return argument(option(_CONFIG(called)))
+
+
+def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
+    """Decorate a command that reads mirrors; it is called with a `Mirror` first."""
+
+    @wraps(command)
+    def called(
+        mirror: tuple[str, ...], config: str | None, anon: bool, offline: bool, **options: Any
+    ) -> int:
+        from zooadapt.mirror import open_mirror
+
+        dest, given = read_mirror(config) if config else (None, {})
+        urls = mirror or ((dest,) if dest else ())
+        if not urls:
+            raise UsageError(NO_MIRROR)
+        each = [_options(url, given, anon) for url in urls]
+        return command(open_mirror(urls, each, offline=offline or None), **options)
+
+    settings = (
+        click.option("--mirror", envvar="ZOOADAPT_MIRROR", multiple=True, metavar="URL",
+                     help="Its URL or folder; several are tried in the order given."),
+        click.option("--anon", is_flag=True, help="Without credentials, for public buckets."),
+        click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+        _CONFIG,
+    )  # fmt: skip
+    decorated: Any = called
+    for setting in reversed(settings):
+        decorated = setting(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+def _options(url: str, given: Mapping[str, Any], anon: bool) -> Mapping[str, Any]:
+    return {**given, "anon": True} if anon and url.startswith("s3:") else given

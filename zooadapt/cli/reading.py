@@ -1,0 +1,130 @@
+"""The commands of those who use a mirror: find a variant, pull it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zooadapt.cli.common import OK, as_json, of_mirrors
+from zooadapt.errors import UsageError
+from zooadapt.targets import SCHEMES
+
+if TYPE_CHECKING:
+    from zooadapt.mirror import Mirror
+
+_SHOWN = ("model", "in_chans", "bands", "scheme", "params", "input_height", "license")
+_MODEL = (
+    "zoo", "model", "architecture", "pretrained_tag", "license", "params", "num_classes",
+    "input_height", "input_width", "weights_dtype", "stems", "min_timm", "source_uri",
+)  # fmt: skip
+_VARIANT = (
+    "in_chans", "bands", "scheme", "bytes", "equivalence_error", "control_error", "equivalent",
+    "proof", "checked_on", "folder",
+)  # fmt: skip
+
+_chans = click.option("--chans", type=click.IntRange(min=1), metavar="N", help="Channels.")
+_bands = click.option("--bands", metavar="BANDS", help="Named bands, as for `adapt`.")
+_scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)))
+_zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+@click.command()
+@of_mirrors
+@click.argument("model", default="*", metavar="[MODEL]")
+@_chans
+@_bands
+@_scheme
+@click.option("--license", metavar="GLOB", help="As the source states it; `unknown` for none.")
+@_zoo
+@click.option(
+    "--columns",
+    default=",".join(_SHOWN),
+    callback=_names,
+    metavar="NAME,…",
+    help="Of the manifest; `all` for every one.",
+)
+@click.option(
+    "--sort",
+    default="model",
+    metavar="COLUMN",
+    show_default=True,
+    help="With - before it, the largest first.",
+)
+@as_json  # fmt: skip
+def ls(
+    mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
+    license: str | None, zoo: str | None, columns: list[str], sort: str, as_json: bool,
+) -> int:  # fmt: skip
+    """List variants; MODEL is a glob, such as 'resnet*'."""
+    from zooadapt import listing
+
+    rows = mirror.find(model, chans, bands, scheme, license=license, zoo=zoo)
+    rows = listing.sorted_by(rows, sort)
+    rows = rows if columns == ["all"] else listing.selected(rows, columns)
+    click.echo(listing.as_json(rows) if as_json else listing.table(rows))
+    if not as_json:
+        click.echo(f"{len(rows)} variant{'s' * (len(rows) != 1)}")
+    return OK
+
+
+@click.command()
+@of_mirrors
+@click.argument("model")
+@_zoo
+@as_json
+def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
+    """Say all about one model and its variants."""
+    from zooadapt import listing
+
+    rows = mirror.siblings(model, zoo)
+    if as_json:
+        click.echo(listing.as_json(rows))
+        return OK
+    click.echo(listing.facts(rows, _MODEL))
+    click.echo()
+    click.echo(listing.table(rows[list(_VARIANT)]))
+    return OK
+
+
+@click.command()
+@of_mirrors
+@click.argument("model")
+@_chans
+@_bands
+@_scheme
+@_zoo
+@click.option("--to", type=Path, metavar="DIR", help="The folder to write, instead of the cache.")
+@click.option("--derive/--no-derive", default=True, show_default=True,
+              help="Make and prove what the mirror lacks; needs torch and timm.")  # fmt: skip
+def pull(
+    mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
+    zoo: str | None, to: Path | None, derive: bool,
+) -> int:  # fmt: skip
+    """Get a model for some channels; prints the folder, which plain timm loads."""
+    if (chans is None) == (bands is None):
+        raise UsageError("pull takes either --chans or --bands")
+    folder = mirror.pull(model, chans, bands, scheme, derive=derive, zoo=zoo, to=to)
+    click.echo(folder)
+    hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+    click.echo(f"load it with  {hint}", err=True)
+    return OK
+
+
+@click.command()
+@of_mirrors
+@as_json
+def status(mirror: "Mirror", as_json: bool) -> int:
+    """Say what a mirror holds, how old it is, and what the installed timm has besides."""
+    from zooadapt import listing
+
+    found = listing.status(mirror.manifest())
+    click.echo(json.dumps(found, indent=2) if as_json else listing.status_lines(found))
+    return OK
+
+
+COMMANDS = (ls, show, pull, status)
