@@ -88,13 +88,23 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: str | 
     }
 
 
-def read_mirror(file: str) -> tuple[str | None, Mapping[str, Any]]:
-    """The `dest` and `storage_options` of a job's YAML file. Raises UsageError."""
+@dataclass(frozen=True)
+class Places:
+    """What a job's YAML file says of where things are."""
+
+    dest: str | None = None
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def read_places(file: str | None) -> Places:
+    """From a job's YAML file, if there is one. Raises UsageError."""
+    if file is None:
+        return Places()
     entries = _read_yaml(Path(file))
     dest = entries.get("dest")
     url = None if dest is None else str(_as_text(file, "dest", dest))
-    name = "storage_options"
-    return url, _mapping(file, name, entries.get(name) or {})
+    return Places(url, *(_mapping(file, name, entries.get(name) or {}) for name in _FILE_ONLY))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 _HEAD = {"zoo": str, "model": str, "run_id": str, "created_at": str, "adapter_version": int,
          "source": dict, "variants": list, "failures": list}  # fmt: skip
-_FROM_HEAD = {*_HEAD, "attempts"}
+FROM_HEAD = {*_HEAD, "attempts"}
 """Columns of the tables that a record doesn't state for each variant."""
 
 
@@ -83,7 +83,7 @@ def record(data: bytes, name: str, variants: pa.Schema, failures: pa.Schema) -> 
 
 def _check_rows(rows: list[Row], schema: pa.Schema) -> None:
     """Raise where a row lacks a column, or has a value that the column can't hold."""
-    fields = pa.schema([field for field in schema if field.name not in _FROM_HEAD])
+    fields = pa.schema([field for field in schema if field.name not in FROM_HEAD])
     found = table(rows, fields)
     for field in fields:
         if found[field.name].null_count and not field.nullable:

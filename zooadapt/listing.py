@@ -1,6 +1,5 @@
 """Rows of the manifest for people to read, and as JSON for their scripts."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -89,10 +88,10 @@ def status(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _known_to_timm() -> tuple[str, list[str]] | None:
     """The installed timm's release and its pretrained models; None where it isn't installed."""
-    if importlib.util.find_spec("timm") is None:
+    try:
+        import timm
+    except ModuleNotFoundError:
         return None
-    import timm
-
     return timm.__version__, timm.list_models(pretrained=True)
 
 

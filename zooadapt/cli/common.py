@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zooadapt.config import absolute, read_mirror
+from zooadapt.config import absolute, read_places
 from zooadapt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
 NO_MIRROR = "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR"
 
 _CONFIG = click.option(
-    "--config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
+    "--config", "config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
     help="A job's YAML file, for its `dest` and `storage_options`.",
 )  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -31,11 +31,11 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
     def called(place: str | None, mirror: str | None, config: str | None, **options: Any) -> int:
         from zooadapt.store import open_store
 
-        dest, storage_options = read_mirror(config) if config else (None, {})
-        url = place or mirror or dest
+        places = read_places(config)
+        url = place or mirror or places.dest
         if not url:
             raise UsageError(NO_MIRROR)
-        return command(open_store(absolute(url, "MIRROR"), dict(storage_options)), **options)
+        return command(open_store(absolute(url, "MIRROR"), dict(places.storage_options)), **options)
 
     argument = click.argument("place", required=False, metavar="[MIRROR]")
     option = click.option("--mirror", envvar="ZOOADAPT_MIRROR", metavar="URL", help="The same.")
@@ -51,11 +51,11 @@ def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
     ) -> int:
         from zooadapt.mirror import open_mirror
 
-        dest, given = read_mirror(config) if config else (None, {})
-        urls = mirror or ((dest,) if dest else ())
+        places = read_places(config)
+        urls = mirror or ((places.dest,) if places.dest else ())
         if not urls:
             raise UsageError(NO_MIRROR)
-        each = [_options(url, given, anon) for url in urls]
+        each = [with_anon(url, places.storage_options, anon) for url in urls]
         return command(open_mirror(urls, each, offline=offline or None), **options)
 
     settings = (
@@ -71,5 +71,6 @@ def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
     return decorated  # type: ignore[no-any-return]
 
 
-def _options(url: str, given: Mapping[str, Any], anon: bool) -> Mapping[str, Any]:
+def with_anon(url: str, given: Mapping[str, Any], anon: bool) -> Mapping[str, Any]:
+    """fsspec options that do without credentials, where the URL is of S3."""
     return {**given, "anon": True} if anon and url.startswith("s3:") else given

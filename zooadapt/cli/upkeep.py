@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, WRONG, of_mirror
+from zooadapt.cli.common import OK, WRONG, of_mirror, with_anon
+from zooadapt.config import absolute, parse_chans, parse_names, read_places
 from zooadapt.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -87,4 +88,45 @@ def rebuild(store: "Store") -> int:
     return OK
 
 
-COMMANDS = (verify, gc, rebuild)
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("dest", metavar="DEST")
+@click.option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match.")
+@click.option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match.")
+@click.option(
+    "--license",
+    callback=parse_names,
+    metavar="GLOB,…",
+    help="Only models whose source states a matching licence.",
+)
+@click.option("--chans", callback=parse_chans, metavar="N,…", help="Only these channel counts.")
+@click.option("--anon", is_flag=True, help="Read SRC without credentials.")
+@click.option("--config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
+              help="A job's YAML file, for its `storage_options` (of DEST) and "
+              "`source_storage_options` (of SRC).")  # fmt: skip
+def sync(
+    source: str, dest: str, models: tuple[str, ...], exclude: tuple[str, ...],
+    license: tuple[str, ...], chans: tuple[int, ...], anon: bool, config: str | None,
+) -> int:  # fmt: skip
+    """Copy part of the mirror SRC to DEST, which is then a mirror of its own."""
+    from zooadapt import report
+    from zooadapt.mirror import open_mirror
+    from zooadapt.store import open_store
+    from zooadapt.sync import select, sync
+
+    places = read_places(config)
+    options = with_anon(source, places.source_storage_options, anon)
+    mirror = open_mirror(source, options, offline=False)
+    rows = select(mirror.manifest(), models, exclude, license, chans)
+    store = open_store(absolute(dest, "DEST"), dict(places.storage_options))
+    done = sync(mirror.stores[0][0], store, rows)
+    for folder, why in done.wrong.items():
+        click.echo(f"  {folder}  {why}")
+    parts = [f"{done.copied} variants copied, {report.size(done.bytes)}"]
+    parts += [f"{done.already} were there"] if done.already else []
+    parts += [f"{len(done.wrong)} failed: the same command tries them again"] if done.wrong else []
+    click.echo("; ".join(parts))
+    return WRONG if done.wrong else OK
+
+
+COMMANDS = (verify, gc, rebuild, sync)
