@@ -41,7 +41,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 
-from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed  # noqa: E402
+import zooadapt  # noqa: E402
+from tests import test_pipeline  # noqa: E402
+from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
 from zooadapt import cluster, plan, schedule  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
 from zooadapt.records import Job, ModelEntry, ModelSummary  # noqa: E402
@@ -148,6 +150,47 @@ def _make_checkpoints(root: Path, tags: Sequence[str]) -> int:
     """Bytes of the checkpoints, without the tiny one's."""
     sizes = [checkpoints.write_hub_repo(root, tag).stat().st_size for tag in tags]
     return sum(sizes[:-1])
+
+
+@main.command("load")
+@click.option("--model", default="vit_base_patch16_224.augreg_in1k", show_default=True)
+@click.option("--chans", default=8, show_default=True)
+@click.option("--rounds", default=7, show_default=True)
+def load(model: str, chans: int, rounds: int) -> None:
+    """Compare loading a pulled variant with timm.create_model(pretrained=True, in_chans=N)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = checkpoints.write_hub_repo(folder / "zoo", model)
+        test_pipeline.run(
+            test_pipeline.entry(model), test_pipeline.counted(chans),
+            folder / "zoo", folder / "mirror",
+        )  # fmt: skip
+        with web.serving_files(folder / "mirror") as url:
+
+            def ours() -> torch.nn.Module:
+                mirror = zooadapt.open_mirror(url, cache_dir=folder / "cache")
+                return mirror.load(model, chans, derive=False)
+
+            def timms() -> torch.nn.Module:
+                overlay = {"file": str(file)}
+                found: torch.nn.Module = timm.create_model(
+                    model, pretrained=True, in_chans=chans, pretrained_cfg_overlay=overlay
+                )
+                return found.eval()
+
+            theirs, same = timms().state_dict(), ours().state_dict()  # and the cache is warm
+            equal = all(torch.equal(same[key], theirs[key]) for key in theirs)
+            pairs = [(_seconds(timms), _seconds(ours)) for _ in range(rounds)]
+    click.echo(f"{model}, {chans} channels; bit-equal: {equal}")
+    for which, times in zip(("timm", "zooadapt"), zip(*pairs, strict=True), strict=True):
+        click.echo(f"{which:35s} {statistics.median(times):.2f} s")
+    _ratio("timm / zooadapt", *zip(*pairs, strict=True))
+
+
+def _seconds(do: Callable[[], object]) -> float:
+    started = time.monotonic()
+    do()
+    return time.monotonic() - started
 
 
 @main.command("floor", hidden=True)

@@ -3,9 +3,8 @@
 import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -29,28 +28,6 @@ def root(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dest = tmp_path_factory.mktemp("mirror")
     run(entry(SMALL), counted(1, 4), small, dest)
     return dest
-
-
-class Files(SimpleHTTPRequestHandler):
-    """Any static web server: it lists nothing and knows no ranges."""
-
-    root: Path
-    asked: list[str]
-    busy: threading.Event | None = None
-    """Awaited before a body of weights is sent."""
-
-    def __init__(self, *arguments: object, **others: object) -> None:
-        super().__init__(*arguments, directory=str(self.root), **others)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        super().do_GET()
-
-    def list_directory(self, path: object) -> None:
-        self.send_error(404)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
 
 
 class Ranges(BaseHTTPRequestHandler):
@@ -96,7 +73,7 @@ class Ranges(BaseHTTPRequestHandler):
 def plain(root: Path) -> Iterator[tuple[str, list[str]]]:
     """The mirror behind a web server without ranges, and what it was asked for."""
     asked: list[str] = []
-    with web.serving(Files, root=root, asked=asked) as url:
+    with web.serving_files(root, asked) as url:
         yield url, asked
 
 
@@ -121,7 +98,7 @@ def test_a_mirror_behind_any_web_server(plain: tuple[str, list[str]], root: Path
 def test_a_folder_with_a_percent_sign_behind_a_web_server(small: Path, tmp_path: Path) -> None:
     (row,) = run(entry(SMALL), (ODD,), small, tmp_path)
     assert "%" in row["folder"]
-    with web.serving(Files, root=tmp_path, asked=[]) as url:
+    with web.serving_files(tmp_path) as url:
         assert (zooadapt.open_mirror(url).pull(SMALL, bands="../x,y") / WEIGHTS).exists()
 
 
@@ -186,8 +163,8 @@ def test_the_next_mirror_is_asked_and_the_reader_told(
             else:
                 file.unlink()
     with (
-        web.serving(Files, root=first, asked=[]) as bad,
-        web.serving(Files, root=root, asked=[]) as good,
+        web.serving_files(first) as bad,
+        web.serving_files(root) as good,
     ):
         folder = zooadapt.open_mirror([bad, good]).pull(SMALL, 4)
         assert same_as(folder, root, 4)

@@ -80,7 +80,7 @@ def test_status_names_what_timm_has_besides(
     mirror: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = out(capsys, "status")
-    assert "3 variants of 1 models" in shown
+    assert "3 variants of 1 model," in shown
     assert "just now" in shown or "minute" in shown
     others = len(timm.list_models(pretrained=True)) - 1
     assert f"{others:,} pretrained models besides" in shown

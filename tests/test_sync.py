@@ -7,7 +7,6 @@ import pytest
 import zooadapt
 from tests.conftest import SMALL
 from tests.support import checker, checkpoints, web
-from tests.test_cache import Files
 from tests.test_pipeline import counted, entry, run
 from zooadapt import manifest, plan
 from zooadapt.cli import main
@@ -85,7 +84,7 @@ def test_a_damaged_variant_is_named_and_the_others_are_copied(
 def test_from_behind_a_web_server(
     root: Path, zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with web.serving(Files, root=root, asked=[]) as url:
+    with web.serving_files(root) as url:
         assert main(["sync", url, str(tmp_path)]) == 0
     assert "4 variants have no record" in caplog.text
     assert variants(tmp_path) == variants(root)

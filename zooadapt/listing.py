@@ -98,7 +98,8 @@ def _known_to_timm() -> tuple[str, list[str]] | None:
 def status_lines(found: Mapping[str, Any]) -> str:
     """A `status` for people."""
     lines = [
-        f"{found['variants']:,} variants of {found['models']:,} models, {size(found['bytes'])}"
+        f"{_counted(found['variants'], 'variant')} of {_counted(found['models'], 'model')}, "
+        f"{size(found['bytes'])}"
     ]
     if found["channels"]:
         lines.append(f"channels: {', '.join(map(str, found['channels']))}")
@@ -116,6 +117,10 @@ def status_lines(found: Mapping[str, Any]) -> str:
     if lacking:
         return "\n".join([*lines, f"{has} {len(lacking):,} pretrained models besides: {named}"])
     return "\n".join([*lines, f"{has} no pretrained model besides"])
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _ago(age: timedelta) -> str:

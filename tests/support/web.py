@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @contextmanager
@@ -20,3 +21,31 @@ def serving(handler: type[BaseHTTPRequestHandler], **attributes: object) -> Iter
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Any static web server: it lists nothing and knows no ranges."""
+
+    root: Path
+    asked: list[str]
+
+    def __init__(self, *arguments: object, **others: object) -> None:
+        super().__init__(*arguments, directory=str(self.root), **others)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        with suppress(ConnectionError):  # a client that wanted a range has gone
+            super().do_GET()
+
+    def list_directory(self, path: object) -> None:
+        self.send_error(404)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def serving_files(root: Path, asked: list[str] | None = None) -> Iterator[str]:
+    """The files below `root`; `asked` gets the path of every request. Yields the URL."""
+    with serving(Files, root=root, asked=[] if asked is None else asked) as url:
+        yield url

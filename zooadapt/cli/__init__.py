@@ -27,7 +27,7 @@ def zooadapt() -> None:
 @click.command()
 @run_options
 def adapt(config: Config) -> int:
-    """Adapt a zoo's pretrained models to other channel counts and mirror them."""
+    """Adapt a zoo's pretrained models to other channels."""
     from zooadapt import run  # torch, timm and Ray: not for --help and bad arguments
 
     return run.dry_run(config) if config.dry_run else run.adapt(config)
@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
 
 
 def _lacking(error: ModuleNotFoundError) -> str:
-    extra = "load" if error.name in ("torch", "timm", "safetensors") else "run"
-    return f"this needs {error.name}, which isn't installed: pip install 'zooadapt[{extra}]'"
+    name = (error.name or "").partition(".")[0]
+    extra = "load" if name in ("torch", "timm", "safetensors") else "run"
+    return f"this needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"
 
 
 def _say(message: str, code: int) -> int:

@@ -105,7 +105,10 @@ def pull(
     mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
     zoo: str | None, to: Path | None, derive: bool,
 ) -> int:  # fmt: skip
-    """Get a model for some channels; prints the folder, which plain timm loads."""
+    """Get a model for some channels; prints its folder.
+
+    Plain timm loads the folder.
+    """
     if (chans is None) == (bands is None):
         raise UsageError("pull takes either --chans or --bands")
     folder = mirror.pull(model, chans, bands, scheme, derive=derive, zoo=zoo, to=to)
@@ -119,7 +122,7 @@ def pull(
 @of_mirrors
 @as_json
 def status(mirror: "Mirror", as_json: bool) -> int:
-    """Say what a mirror holds, how old it is, and what the installed timm has besides."""
+    """Say what a mirror holds, and what timm has besides."""
     from zooadapt import listing
 
     found = listing.status(mirror.manifest())

@@ -108,7 +108,10 @@ def sync(
     source: str, dest: str, models: tuple[str, ...], exclude: tuple[str, ...],
     license: tuple[str, ...], chans: tuple[int, ...], anon: bool, config: str | None,
 ) -> int:  # fmt: skip
-    """Copy part of the mirror SRC to DEST, which is then a mirror of its own."""
+    """Copy part of the mirror SRC to DEST.
+
+    DEST is then a mirror of its own, that other copies and jobs may add to.
+    """
     from zooadapt import report
     from zooadapt.mirror import open_mirror
     from zooadapt.store import open_store
