@@ -67,7 +67,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 from torch.nn import functional
 
-from zooadapt import bands, checkpoint, schemes, stems, zoos
+from zooadapt import adaptation, bands, checkpoint, schemes, zoos
 from zooadapt.records import Stem
 from zooadapt.targets import Bands
 
@@ -249,7 +249,7 @@ def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet
         base[STEM.name] = fresh[STEM.name]
     else:
         matrix = schemes.matrix(scheme, bands.RGB, sensor)
-        base |= stems.adapt(base, [STEM], schemes.get(scheme), matrix)
+        base |= adaptation.adapt(base, [STEM], schemes.get(scheme), matrix)
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("classifier.")}
     model.load_state_dict({**base, **head})
     return model.to(memory_format=torch.channels_last)  # a third faster on CPUs

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.support.jobs import ROOT
-from zooadapt import conformance, description, schemes, stems
+from zooadapt import adaptation, conformance, description, schemes, stems
 from zooadapt.conformance import Measured
 from zooadapt.records import ModelEntry, Stem
 from zooadapt.targets import Bands
@@ -139,7 +139,7 @@ def one_channel_lost(weight: Tensor, matrix: Tensor) -> Tensor:
 def test_a_wrong_contraction_is_caught(
     architecture: str, mutant: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stems, "contract", mutant)
+    monkeypatch.setattr(adaptation, "contract", mutant)
     (row,) = measured(architecture, 4)
     assert (row.status, row.equivalent) == ("failed", False)
 
@@ -162,14 +162,14 @@ def test_a_swapped_layout_is_caught(architecture: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("architecture", ["crossvit_9_240", "repvgg_a0"])
 def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapt = stems.adapt
+    adapt = adaptation.adapt
 
     def forgetful(tensors: dict[str, Tensor], found: tuple[Stem, ...], *how: object) -> object:
         right = adapt(tensors, found, *how)  # type: ignore[arg-type]
         wrong = adapt(tensors, found[-1:], schemes.get("pad"), schemes.pad(3, 4))
         return right | wrong
 
-    monkeypatch.setattr(stems, "adapt", forgetful)
+    monkeypatch.setattr(adaptation, "adapt", forgetful)
     (row,) = measured(architecture, 4)
     assert (row.status, row.equivalent) == ("failed", False)
 

@@ -8,7 +8,7 @@ import torch
 from timm.layers import ScaledStdConv2d
 from torch import nn
 
-from zooadapt import schemes, stems
+from zooadapt import adaptation, schemes, stems
 from zooadapt.errors import StemError, Unsupported
 from zooadapt.records import Gain, Stem
 from zooadapt.zoos import get
@@ -79,7 +79,7 @@ def test_tensors_that_come_and_go_are_an_error() -> None:
 def test_adapting_keeps_shape_and_is_contiguous() -> None:
     weight, stem = torch.randn(8, 3, 5, 5), Stem("w", axis=1, outer=8, inner=25)
     matrix = schemes.matrix("repeat", 3, 7)
-    adapted = stems.adapt({"w": weight}, [stem], schemes.get("repeat"), matrix)["w"]
+    adapted = adaptation.adapt({"w": weight}, [stem], schemes.get("repeat"), matrix)["w"]
     assert adapted.shape == (8, 7, 5, 5)
     assert adapted.is_contiguous()
     assert torch.equal(adapted[:, 3], adapted[:, 0])
@@ -107,7 +107,7 @@ def test_every_input_gets_the_weight_of_its_own_channel(architecture: str, targe
     inputs = torch.tensor([channel(i, 3) for i in range(3 * pixels)])
     weight = values[inputs].reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
     matrix = schemes.matrix("repeat", 3, target)
-    adapted = stems.adapt({stem.name: weight}, [stem], schemes.get("repeat"), matrix)
+    adapted = adaptation.adapt({stem.name: weight}, [stem], schemes.get("repeat"), matrix)
     mixed = values @ matrix.float()
     wanted = mixed[torch.tensor([channel(i, target) for i in range(target * pixels)])]
     got = adapted[stem.name]
@@ -119,12 +119,12 @@ def test_every_input_gets_the_weight_of_its_own_channel(architecture: str, targe
 def test_the_wrong_stem_differs_from_the_right_one(chans: int) -> None:
     stem = Stem("w", axis=1, outer=8, inner=9)
     for weight in (torch.randn(8, chans, 3, 3), torch.ones(8, chans, 3, 3)):
-        assert not torch.equal(stems.roll(weight, stem, chans), weight)
+        assert not torch.equal(adaptation.roll(weight, stem, chans), weight)
 
 
 def test_rolling_moves_every_channel() -> None:
     stem, weight = Stem("w", axis=1, outer=8, inner=9), torch.randn(8, 4, 3, 3)
-    assert torch.equal(stems.roll(weight, stem, 4), weight.roll(1, dims=1))
+    assert torch.equal(adaptation.roll(weight, stem, 4), weight.roll(1, dims=1))
 
 
 def test_a_gain_makes_up_for_the_standardisation() -> None:
@@ -134,19 +134,19 @@ def test_a_gain_makes_up_for_the_standardisation() -> None:
     gain = Gain("gain", gamma=1.7, eps=conv.eps)
     stem = Stem("weight", axis=1, outer=8, inner=9, use="standardise", gain=gain)
     matrix, image = schemes.matrix("preserve", 3, 6), torch.randn(2, 6, 16, 16)
-    adapted = stems.adapt(conv.state_dict(), [stem], schemes.get("preserve"), matrix)
+    adapted = adaptation.adapt(conv.state_dict(), [stem], schemes.get("preserve"), matrix)
     six = ScaledStdConv2d(6, 8, 3, bias=False, gamma=1.7)
     six.load_state_dict(adapted)
     assert torch.allclose(six(image), conv(schemes.mix_images(image, matrix)), atol=1e-5)
-    assert stems.exact(stem, schemes.get("preserve"), matrix)
-    assert not stems.exact(stem, schemes.get("repeat"), matrix)
-    assert not stems.exact(stem, schemes.get("preserve"), schemes.matrix("preserve", 3, 8))
+    assert adaptation.exact(stem, schemes.get("preserve"), matrix)
+    assert not adaptation.exact(stem, schemes.get("repeat"), matrix)
+    assert not adaptation.exact(stem, schemes.get("preserve"), schemes.matrix("preserve", 3, 8))
 
 
 def test_under_the_identity_every_stem_is_exact() -> None:
     for stem in (STANDARDISED, SHIFTED):
-        assert stems.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 3))
-        assert not stems.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 4))
+        assert adaptation.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 3))
+        assert not adaptation.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 4))
 
 
 STANDARDISED = Stem("w", axis=1, outer=8, inner=9, use="standardise")

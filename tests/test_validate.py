@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zooadapt import passes, schemes, stems, validate
+from zooadapt import adaptation, passes, schemes, validate
 from zooadapt.errors import ValidationError
 from zooadapt.passes import Pass
 from zooadapt.records import ProofResult, Stem
@@ -41,7 +41,7 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
 def adapt(base: Net, variant: Net) -> Net:
     """The variant with the values that it should have."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
-    adapted = stems.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    adapted = adaptation.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
     variant.load_state_dict({**base.state_dict(), **adapted})
     return variant
 
@@ -78,7 +78,7 @@ def test_a_wrong_stem_does_not(target: int, mutant: str) -> None:
     base, variant = nets(target)
     weight = variant.stem.weight.data
     variant.stem.weight.data = {
-        "rolled": stems.roll(weight, STEM, target),
+        "rolled": adaptation.roll(weight, STEM, target),
         "unscaled": weight * target / 3 if target > 1 else weight / 3,
         "zero": torch.zeros_like(weight),
         "transposed": weight.transpose(2, 3),
@@ -100,7 +100,7 @@ def test_where_the_output_cannot_tell_the_stems_are_compared(image: float) -> No
     result = proof(base, variant)
     assert result.proof == "stem"
     assert result.equivalent
-    variant.stem.weight.data = stems.roll(variant.stem.weight.data, STEM, 4)
+    variant.stem.weight.data = adaptation.roll(variant.stem.weight.data, STEM, 4)
     assert not proof(base, variant).equivalent
 
 
@@ -120,7 +120,7 @@ def half(base: Net, dtype: torch.dtype) -> Net:
     """The 4-channel variant of a base whose stem is stored in half precision."""
     _, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    adapted = stems.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    adapted = adaptation.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
     variant.stem.to(dtype)
     variant.load_state_dict(adapted, strict=False)
     return variant
@@ -137,7 +137,7 @@ def steep(mutant: bool = False) -> tuple[Net, Net]:
     base, variant = nets(25)
     base.__class__ = variant.__class__ = Steep
     if mutant:
-        variant.stem.weight.data = stems.roll(variant.stem.weight.data, STEM, 25)
+        variant.stem.weight.data = adaptation.roll(variant.stem.weight.data, STEM, 25)
     return base, variant
 
 

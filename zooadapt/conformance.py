@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from zooadapt import schemes, seeded, stems, validate
+from zooadapt import adaptation, schemes, seeded, validate
 from zooadapt.description import facts_for
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
 from zooadapt.names import CONFIG
@@ -118,7 +118,7 @@ class _Subject:
     ) -> dict[str, Tensor]:
         """The stems' tensors for `count` channels."""
         matrix = schemes.matrix(scheme, self.facts.chans, count)
-        return stems.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
+        return adaptation.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
 
 
 _Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from zooadapt import (
     __version__,
+    adaptation,
     checkpoint,
     compose,
     fetch,
@@ -207,7 +208,7 @@ def _publish(
 
     def published(target: Target, shared: compose.Shared | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
-        made = stems.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
+        made = adaptation.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
         config = describe(adapted, zoo, base, target, matrix)
         stem = publish.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)

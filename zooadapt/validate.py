@@ -25,7 +25,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from zooadapt import stems as stem_tools
+from zooadapt import adaptation
 from zooadapt.errors import ValidationError
 from zooadapt.images import images_for, seeded_images
 from zooadapt.passes import Outputs, Pass, run, run_to_stems
@@ -63,10 +63,10 @@ class Prover:
 
     def prove(self, variant: nn.Module, scheme: Scheme, matrix: Tensor) -> ProofResult:
         """`compare` for a variant made under a scheme from the originals."""
-        adapted = stem_tools.adapt(self._originals, self._stems, scheme, matrix)
+        adapted = adaptation.adapt(self._originals, self._stems, scheme, matrix)
         exact = _is_exact(self._stems, scheme, matrix)
         unrounded = (
-            stem_tools.unrounded(self._originals, self._stems, scheme, matrix) if exact else None
+            adaptation.unrounded(self._originals, self._stems, scheme, matrix) if exact else None
         )
         return self.compare(variant, matrix, adapted, unrounded)
 
@@ -169,7 +169,7 @@ def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Te
 
 
 def _is_exact(stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> bool:
-    return all(stem_tools.exact(stem, scheme, matrix) for stem in stems)
+    return all(adaptation.exact(stem, scheme, matrix) for stem in stems)
 
 
 def prove_stems(
@@ -252,7 +252,7 @@ def distance(got: Outputs, wanted: Outputs) -> float:
 def _wrong(model: nn.Module, stems: Sequence[Stem], chans: int) -> dict[str, Tensor]:
     """The model's stems as they are known to be wrong."""
     parameters = dict(model.named_parameters())
-    return {stem.name: stem_tools.roll(parameters[stem.name], stem, chans) for stem in stems}
+    return {stem.name: adaptation.roll(parameters[stem.name], stem, chans) for stem in stems}
 
 
 @contextmanager

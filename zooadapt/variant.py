@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zooadapt import cache, description, publish, schemes, stems, validate, zoos
+from zooadapt import adaptation, cache, description, publish, schemes, validate, zoos
 from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.names import CONFIG, WEIGHTS
@@ -51,7 +51,7 @@ class Variant:
         except Unsupported as cause:
             raise UsageError(f"{self.model} can't be made for {target.short}: {cause}") from cause
         rule = schemes.get(target.scheme)
-        tensors = {**self._tensors, **stems.adapt(self._originals, self._stems, rule, matrix)}
+        tensors = {**self._tensors, **adaptation.adapt(self._originals, self._stems, rule, matrix)}
         config = description.redescribed(self.config, self._zoo, target, matrix)
         result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
         _log.warning(

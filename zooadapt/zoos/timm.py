@@ -1,6 +1,7 @@
 """timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from zooadapt.bands import RGB
 from zooadapt.errors import UsageError
+from zooadapt.names import WEIGHTS
 from zooadapt.records import ModelEntry, ModelFacts
 from zooadapt.targets import Bands
 from zooadapt.zoos import timm_releases
@@ -118,7 +120,14 @@ class TimmZoo:
             )
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
-        """``timm.create_model("local-dir:…", pretrained=True, …)``."""
+        """``timm.create_model("local-dir:…", pretrained=True, …)``.
+
+        The file is named once more: for a folder older releases leave it to ``torch.load``, which
+        knows safetensors only in newer releases of torch.
+        """
+        given = options.get("pretrained_cfg_overlay") or {}
+        overlay = {**given, "source": "", "file": str(folder / WEIGHTS)}
+        options = {**options, "pretrained_cfg_overlay": overlay}
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
         return model.eval()
 
@@ -131,12 +140,14 @@ class TimmZoo:
             model: nn.Module = timm.create_model(f"local-dir:{folder}", in_chans=in_chans)
             return model
 
-        with torch.device("meta"):
-            model = build()
-        model.load_state_dict(tensors, strict=True, assign=True)
-        if not recompute_buffers(model):
-            model = build()
+        with suppress(RuntimeError):  # older releases look at values while they build
+            with torch.device("meta"):
+                model = build()
             model.load_state_dict(tensors, strict=True, assign=True)
+            if recompute_buffers(model):
+                return model.eval()
+        model = build()
+        model.load_state_dict(tensors, strict=True, assign=True)
         return model.eval()
 
 
@@ -153,8 +164,8 @@ def recompute_buffers(model: nn.Module) -> bool:
         if buffer.is_meta
     ]
     results: list[list[Tensor]] = []
-    if holders and not hasattr(timm_manipulate, "reinit_non_persistent_buffers"):
-        return False
+    if not holders or not hasattr(timm_manipulate, "reinit_non_persistent_buffers"):
+        return not holders
     for filling in (0, 1):
         for module, name in holders:
             filled = torch.full_like(getattr(module, name), filling, device="cpu")
