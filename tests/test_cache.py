@@ -13,10 +13,12 @@ import torch
 
 import zooadapt
 from tests.conftest import SMALL
-from tests.support import web
+from tests.support import seaweed, web
+from tests.support.seaweed import SeaweedFS
 from tests.test_names import ODD
 from tests.test_pipeline import counted, entry, run
 from zooadapt import blocks
+from zooadapt.cli import main
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.names import CONFIG, WEIGHTS
 
@@ -109,6 +111,21 @@ def test_from_s3(bucket: str, small: Path, tmp_path: Path) -> None:
     copy = zooadapt.open_mirror(bucket).pull(SMALL, 4, to=tmp_path / "mine")
     assert copy == tmp_path / "mine"
     assert (copy / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+def test_a_public_bucket(
+    s3: SeaweedFS, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"s3://{seaweed.BUCKET}/{seaweed.PUBLIC}/mirror"
+    with monkeypatch.context() as patch:
+        for name, value in s3.env.items():
+            patch.setenv(name, value)
+        run(entry(SMALL), counted(4), small, url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+    assert main(["pull", SMALL, "--chans", "4", "--mirror", url, "--anon"]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert zooadapt.open_mirror(url, {"anon": True}).pull(SMALL, 4) == Path(folder)
+    assert main(["ls", "--mirror", url.replace(seaweed.PUBLIC, "private"), "--anon"]) == 3
 
 
 def test_an_interrupted_transfer_goes_on(

@@ -9,9 +9,9 @@ import fsspec
 import pytest
 
 from tests.support.jobs import ROOT
+from tests.test_pipeline import counted, run
 from zooadapt import bands
-from zooadapt.cli import adapt
-from zooadapt.cli.upkeep import gc, rebuild, verify
+from zooadapt.cli import adapt, zooadapt
 from zooadapt.config import _read_yaml
 from zooadapt.targets import SCHEMES
 from zooadapt.validate import TOLERANCE
@@ -29,11 +29,25 @@ def test_every_option_is_in_the_table_and_no_other() -> None:
     assert documented == options
 
 
-@pytest.mark.parametrize("command", [gc, rebuild, verify])
-def test_every_command_and_option_for_a_mirror_is_documented(command: click.Command) -> None:
-    assert f"zooadapt {command.name} s3://bucket/mirror\n" in README
+@pytest.mark.parametrize("command", zooadapt.commands.values(), ids=lambda command: command.name)
+def test_every_command_and_its_options_are_documented(command: click.Command) -> None:
+    assert re.search(rf"^zooadapt {command.name}\b|`zooadapt {command.name}\b", README, re.M)
     options = [option for option in command.params if isinstance(option, click.Option)]
-    assert all(f"`{name}" in README for option in options for name in option.opts)
+    for option in options:
+        names = [*option.opts, *option.secondary_opts]
+        assert any(re.search(rf"{name}\b", README) for name in names), names
+
+
+def test_from_the_table_to_a_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first example, on the mirror that the first command makes, prints what is shown."""
+    (model,) = get("sample").models()
+    run(model, counted(1, 4), Path("/nowhere"), tmp_path / "mirror")
+    monkeypatch.chdir(tmp_path)
+    code, shown = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)[0]
+    exec(code, {})
+    assert capsys.readouterr().out == shown
 
 
 def test_the_lifecycle_rule_is_one(bucket: str) -> None:

@@ -18,6 +18,9 @@ from botocore.exceptions import BotoCoreError
 BUCKET = "tests"
 """The one bucket: SeaweedFS sets several volumes apart for each and soon has none left."""
 
+PUBLIC = "public"
+"""What lies below this prefix anybody may read."""
+
 _START_SECONDS = 60
 
 
@@ -93,7 +96,9 @@ def _command(
 def _identities(server: SeaweedFS) -> dict[str, Any]:
     credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "t", "credentials": [credentials], "actions": actions}]}
+    everybody = {"name": "anonymous", "actions": [f"Read:{BUCKET}/{PUBLIC}/*"]}
+    ours = {"name": "t", "credentials": [credentials], "actions": actions}
+    return {"identities": [ours, everybody]}
 
 
 def _free_ports(count: int) -> list[int]:
