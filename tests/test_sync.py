@@ -91,6 +91,14 @@ def test_from_behind_a_web_server(
     assert main(["verify", str(tmp_path)]) == 0
 
 
+def test_a_destination_that_can_not_be_written_is_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["sync", str(root), str(tmp_path / "file" / "mirror")]) == 3
+    assert "can't be written" in capsys.readouterr().err
+
+
 def test_nothing_that_matches_is_exit_2(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

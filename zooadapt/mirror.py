@@ -120,7 +120,7 @@ class Mirror:
             line = f"the manifest of {redact(store.root)} can't be read: {one_line(error)}"
             if len(self.stores) == 1:
                 raise RunError(line) from error
-            _log.warning("%s; the other mirrors are", line)
+            _log.warning("%s; the other mirrors are read", line)
             return None
 
     def _online(self, store: Store, at: str) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from zooadapt import layout, manifest
-from zooadapt.errors import FetchError, UsageError, one_line, redact
+from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
 from zooadapt.manifest import MANIFEST_SCHEMA, Row
 from zooadapt.names import CONFIG, WEIGHTS, content_id, source_stem
 from zooadapt.store import Store
@@ -86,7 +86,10 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
         wrong = {}
         for failed in pool.map(copy.model, models.values()):
             wrong.update(failed)
-    manifest.compact(dest)
+    try:
+        manifest.compact(dest)
+    except OSError as cause:
+        raise RunError(f"{redact(dest.root)} can't be written: {one_line(cause)}") from cause
     done = [row for row in due if row["folder"] not in wrong]
     return Synced(len(done), len(rows) - len(due), sum(row["bytes"] for row in done), wrong)
 
