@@ -8,36 +8,28 @@ model = mirror.load("resnet18.a1_in1k", bands="sentinel2-l2a")
 To find and to pull needs no torch; what does is imported when it is used.
 """
 
-import hashlib
-import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
 
-from zooadapt import cache, layout, manifest, zoos
+from zooadapt import cache, catalogue, zoos
 from zooadapt.bands import parse
 from zooadapt.cache import Row
+from zooadapt.catalogue import Catalogue, State
 from zooadapt.config import absolute
-from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
-from zooadapt.names import CONFIG, safe, source_stem
-from zooadapt.store import LocalStore, Store, open_store
-from zooadapt.targets import SCHEMES, Band, Bands, Target
+from zooadapt.errors import UsageError
+from zooadapt.names import CONFIG, safe
+from zooadapt.store import open_store
+from zooadapt.targets import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from zooadapt.variant import Variant
-
 _PINNED = re.compile(r"(.+)/manifest@([^/]+)")
-
-_log = logging.getLogger("zooadapt")
 
 Options = Mapping[str, Any]
 
@@ -77,7 +69,7 @@ def _named_by_environment() -> list[str]:
     return urls
 
 
-def _opened(url: str, options: Options) -> tuple[Store, str]:
+def _opened(url: str, options: Options) -> State:
     """The store at a URL, and what follows ``manifest@`` in it."""
     pinned = _PINNED.fullmatch(url)
     root, at = (pinned[1], pinned[2]) if pinned else (url, "")
@@ -87,15 +79,11 @@ def _opened(url: str, options: Options) -> tuple[Store, str]:
 class Mirror:
     """One mirror, or several that stand in for each other; only read."""
 
-    def __init__(self, stores: Sequence[tuple[Store, str]], root: Path, offline: bool) -> None:
-        """`stores` with the state of each that is read, "" for now; `root` is the cache's."""
-        local = [isinstance(store, LocalStore) for store, _ in stores]
-        asked = [
-            store for (store, _), near in zip(stores, local, strict=True) if near or not offline
-        ]
-        self.stores = stores
-        self.cache = cache.Cache(root, asked)
-        self._rows: pd.DataFrame | None = None
+    def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
+        """`root` is the cache's."""
+        self.mirrors = mirrors
+        self._catalogue = Catalogue(mirrors, root, offline)
+        self._cache = cache.Cache(root, self._catalogue.asked)
 
     def manifest(self) -> pd.DataFrame:
         """Every usable variant, one row each; read once. Of several mirrors each variant once.
@@ -103,49 +91,7 @@ class Mirror:
         Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
         newer layout. Of several mirrors those that can't be read are named in the log.
         """
-        if self._rows is None:
-            tables = [table for table in map(self._table, self.stores) if table is not None]
-            rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
-            self._rows = rows.drop_duplicates(list(manifest.KEY), ignore_index=True)
-        return self._rows.copy()
-
-    def _table(self, mirror: tuple[Store, str]) -> pa.Table | None:
-        """None where another mirror may do."""
-        store, at = mirror
-        try:
-            return self._online(store, at) if store in self.cache.stores else self._kept(store, at)
-        except Exception as error:
-            if len(self.stores) == 1 and isinstance(error, ZooadaptError):
-                raise
-            line = f"the manifest of {redact(store.root)} can't be read: {one_line(error)}"
-            if len(self.stores) == 1:
-                raise RunError(line) from error
-            _log.warning("%s; the other mirrors are read", line)
-            return None
-
-    def _online(self, store: Store, at: str) -> pa.Table:
-        """The mirror's own table, kept for when it can't be asked."""
-        if at:
-            table = manifest.read_snapshot(store, at)
-        else:
-            table = manifest.read_table(store, manifest.MANIFEST)
-        if not isinstance(store, LocalStore):
-            kept = self._file(store, at)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with cache.replacing(kept) as unfinished:
-                unfinished.write_bytes(layout.encoded(table))
-        return table
-
-    def _kept(self, store: Store, at: str) -> pa.Table:
-        """The table as it was last read. Raises UsageError where it never was."""
-        file = self._file(store, at)
-        if not file.exists():
-            raise UsageError(f"offline, and {redact(store.root)} was never read while online")
-        return layout.decoded(file.read_bytes(), str(file), manifest.MANIFEST_SCHEMA)
-
-    def _file(self, store: Store, at: str) -> Path:
-        name = hashlib.sha256(f"{store.root}@{at}".encode()).hexdigest()[:32]
-        return self.cache.root / "manifests" / f"{name}.parquet"
+        return self._catalogue.rows()
 
     def find(
         self,
@@ -163,19 +109,13 @@ class Mirror:
         """
         rows = self.manifest()
         rows = rows.loc[[zoos.matches(name, model) for name in rows["model"]]]
-        wanted = {"in_chans": in_chans, **columns}
         if bands is not None:
-            names, found = _named(bands)
-            wanted["bands"] = ",".join(names)
-            digest = found.digest if found else ""
-            rows = rows.loc[[name.partition(".")[2] == digest for name in rows["scheme"]]]
+            rows = catalogue.with_bands(rows, bands)
         if scheme is not None:
             rows = rows.loc[[name.partition(".")[0] == scheme for name in rows["scheme"]]]
-        for column, value in wanted.items():
-            if column not in rows:
-                raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
+        for column, value in {"in_chans": in_chans, **columns}.items():
             if value is not None:
-                rows = rows.loc[[_matches(cell, value) for cell in rows[column]]]
+                rows = catalogue.where(rows, column, value)
         return rows
 
     def pull(
@@ -234,13 +174,13 @@ class Mirror:
         to: str | Path | None,
     ) -> tuple[Path, Row]:
         """The folder, and the row that it is of or was made from."""
-        target = _target(*wish)
+        target = catalogue.target(*wish)
         rows, folder = self.siblings(model, zoo), Path(to).absolute() if to else None
         alike = rows[rows["scheme"] == target.scheme]
         exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
         if len(exact):
             row = _row(exact)
-            return self.cache.pull(row, folder), row
+            return self._cache.pull(row, folder), row
         if not derive:
             there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
             raise UsageError(
@@ -266,22 +206,14 @@ class Mirror:
 
     def _derived(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
         """A variant that the mirror lacks, made from one that it has; kept in the cache."""
+        from zooadapt import variant
+
         label = f"{target.label}-{row['source_sha256'][:16]}"
-        kept = self.cache.root / "derived" / safe(row["zoo"]) / safe(row["model"]) / safe(label)
-        with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
+        kept = self._cache.root / "derived" / safe(row["zoo"]) / safe(row["model"]) / safe(label)
+        with self._cache.made_once(kept, (kept / CONFIG).exists) as is_made:
             if not is_made:
-                self.variant(row).write(target, kept, permuted)
+                variant.pulled(self._cache, row).write(target, kept, permuted)
         return cache.copy(kept, to) if to else kept
-
-    def variant(self, row: Row) -> "Variant":
-        """The variant of a manifest's row with its original stem, verified as `pull` does."""
-        from zooadapt.variant import Variant
-
-        folder = self.cache.pull(row)
-        config = json.loads((folder / CONFIG).read_text())
-        return Variant(
-            row["model"], row["zoo"], folder, self.cache.stem(source_stem(row["folder"], config))
-        )
 
     def verify(self, deep: bool = False) -> pd.DataFrame:
         """What is wrong with the mirror, one row each: `where` and `what`; empty if nothing is.
@@ -291,46 +223,15 @@ class Mirror:
         """
         from zooadapt import verify
 
-        store, _ = self.stores[0]
+        store, _ = self.mirrors[0]
         wrong = [(found.where, found.what) for found in verify.verify(store, deep).wrong]
         return pd.DataFrame(wrong, columns=["where", "what"])
-
-
-def _row(rows: pd.DataFrame) -> Row:
-    """The first."""
-    return {str(name): value for name, value in rows.iloc[0].items()}
-
-
-def _matches(cell: Any, wanted: Any) -> bool:
-    if isinstance(wanted, str):
-        return fnmatchcase("unknown" if cell is None else str(cell), wanted)
-    return bool(cell == wanted)
 
 
 _Wish = tuple[int | None, str | None, str | None]
 """in_chans, bands and scheme, as a reader gives them."""
 
 
-def _target(in_chans: int | None, bands: str | None, scheme: str | None) -> Target:
-    """What is asked for. Raises UsageError where that can't be."""
-    if (in_chans is None) == (bands is None):
-        raise UsageError("give either in_chans or bands")
-    if scheme is not None and scheme not in SCHEMES:
-        raise UsageError(f"no scheme {scheme}; there are {', '.join(SCHEMES)}")
-    if in_chans is not None:
-        if in_chans < 1:
-            raise UsageError(f"in_chans={in_chans} isn't a channel count; it is 1 or more")
-        return Target.of(Bands.counted(in_chans), scheme)
-    names, found = _named(bands or "")
-    return Target.of(found or Bands("-".join(names), tuple(map(Band, names))), scheme)
-
-
-def _named(bands: str) -> tuple[tuple[str, ...], Bands | None]:
-    """The names that an option stands for, and the bands; None for names that only rows know."""
-    try:
-        found = parse(bands)
-    except UsageError:
-        if "," not in bands or ":" in bands:
-            raise
-        return tuple(name.strip() for name in bands.split(",")), None
-    return found.names, found
+def _row(rows: pd.DataFrame) -> Row:
+    """The first."""
+    return {str(name): value for name, value in rows.iloc[0].items()}

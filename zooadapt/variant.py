@@ -14,12 +14,24 @@ from torch import Tensor, nn
 
 from zooadapt import adaptation, cache, description, publish, schemes, validate, zoos
 from zooadapt.bands import RGB
+from zooadapt.cache import Cache, Row
 from zooadapt.errors import Unsupported, UsageError
-from zooadapt.names import CONFIG, WEIGHTS
+from zooadapt.names import CONFIG, WEIGHTS, source_stem
 from zooadapt.records import ProofResult
 from zooadapt.targets import Band, Bands, Scheme, Target
 
 _log = logging.getLogger("zooadapt")
+
+
+def pulled(mirrors: Cache, row: Row) -> "Variant":
+    """The variant of a manifest's row, and its original stem; every byte verified.
+
+    Raises FetchError.
+    """
+    folder = mirrors.pull(row)
+    config = json.loads((folder / CONFIG).read_text())
+    stem = mirrors.stem(source_stem(row["folder"], config))
+    return Variant(row["model"], row["zoo"], folder, stem)
 
 
 class Variant:

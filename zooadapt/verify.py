@@ -21,7 +21,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zooadapt import layout, manifest, schemes, validate
+from zooadapt import layout, manifest, schemes, validate, variant
+from zooadapt.cache import Cache
 from zooadapt.description import described_stems, stored_matrix
 from zooadapt.errors import (
     Damaged,
@@ -33,7 +34,6 @@ from zooadapt.errors import (
     stage,
 )
 from zooadapt.manifest import FAILURES, MANIFEST, MANIFEST_SCHEMA, Row
-from zooadapt.mirror import Mirror
 from zooadapt.names import CONFIG, WEIGHTS, content_id, model_folder, source_stem
 from zooadapt.records import ProofResult
 from zooadapt.store import Store
@@ -193,8 +193,8 @@ class _Check:
     def _proof(self, row: Row) -> list[Wrong]:
         try:
             with tempfile.TemporaryDirectory() as name, stage(ValidationError):
-                mirror = Mirror([(self.store, "")], Path(name), offline=False)
-                result = mirror.variant(row).prove(validate.best_device())
+                stored = variant.pulled(Cache(Path(name), [self.store]), row)
+                result = stored.prove(validate.best_device())
         except (UsageError, StageError) as error:
             return [Wrong(row["folder"], f"isn't proved again: {one_line(error)}")]
         if result.equivalent != row["equivalent"]:

@@ -122,7 +122,7 @@ def sync(
     mirror = open_mirror(source, options, offline=False)
     rows = select(mirror.manifest(), models, exclude, license, chans)
     store = open_store(absolute(dest, "DEST"), dict(places.storage_options))
-    done = sync(mirror.stores[0][0], store, rows)
+    done = sync(mirror.mirrors[0][0], store, rows)
     for folder, why in done.wrong.items():
         click.echo(f"  {folder}  {why}")
     parts = [f"{done.copied} variants copied, {report.size(done.bytes)}"]
