@@ -1,6 +1,7 @@
 """One run of the batch job: plan, cluster, compaction, report."""
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, manifest, plan, report, sources
+from zooadapt import cluster, connection, manifest, page, plan, report, sources
 from zooadapt.config import Config
 from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
@@ -22,6 +23,8 @@ from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
 
 OK, FAILED = 0, 1
+
+_log = logging.getLogger("zooadapt")
 
 _LOOKUPS = 16
 """Sources asked at once by the driver."""
@@ -152,10 +155,20 @@ class _Outcomes:
     made: int = 0
     """Variants."""
     failures: list[Row] = field(default_factory=list)
+    models: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds, of all workers together."""
 
     def add(self, summary: ModelSummary) -> None:
         """One more model ended."""
+        self.models += 1
         self.made += len(summary.made)
+        self.bytes_read += summary.bytes_read
+        self.bytes_written += summary.bytes_written
+        for stage, seconds in summary.seconds.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
         model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
         url = summary.entry.url and redact(summary.entry.url)
@@ -208,17 +221,30 @@ def _finish(
         unsupported=counts["unsupported"],
         failed=counts["failed"],
         seconds=seconds,
+        models=outcomes.models,
+        bytes_read=outcomes.bytes_read,
+        bytes_written=outcomes.bytes_written,
+        stages=outcomes.stages,
     )
     if failures:
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
-    _log(store, job, outcomes, ending)
+    _leave_log(store, job, outcomes, ending)
+    _leave_page(store)
     return FAILED if counts["failed"] else OK
 
 
-def _log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
+def _leave_log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
     """The run's event log and its summary."""
     outcomes.log.seek(0)
     store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
     store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])
+
+
+def _leave_page(store: Store) -> None:
+    """The mirror's page. Nobody's run fails for want of one."""
+    try:
+        page.write(store)
+    except Exception as error:
+        _log.warning("the mirror's page wasn't written: %s", one_line(error))
