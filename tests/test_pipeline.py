@@ -15,7 +15,7 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from zooadapt import manifest, pipeline, seeded, zoos
 from zooadapt.manifest import Row
-from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, Request
+from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.targets import Bands, Target
 from zooadapt.zoos.timm import TimmZoo
@@ -38,6 +38,23 @@ def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path |
     summary = pipeline.prove(adapted, job)
     assert not summary.failures, summary.failures
     return manifest.compact(open_store(str(dest))).usable
+
+
+def test_each_stage_is_timed(small: Path, tmp_path: Path) -> None:
+    job = Job("run", str(tmp_path), source_root=str(small))
+    adapted = pipeline.adapt(Request(entry(SMALL), counted(4)), job)
+    assert isinstance(adapted, Adapted)
+    assert sorted(adapted.seconds) == ["adapt", "fetch", "publish"]
+    summary = pipeline.prove(adapted, job)
+    assert sorted(summary.seconds) == ["adapt", "fetch", "publish", "validate"]
+    assert all(0 < seconds < 60 for seconds in summary.seconds.values())
+
+
+def test_a_stage_that_fails_is_timed_too(tmp_path: Path) -> None:
+    job = Job("run", str(tmp_path), source_root=str(tmp_path / "nosuch"))
+    summary = pipeline.adapt(Request(entry(SMALL), counted(4)), job)
+    assert isinstance(summary, ModelSummary)
+    assert sorted(summary.seconds) == ["adapt", "fetch"]
 
 
 class FiveBands(TimmZoo):

@@ -195,7 +195,7 @@ def test_an_event_holds_no_signed_url() -> None:
         entry = ModelEntry(
             "zoo", "m", "m", "", None, url="https://bob:s3cret@host/m.pth?sig=s3cret"
         )
-        run._Outcomes(log).add(ModelSummary(entry, (), (), 0, 0, 0.0, ""))
+        run._Outcomes(log).add(ModelSummary(entry, (), (), 0, 0, {}, ""))
         log.seek(0)
         assert json.loads(log.read())["entry"]["url"] == "https://host/m.pth"
 

@@ -7,7 +7,6 @@ Whichever ends a model writes its record, last.
 
 import dataclasses
 import re
-import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +61,7 @@ from zooadapt.records import (
     Stem,
 )
 from zooadapt.spool import spool
+from zooadapt.stopwatch import Stopwatch
 from zooadapt.store import Store, open_store
 from zooadapt.targets import Target
 
@@ -80,12 +80,12 @@ def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted
     What is wrong with the model is recorded, not raised; raises only where the mirror can't be
     written to at all.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
     try:
         with stage(FetchError), spool() as folder:
-            return _adapt(request, job, located, folder, started)
+            return _adapt(request, job, located, folder, watch)
     except StageError as error:
-        return fail(request, job, error, time.monotonic() - started)
+        return fail(request, job, error, watch.seconds)
 
 
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
@@ -94,13 +94,13 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     Writes the model's record and returns what became of it. Raises as `adapt`, and DeviceLost after
     an error from which CUDA doesn't recover in the same process; then nothing is recorded.
     """
-    started = time.monotonic()
+    watch = Stopwatch()
     device = validate.best_device()
     rows: list[manifest.Row] = []
     made: list[str] = []
     failures = list(adapted.failures)
     store = open_store(job.dest, job.dest_options)
-    with spool() as folder:
+    with watch.measured("validate"), spool() as folder:
         reader, prover = Reader(store, folder), None
         for variant in adapted.variants:
             try:
@@ -119,7 +119,7 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
         failures=tuple(failures),
         bytes_read=adapted.checkpoint.bytes,
         bytes_written=sum(variant.bytes for variant in adapted.variants),
-        seconds=adapted.seconds + time.monotonic() - started,
+        seconds=adapted.seconds | watch.seconds,
         checked_on=validate.device_name(device),
     )
 
@@ -129,27 +129,29 @@ def use_threads(number: int) -> None:
     torch.set_num_threads(number)
 
 
-def fail(request: Request, job: Job, error: StageError, seconds: float = 0.0) -> ModelSummary:
-    """Record that all of a request failed, for one reason."""
+def fail(
+    request: Request, job: Job, error: StageError, seconds: dict[str, float] | None = None
+) -> ModelSummary:
+    """Record that all of a request failed, for one reason, after `seconds` by stage."""
     failures = [_failure(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
     source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
-    return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds, "")
+    return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds or {}, "")
 
 
 def _adapt(
-    request: Request, job: Job, located: Located | None, folder: Path, started: float
+    request: Request, job: Job, located: Located | None, folder: Path, watch: Stopwatch
 ) -> Adapted:
     entry, zoo = request.entry, zoos.get(request.entry.zoo)
-    with stage(StemError):
+    with watch.measured("adapt"), stage(StemError):
         facts = zoo.facts(entry)
         base, found = inspect(entry, zoo, facts)
         targets, failures = _makeable(request.targets, facts)
-    with stage(FetchError):
+    with watch.measured("fetch"), stage(FetchError):
         located = sources.still(located, entry, job)
         file, digest = fetch.fetch(located, folder)
-    with stage(CheckpointError):
+    with watch.measured("adapt"), stage(CheckpointError):
         content, strict = zoo.convert(entry, base, checkpoint.read(file))
         filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
     source = Checkpoint(
@@ -159,10 +161,10 @@ def _adapt(
         sha256=digest,
         bytes=file.stat().st_size,
     )
-    adapted = Adapted(entry, source, facts, found, filled, "", (), failures, 0.0)
-    with stage(PublishError):
+    adapted = Adapted(entry, source, facts, found, filled, "", (), failures, {})
+    with watch.measured("publish"), stage(PublishError):
         adapted = _publish(adapted, targets, base, zoo, job)
-    return dataclasses.replace(adapted, seconds=time.monotonic() - started)
+    return dataclasses.replace(adapted, seconds=watch.seconds)
 
 
 def _makeable(

@@ -224,8 +224,8 @@ class Adapted:
     """Key of the original stem tensors (safetensors) in the mirror."""
     variants: tuple[Published, ...]
     failures: tuple[Failure, ...]
-    seconds: float
-    """Spent in fetching, adapting and publishing."""
+    seconds: dict[str, float]
+    """By stage: fetch, adapt (read it, tell its stems) and publish (W·M and sending it)."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,7 @@ class ModelSummary:
     failures: tuple[Failure, ...]
     bytes_read: int
     bytes_written: int
-    seconds: float
+    seconds: dict[str, float]
+    """By stage: fetch, adapt, publish and validate; those that weren't reached are absent."""
     checked_on: str
     """The device's name; "" where nothing was validated."""

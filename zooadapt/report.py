@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -79,27 +79,51 @@ def _model_line(summary: ModelSummary) -> str:
     if summary.failures:
         failure = summary.failures[0]
         parts.append(f"{failure.status} at {failure.stage}")
-    return f"{summary.entry.name}: {'; '.join(parts)} ({summary.seconds:.1f} s)"
+    return f"{summary.entry.name}: {'; '.join(parts)} ({sum(summary.seconds.values()):.1f} s)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Failures for the same reason."""
+
+    status: str
+    stage: str
+    reason: str
+    models: dict[str, list[int]]
+    """With the channel counts of their variants."""
+
+    def named(self, most: int) -> str:
+        """The first models with their channel counts, and how many more there are."""
+        first = list(self.models.items())[:most]
+        shown = ", ".join(f"{name} ({','.join(map(str, counts))})" for name, counts in first)
+        more = len(self.models) - most
+        return shown + (f" and {more} more" if more > 0 else "")
+
+
+def reason(row: Row) -> str:
+    """Why a variant isn't there, in the same words for all models."""
+    error: str = row["error"]
+    return error.replace(row["model"], "…")
+
+
+def grouped(failures: Iterable[Row]) -> list[Group]:
+    """Failures by status, stage and reason, the largest group first."""
+    groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
+    for row in failures:
+        models = groups.setdefault((row["status"], row["stage"], reason(row)), {})
+        models.setdefault(row["model"], []).append(row["in_chans"])
+    found = [Group(*why, models) for why, models in groups.items()]
+    return sorted(found, key=lambda group: -len(group.models))
 
 
 def failure_table(failures: Iterable[Row]) -> str:
     """Failures grouped by status, stage and reason, the largest group first."""
-    groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
-    for row in failures:
-        reason = row["error"].replace(row["model"], "…")
-        models = groups.setdefault((row["status"], row["stage"], reason), {})
-        models.setdefault(row["model"], []).append(row["in_chans"])
     lines = [f"  {'status':<11}  {'stage':<10}  {'models':>6}  reason"]
-    for (status, stage, reason), models in sorted(groups.items(), key=lambda item: -len(item[1])):
-        lines.append(f"  {status:<11}  {stage:<10}  {len(models):>6}  {reason}")
-        lines.append(f"  {'':<33}{_named(models)}")
+    for group in grouped(failures):
+        counted = f"{group.status:<11}  {group.stage:<10}  {len(group.models):>6}"
+        lines.append(f"  {counted}  {group.reason}")
+        lines.append(f"  {'':<33}{group.named(3)}")
     return "\n".join(lines)
-
-
-def _named(models: dict[str, list[int]]) -> str:
-    """The first models of a group with their channel counts, and how many more there are."""
-    shown = [f"{name} ({','.join(map(str, counts))})" for name, counts in list(models.items())[:3]]
-    return ", ".join(shown) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
 
 
 def wrong_table(wrong: "Sequence[Wrong]") -> str:
@@ -166,6 +190,12 @@ class Ending:
     unsupported: int
     failed: int
     seconds: float
+    models: int = 0
+    """Worked on."""
+    bytes_read: int = 0
+    bytes_written: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage, of all workers together."""
 
 
 def closing(ending: Ending, example: Row | None, options: bool = False) -> str:

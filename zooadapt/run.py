@@ -152,10 +152,20 @@ class _Outcomes:
     made: int = 0
     """Variants."""
     failures: list[Row] = field(default_factory=list)
+    models: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds, of all workers together."""
 
     def add(self, summary: ModelSummary) -> None:
         """One more model ended."""
+        self.models += 1
         self.made += len(summary.made)
+        self.bytes_read += summary.bytes_read
+        self.bytes_written += summary.bytes_written
+        for stage, seconds in summary.seconds.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
         model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
         url = summary.entry.url and redact(summary.entry.url)
@@ -208,6 +218,10 @@ def _finish(
         unsupported=counts["unsupported"],
         failed=counts["failed"],
         seconds=seconds,
+        models=outcomes.models,
+        bytes_read=outcomes.bytes_read,
+        bytes_written=outcomes.bytes_written,
+        stages=outcomes.stages,
     )
     if failures:
         click.echo(report.failure_table(failures))

@@ -20,7 +20,7 @@ def locate(entry: ModelEntry, job: Job) -> Located:
 
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
     facts = ModelFacts(Bands.counted(3), 1, 1, (), (), 0, "")
-    return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), 0.0)
+    return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), {})
 
 
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
@@ -28,4 +28,4 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
 
 
 def summary(request: Request) -> ModelSummary:
-    return ModelSummary(request.entry, (), (), 0, 0, 0.0, "")
+    return ModelSummary(request.entry, (), (), 0, 0, {}, "")
