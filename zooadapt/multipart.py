@@ -103,7 +103,7 @@ def multipart(filesystem: Any, path: str) -> Iterator[Multipart]:
     Where it doesn't, or the block raises, nothing becomes visible.
     """
     where = place(filesystem, path)
-    answer = call_s3(filesystem, "create_multipart_upload", **where)
+    answer = call_s3(filesystem, "create_multipart_upload", **where, **_kind(path))
     upload = {**where, "UploadId": answer["UploadId"]}
     try:
         yield Multipart(filesystem, where, upload)
@@ -153,6 +153,11 @@ def place(filesystem: Any, path: str) -> dict[str, str]:
     return {"Bucket": bucket, "Key": key}
 
 
+def _kind(path: str) -> dict[str, str]:
+    """What S3 tells a browser of an object, which else would save a page and not show it."""
+    return {"ContentType": "text/html; charset=utf-8"} if path.endswith(".html") else {}
+
+
 def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> None:
     """Write an object, in parts where it is large; it becomes visible whole, at the end.
 
@@ -161,7 +166,7 @@ def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> 
     parts = _regrouped(chunks)
     first, second = next(parts, b""), next(parts, None)
     if second is None:
-        call_s3(filesystem, "put_object", **place(filesystem, path), Body=first)
+        call_s3(filesystem, "put_object", **place(filesystem, path), Body=first, **_kind(path))
         return
     with multipart(filesystem, path) as made, ThreadPoolExecutor(_AT_ONCE) as pool:
         size, coming = 0, deque[Future[str]]()
