@@ -116,7 +116,7 @@ def test_what_killed_writers_left_goes(store: Store) -> None:
     left = [
         write(store, f"{key}{TEMPORARY}")
         for key in (
-            "manifest.parquet", "failures.parquet", f"{folder(1)}/model.safetensors",
+            "manifest.parquet", "failures.parquet", "index.html", f"{folder(1)}/model.safetensors",
             "records/zoo/net/run1-abc.json", "runs/run1/events.jsonl",
         )
     ]  # fmt: skip

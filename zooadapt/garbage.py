@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from zooadapt import manifest
 from zooadapt.errors import RunError, one_line
-from zooadapt.manifest import FAILURES, MANIFEST, Row
+from zooadapt.manifest import FAILURES, MANIFEST, PAGE, Row
 from zooadapt.multipart import Unfinished
 from zooadapt.names import CONFIG, source_stem
 from zooadapt.rebuild import ASIDE
@@ -109,8 +109,8 @@ def _remove(store: Store, before: datetime, garbage: Garbage) -> bool:
 
 def _keys(store: Store) -> list[str]:
     """Of all that zooadapt writes; what else may lie in the mirror's root isn't looked at."""
-    tables = [key for key in store.list_top() if key.startswith((MANIFEST, FAILURES))]
-    return [*tables, *(key for place in _PLACES for key in store.list(place))]
+    top = [key for key in store.list_top() if key.startswith((MANIFEST, FAILURES, PAGE))]
+    return [*top, *(key for place in _PLACES for key in store.list(place))]
 
 
 def _folders(keys: Iterable[str]) -> Folders:

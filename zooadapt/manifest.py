@@ -26,6 +26,8 @@ from zooadapt.store import Store
 
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
+PAGE = "index.html"
+"""For people, beside the tables and made from them."""
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
 
 Row = layout.Row

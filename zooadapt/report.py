@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -190,11 +190,11 @@ class Ending:
     unsupported: int
     failed: int
     seconds: float
-    models: int = 0
+    models: int
     """Worked on."""
-    bytes_read: int = 0
-    bytes_written: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
+    bytes_read: int
+    bytes_written: int
+    stages: dict[str, float]
     """Seconds by stage, of all workers together."""
 
 

@@ -37,7 +37,8 @@ TOLERANCE = 1e-4
 """Largest error of an equivalent variant: the rounding of a float32 forward pass, for which 8e-7 to
 2e-5 was measured."""
 
-_LEAST_CONTROL = 100 * TOLERANCE
+LEAST_CONTROL = 100 * TOLERANCE
+"""Smallest control of an equivalent variant."""
 
 
 class Prover:
@@ -96,7 +97,7 @@ class Prover:
             with _replaced(variant, _wrong(variant, self._stems, matrix.shape[1])):
                 wrong = run(variant, _enough(images, wanted), self._stems)
             result = _judge(got, wanted, wrong)
-            if result.equivalent or unrounded is None or result.control_error < _LEAST_CONTROL:
+            if result.equivalent or unrounded is None or result.control_error < LEAST_CONTROL:
                 return result
             within = self._exact_error(variant, common, matrix, unrounded, images, result.proof)
         return replace(result, equivalent=within <= TOLERANCE)
@@ -224,11 +225,11 @@ def _check_outputs(got: Outputs, wanted: Outputs) -> None:
 
 
 def _judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
-    tells = got.final and distance(wrong.final, wanted.final) >= _LEAST_CONTROL
+    tells = got.final and distance(wrong.final, wanted.final) >= LEAST_CONTROL
     proof: Proof = "forward" if tells else "stem"
     error = float(_distances(got, wanted, proof).max())
     control = float(_distances(wrong, wanted, proof).min())
-    return ProofResult(error, control, error <= TOLERANCE and control >= _LEAST_CONTROL, proof)
+    return ProofResult(error, control, error <= TOLERANCE and control >= LEAST_CONTROL, proof)
 
 
 def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:

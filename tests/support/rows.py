@@ -1,0 +1,57 @@
+"""Made-up rows of a mirror's tables, and summaries of runs."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from zooadapt import bands, manifest
+from zooadapt.history import Run
+from zooadapt.manifest import Row
+
+SENTINEL = ",".join(bands.preset("sentinel2-l2a").names)
+
+
+def usable(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
+    """A row of the manifest."""
+    row: Row = {}
+    for field in manifest.MANIFEST_SCHEMA:
+        samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
+        row[field.name] = samples.get(str(field.type), [])
+    figures = {
+        "bytes": 4_000_000, "params": 1_000_000, "input_height": 224, "input_width": 224,
+        "equivalence_error": 2e-6, "control_error": 1.5, "weights_dtype": "float32",
+        "created_at": datetime(2026, 11, 24, 3, 12, tzinfo=UTC), "license": "apache-2.0",
+        "proof": "forward", "zoo": "timm", "architecture": model.partition(".")[0],
+    }  # fmt: skip
+    target = {"in_chans": chans, "bands": "", "scheme": "repeat"}
+    return {**row, **figures, **target, "model": model, **changes}
+
+
+def lacking(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
+    """A row of the failures."""
+    row = {
+        "zoo": "timm", "model": model, "in_chans": chans, "bands": "", "scheme": "repeat",
+        "status": "failed", "stage": "fetch", "error_type": "FetchError",
+        "error": f"{model} isn't there", "attempts": 1, "run_id": "run",
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def many(number: int, chans: Sequence[int] = (1, 4, 8, 25)) -> list[Row]:
+    """That many rows, of models of 1, 2, 3 … million parameters."""
+    rows = []
+    for index in range(number):
+        model, figures = index // len(chans), {"equivalence_error": 1e-9 * (1 + index % 997)}
+        size = {"params": (model + 1) * 10**6, "bytes": (model + 1) * 4 * 10**6}
+        rows.append(usable(f"net{model}.in1k", chans[index % len(chans)], **size, **figures))
+    return rows
+
+
+def run(number: int = 1, **changes: Any) -> Run:
+    """A run of November 2026 that took a minute, on that day."""
+    figures: dict[str, Any] = {
+        "models": 3, "new": 12, "unsupported": 1, "failed": 2, "bytes_read": 3 * 10**9,
+        "bytes_written": 12 * 10**9, "seconds": 60.0,
+        "stages": {"fetch": 20.0, "adapt": 10.0, "publish": 30.0, "validate": 40.0},
+    }  # fmt: skip
+    return Run(f"202611{number:02}T020000Z-abc123", **{**figures, **changes})
