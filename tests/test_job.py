@@ -86,6 +86,18 @@ def test_the_sample_gives_four_proved_rows(sample: tuple[Path, str]) -> None:
     assert len(rows(sample[0], "failures")) == 0
 
 
+def test_the_job_leaves_a_page_and_the_seconds_of_each_stage(sample: tuple[Path, str]) -> None:
+    html = (sample[0] / "index.html").read_text()
+    assert html.startswith("<!doctype html>")
+    assert SAMPLE in html
+    (events,) = sample[0].glob("runs/*/events.jsonl")
+    event = json.loads(events.read_text())
+    assert sorted(event["seconds"]) == ["adapt", "fetch", "publish", "validate"]
+    assert event["bytes_read"] < event["bytes_written"]
+    summary = json.loads((events.parent / "summary.json").read_text())
+    assert summary["stages"] == event["seconds"]
+
+
 @pytest.mark.parametrize("chans", [1, 4, 8, 25])
 def test_plain_timm_loads_what_its_own_loading_gives(sample: tuple[Path, str], chans: int) -> None:
     found = rows(sample[0]).set_index("in_chans")

@@ -1,6 +1,7 @@
 """One run of the batch job: plan, cluster, compaction, report."""
 
 import json
+import logging
 import tempfile
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, manifest, plan, report, sources
+from zooadapt import cluster, connection, manifest, page, plan, report, sources
 from zooadapt.config import Config
 from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
@@ -22,6 +23,8 @@ from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
 
 OK, FAILED = 0, 1
+
+_log = logging.getLogger("zooadapt")
 
 _LOOKUPS = 16
 """Sources asked at once by the driver."""
@@ -227,12 +230,21 @@ def _finish(
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
-    _log(store, job, outcomes, ending)
+    _leave_log(store, job, outcomes, ending)
+    _leave_page(store)
     return FAILED if counts["failed"] else OK
 
 
-def _log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
+def _leave_log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
     """The run's event log and its summary."""
     outcomes.log.seek(0)
     store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
     store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])
+
+
+def _leave_page(store: Store) -> None:
+    """The mirror's page. Nobody's run fails for want of one."""
+    try:
+        page.write(store)
+    except Exception as error:
+        _log.warning("the mirror's page wasn't written: %s", one_line(error))

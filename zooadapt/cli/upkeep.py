@@ -88,6 +88,16 @@ def rebuild(store: "Store") -> int:
     return OK
 
 
+@click.command("report")
+@of_mirror
+def write_page(store: "Store") -> int:
+    """Write a mirror's page, index.html, beside its manifest."""
+    from zooadapt import page
+
+    click.echo(f"written: {page.write(store)}")
+    return OK
+
+
 @click.command()
 @click.argument("source", metavar="SRC")
 @click.argument("dest", metavar="DEST")
@@ -132,4 +142,4 @@ def sync(
     return WRONG if done.wrong else OK
 
 
-COMMANDS = (verify, gc, rebuild, sync)
+COMMANDS = (verify, gc, rebuild, write_page, sync)
