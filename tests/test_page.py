@@ -24,6 +24,7 @@ from tests.test_manifest import record, variant
 from zooadapt import history, manifest, page
 from zooadapt import run as jobs
 from zooadapt.cli import main
+from zooadapt.cli.reading import pull
 from zooadapt.history import Run
 from zooadapt.layout import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary
@@ -322,11 +323,20 @@ def test_a_page_that_cannot_be_written_is_one_line(
     assert line == "the mirror's page wasn't written: [Errno 28] No space left on https://host"
 
 
-def test_on_s3_a_browser_is_told_that_it_is_a_page(bucket: str) -> None:
-    store = open_store(bucket)
+def test_s3_is_told_that_it_is_a_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeaweedFS sees it by the name; others serve what they aren't told of as a download."""
+    store, told = open_store(bucket), {}
     manifest.compact(store)
+    call = store.fs.call_s3
+
+    def listening(method: str, *arguments: Any, **given: Any) -> Any:
+        told[given.get("Key", "").rpartition("/")[2]] = given.get("ContentType")
+        return call(method, *arguments, **given)
+
+    monkeypatch.setattr(store.fs, "call_s3", listening)
     assert page.write(store) == f"{bucket}/index.html"
-    assert store.fs.info(store.path("index.html"))["ContentType"] == "text/html; charset=utf-8"
+    store.write("notes.json", [b"{}"])
+    assert told == {"index.html": "text/html; charset=utf-8", "notes.json": None}
 
 
 def test_help_needs_none_of_it() -> None:
@@ -356,6 +366,8 @@ def large() -> str:
         usable("odd.in1k", 12, bands=SENTINEL, scheme="nearest", license="mit", params=1),
         usable("odd.in1k", 3, bands="R,G,Red Edge", scheme="rgb-only", license=None),
         usable("odd's", 4, scheme="preserve", equivalent=False, equivalence_error=float("nan")),
+        usable("own", 2, bands="A,B", scheme="nearest.1f0c23ab"),
+        usable("own", 2, bands="A,B", scheme="rgb-only.1f0c23ab"),
     ]
     failures = [
         lacking("net0.in1k", 12, bands=SENTINEL, scheme="nearest"),
@@ -402,33 +414,33 @@ def copied(opened: Opened, search: str) -> str:
 
 def test_only_a_page_of_rows_is_made(opened: Opened) -> None:
     section = catalogue(opened)
-    assert count(section) == "8,003 of 8,003 variants"
+    assert count(section) == "8,005 of 8,005 variants"
     assert section.locator("tbody tr").count() == 50
     assert opened.page.evaluate("performance.timing.domInteractive") > 0
     following = section.get_by_role("button", name="Next")
     following.click()
-    expect(section.locator(".place")).to_have_text("51–100 of 8,003")
+    expect(section.locator(".place")).to_have_text("51–100 of 8,005")
     assert column(section, "model")[0] == "net12.in1k"
     assert column(section, "in_chans")[0] == "8"
     following.press("Enter")
-    expect(section.locator(".place")).to_have_text("101–150 of 8,003")
+    expect(section.locator(".place")).to_have_text("101–150 of 8,005")
     expect(following).to_be_focused()
     section.get_by_role("button", name="Previous").click()
-    expect(section.locator(".place")).to_have_text("51–100 of 8,003")
+    expect(section.locator(".place")).to_have_text("51–100 of 8,005")
 
 
 def test_searching(opened: Opened) -> None:
     section = catalogue(opened)
     search = section.get_by_label("Search", exact=True)
     search.fill("NET77.")
-    assert count(section) == "4 of 8,003 variants"
+    assert count(section) == "4 of 8,005 variants"
     assert column(section, "model") == ["net77.in1k"] * 4
     search.fill("odd mit")
     assert column(section, "license") == ["mit"]
     search.fill("nosuch")
-    assert count(section) == "0 of 8,003 variants"
+    assert count(section) == "0 of 8,005 variants"
     section.get_by_role("button", name="Reset").click()
-    expect(section.locator(".found")).to_have_text("8,003 of 8,003 variants")
+    expect(section.locator(".found")).to_have_text("8,005 of 8,005 variants")
 
 
 @pytest.mark.parametrize(
@@ -439,7 +451,7 @@ def test_searching(opened: Opened) -> None:
 def test_choosing(opened: Opened, label: str, choice: str, found: int) -> None:
     section = catalogue(opened)
     section.get_by_label(label, exact=True).select_option(choice)
-    assert count(section) == f"{found:,} of 8,003 variants"
+    assert count(section) == f"{found:,} of 8,005 variants"
 
 
 def test_choosing_by_parameters(opened: Opened) -> None:
@@ -464,6 +476,7 @@ def test_sorting(opened: Opened) -> None:
     section.get_by_role("columnheader", name="Model").get_by_role("button").click()
     expect(head).to_have_attribute("aria-sort", "none")
     assert column(section, "model")[:5] == ["net0.in1k"] * 4 + ["net1.in1k"]
+    assert column(section, "model")[8] == "net2.in1k"
     section.get_by_role("columnheader", name="Error").get_by_role("button").click()
     section.get_by_role("columnheader", name="Error").get_by_role("button").click()
     assert column(section, "equivalence_error")[0] == "nan"
@@ -483,11 +496,29 @@ def test_copying(opened: Opened) -> None:
         ("odd mit", ["odd.in1k", "--bands", "sentinel2-l2a"]),
         ("odd rgb-only", ["odd.in1k", "--bands", "R,G,Red Edge", "--scheme", "rgb-only"]),
         ("odd's", ["odd's", "--chans", "4", "--scheme", "preserve"]),
+        ("1f0c23ab nearest", ["own", "--bands", "FILE.yaml"]),
+        ("1f0c23ab rgb", ["own", "--bands", "FILE.yaml", "--scheme", "rgb-only"]),
     ],
 )
 def test_what_is_copied_can_be_pasted(opened: Opened, search: str, words: list[str]) -> None:
+    """And `zooadapt pull` understands it."""
     expected = ["zooadapt", "pull", *words, "--mirror", MIRROR]
     assert shlex.split(copied(opened, search)) == expected
+    with pull.make_context("pull", expected[2:]) as context:
+        assert context.params["model"] == words[0]
+
+
+def test_models_of_two_zoos_are_told_apart(chromium: Browser) -> None:
+    rows = [usable("net", zoo="timm"), usable("net", zoo="torchvision"), usable("other")]
+    with shown(chromium, rendered(rows)) as opened:
+        section = catalogue(opened)
+        assert column(section, "model") == ["net\ntimm", "net\ntorchvision", "other\ntimm"]
+        line = "zooadapt pull net --chans 4 --zoo torchvision --mirror"
+        assert copied(opened, "torchvision") == f"{line} {MIRROR}"
+        assert "--zoo" not in copied(opened, "other")
+        section.get_by_role("button", name="Reset").click()
+        section.get_by_label("Zoo").select_option("torchvision")
+        expect(section.locator(".found")).to_have_text("1 of 3 variants")
 
 
 def test_copying_without_a_clipboard(chromium: Browser, large: str) -> None:
@@ -507,12 +538,13 @@ def test_copying_without_a_clipboard(chromium: Browser, large: str) -> None:
 
 def test_the_coverage_of_each_model(opened: Opened) -> None:
     section = opened.page.locator("#coverage")
-    assert count(section) == "2,003 of 2,003 models"
+    assert count(section) == "2,004 of 2,004 models"
     section.get_by_label("Show").select_option("lacking")
     rows = section.locator(".matrix tbody tr")
     expect(rows).to_have_count(2)
     heads = section.locator(".matrix thead th").all_inner_texts()
-    assert [head.split(" ")[0] for head in heads[:4]] == ["Model", "1", "R,G,Red", "4"]
+    assert heads[2:6] == ["A,B nearest.1f0c23ab", "A,B rgb-only.1f0c23ab",
+                          "R,G,Red Edge rgb-only", "4"]  # fmt: skip
     cells = rows.nth(1).locator("td").all_text_contents()
     found = dict(zip(heads[1:], cells, strict=True))
     assert found["1"] == found["25"] == "✓in the mirror"

@@ -21,6 +21,8 @@ UNKNOWN = "unknown"
 _TEXTS = ("zoo", "model", "architecture", "scheme", "weights_dtype", "proof")
 _NUMBERS = ("in_chans", "params", "bytes", "input_height", "input_width", "equivalent")
 _FIGURES = ("equivalence_error", "control_error")
+COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "created_at")
+"""Of the manifest, what a page needs: less than half of its bytes."""
 
 
 def embedded(url: str, rows: Sequence[Row], failures: Sequence[Row]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from zooadapt import overview, history, manifest, plots, report
+from zooadapt import history, manifest, overview, plots, report
 from zooadapt.errors import redact
 from zooadapt.manifest import FAILURES, MANIFEST, PAGE, Row
 from zooadapt.store import LocalStore, Store
@@ -44,9 +44,10 @@ def write(store: Store) -> str:
 
     Raises UsageError where there is no mirror, RunError where its tables can't be understood.
     """
+    rows = manifest.read_table(store, MANIFEST).select(overview.COLUMNS).to_pylist()
     contents = Contents(
         url=url_of(store),
-        rows=manifest.read_table(store, MANIFEST).to_pylist(),
+        rows=rows,
         failures=manifest.read_table(store, FAILURES).to_pylist(),
         runs=history.read(store),
     )
@@ -65,17 +66,14 @@ def render(contents: Contents) -> str:
     from markupsafe import Markup
 
     script = _file("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            **_figures(contents),
-            style=Markup(_file("report.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            errors_plot=Markup(plots.errors(contents.rows)),
-            stages_plot=Markup(plots.stages(contents.runs)),
-        )
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        **_figures(contents),
+        style=Markup(_file("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        errors_plot=Markup(plots.errors(contents.rows)),
+        stages_plot=Markup(plots.stages(contents.runs)),
     )
 
 
@@ -100,7 +98,7 @@ def _environment() -> "Environment":
 
 
 def _file(name: str) -> str:
-    return (resources.files("zooadapt") / "templates" / name).read_text()
+    return (resources.files("zooadapt") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _figures(contents: Contents) -> dict[str, Any]:

@@ -59,12 +59,19 @@
     return `$'${text.replace(/[\\']/g, "\\$&").replace(unseen, code)}'`;
   }
 
+  // Of bands of one's own the scheme has a hash, and only their file says what they are.
+  const OWN = "FILE.yaml";
+  const own = (row) => row.scheme.includes(".");
+
   function command(row) {
-    const model = row.model.startsWith("-") ? ["--", row.model] : [row.model];
-    const options = row.bands ? ["--bands", row.bands] : ["--chans", String(row.in_chans)];
-    if (row.scheme !== (row.bands ? "nearest" : "repeat")) options.push("--scheme", row.scheme);
+    const options = row.bands
+      ? ["--bands", own(row) ? OWN : row.bands]
+      : ["--chans", String(row.in_chans)];
+    const scheme = row.scheme.split(".")[0];
+    if (scheme !== (row.bands ? "nearest" : "repeat")) options.push("--scheme", scheme);
+    if (row.ambiguous) options.push("--zoo", row.zoo);
     options.push("--mirror", data.mirror);
-    const words = model.length === 1 ? [...model, ...options] : [...options, ...model];
+    const words = row.model.startsWith("-") ? [...options, "--", row.model] : [row.model, ...options];
     return ["zooadapt", "pull", ...words].map(quoted).join(" ");
   }
 
@@ -100,7 +107,8 @@
     button.addEventListener("click", async () => {
       const text = command(row);
       const done = await copy(text);
-      say(done ? "Copied" : "Copy this line", text);
+      const file = own(row) ? `; ${OWN} is the file that these bands were made from` : "";
+      say((done ? "Copied" : "Copy this line") + file, text);
       button.focus();
     });
     return button;
@@ -223,7 +231,10 @@
   function variants() {
     const section = document.getElementById("catalogue");
     const rows = rowsOf(data.variants);
+    const zoos = new Map();
+    for (const row of rows) zoos.set(row.model, (zoos.get(row.model) || new Set()).add(row.zoo));
     for (const row of rows) {
+      row.ambiguous = zoos.get(row.model).size > 1;
       row.function = row.equivalent ? KEPT : CHANGED;
       const texts = [row.zoo, row.model, row.architecture, row.bands, row.scheme, row.license,
         row.weights_dtype];
