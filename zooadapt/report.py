@@ -209,6 +209,7 @@ def closing(ending: Ending, example: Row | None, options: bool = False) -> str:
         f"The mirror {ending.dest} holds {ending.usable} variants:",
         f"  {ending.dest}/manifest.parquet   the usable variants",
         f"  {ending.dest}/failures.parquet   what isn't there, and why",
+        f"  {ending.dest}/index.html         a page to look at",
     ]
     if example:
         lines += [

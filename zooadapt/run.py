@@ -229,9 +229,9 @@ def _finish(
     if failures:
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
-    click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     _leave_log(store, job, outcomes, ending)
     _leave_page(store)
+    click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     return FAILED if counts["failed"] else OK
 
 
