@@ -146,6 +146,7 @@ def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
     assert manifest.read_records(open_store(str(tmp_path))) == []
 
 
+@pytest.mark.slow  # as one whose device broke, and takes a minute
 def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("kill-validators", str(tmp_path), source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"

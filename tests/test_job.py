@@ -266,7 +266,12 @@ def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),  # see also test_kills
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_and_ends_the_same(
     families: Path, alone: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
