@@ -128,6 +128,18 @@ def test_a_public_bucket(
     assert main(["ls", "--mirror", url.replace(seaweed.PUBLIC, "private"), "--anon"]) == 3
 
 
+def test_a_folder_of_ones_own_that_was_changed_is_written_again(
+    plain: tuple[str, list[str]], root: Path, tmp_path: Path
+) -> None:
+    mirror, to = zooadapt.open_mirror(plain[0]), tmp_path / "mine"
+    mirror.pull(SMALL, 4, to=to)
+    (to / WEIGHTS).write_bytes(bytes((to / WEIGHTS).stat().st_size))
+    mirror.pull(SMALL, 4, to=to)
+    assert same_as(to, root, 4)
+    mirror.pull(SMALL, 1, to=to)
+    assert same_as(to, root, 1)
+
+
 def test_an_interrupted_transfer_goes_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

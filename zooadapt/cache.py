@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +48,8 @@ class Cache:
     def pull(self, row: Row, to: Path | None = None) -> Path:
         """The folder of a row's variant, verified: the cache's, or the mirror's own if it is local.
 
-        With `to` it is put there, from the cache if the cache has it. A transfer that was
+        With `to` it is put there, from the cache if the cache has it; what lies there already
+        counts only if its hash is right, as anybody may have written it. A transfer that was
         interrupted goes on where it stopped. Raises FetchError where no mirror gives the bytes that
         the row says.
         """
@@ -57,7 +57,11 @@ class Cache:
         folder = to or kept
         if to and is_whole(kept, row):
             return copy(kept, to)
-        with self.made_once(folder, lambda: is_whole(folder, row)) as is_made:
+
+        def is_there() -> bool:
+            return is_whole(folder, row) and (to is None or _digest(to) == row["sha256"])
+
+        with self.made_once(folder, is_there) as is_made:
             found = folder if is_made else self.first(lambda s: _variant(s, row, folder))
             return copy(found, to) if to else found
 
@@ -119,10 +123,16 @@ def copy(folder: Path, to: Path) -> Path:
     """A variant's two files in the folder `to`."""
     if folder != to:
         to.mkdir(parents=True, exist_ok=True)
+        (to / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
         for name in (WEIGHTS, CONFIG):
             with replacing(to / name) as file:
                 shutil.copyfile(folder / name, file)
     return to
+
+
+def _digest(folder: Path) -> str:
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -136,6 +146,7 @@ def replacing(file: Path) -> Iterator[Path]:
 def _variant(store: Store, row: Row, folder: Path) -> Path:
     key = row["folder"]
     weights = f"{key}/{WEIGHTS}"
+    (folder / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
     file, _ = _get(store, weights, folder, row["bytes"], row["sha256"], key.rsplit("/", 2)[1])
     config = store.read(f"{key}/{CONFIG}")
     if not key.endswith(content_id(row["sha256"], config)):
@@ -162,6 +173,6 @@ def _get(
     path = store.path(key)
     identity = f"sha256={sha256}" if sha256 else Source.identity_of(store.fs.info(path))
     source = Source(redact(path), identity, size, sha256)
-    quiet = not (title and sys.stderr.isatty())
-    with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=quiet) as bar:
+    shown = None if title else True  # None: on a terminal only
+    with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
         return fetch(Located(source, store.fs, path), folder, bar.update)

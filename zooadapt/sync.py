@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -80,7 +79,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     for row in due:
         models.setdefault((row["zoo"], row["model"]), []).append(row)
     size = sum(row["bytes"] for row in due)
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=not _on_terminal())
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
     with closing(bar), ThreadPoolExecutor(_AT_ONCE) as pool:
         copy = _Copy(source, dest, _recorded(source, due), bar)
         wrong = {}
@@ -92,10 +91,6 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
         raise RunError(f"{redact(dest.root)} can't be written: {one_line(cause)}") from cause
     done = [row for row in due if row["folder"] not in wrong]
     return Synced(len(done), len(rows) - len(due), sum(row["bytes"] for row in done), wrong)
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
 
 
 def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:

@@ -8,7 +8,6 @@ what is stored alone.
 
 import json
 import posixpath
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -76,9 +75,8 @@ def verify(store: Store, deep: bool = False) -> Findings:
     wrong += [*_failures_table(store), *_unrecorded(rows, records)]
     check = _Check(store, deep)
     size = sum(row["bytes"] for row in rows)
-    quiet = not sys.stderr.isatty()
     with (
-        tqdm(total=size, unit="B", unit_scale=True, desc="verified", disable=quiet) as bar,
+        tqdm(total=size, unit="B", unit_scale=True, desc="verified", disable=None) as bar,
         ThreadPoolExecutor(1 if deep else _AT_ONCE) as pool,
         check.stopped_at_the_end(),
     ):
