@@ -106,7 +106,9 @@ class Cache:
                 if len(self.stores) > len(failed):
                     _log.warning("%s; the next mirror is tried", failed[-1])
         if not self.stores:
-            raise FetchError(f"not in the cache {self.root}; offline no mirror is asked")
+            raise FetchError(
+                f"not in the cache {self.root}; offline no mirror is asked: pull it once while online"
+            )
         raise FetchError("; ".join(failed))
 
 
