@@ -106,9 +106,8 @@ class Cache:
                 if len(self.stores) > len(failed):
                     _log.warning("%s; the next mirror is tried", failed[-1])
         if not self.stores:
-            raise FetchError(
-                f"not in the cache {self.root}; offline no mirror is asked: pull it once while online"
-            )
+            kept = f"not in the cache {self.root}"
+            raise FetchError(f"{kept}; offline no mirror is asked: pull it once while online")
         raise FetchError("; ".join(failed))
 
 
