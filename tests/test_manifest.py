@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.seaweed import SeaweedFS
 from zooadapt import manifest
+from zooadapt.columns import KEY, MANIFEST_SCHEMA
 from zooadapt.errors import Damaged, RunError, UsageError
 from zooadapt.rebuild import rebuild
 from zooadapt.records import ModelEntry
@@ -23,7 +24,7 @@ from zooadapt.store import Store, open_store
 
 def variant(chans: int, **changes: Any) -> manifest.Row:
     row: manifest.Row = {}
-    for field in manifest.MANIFEST_SCHEMA:
+    for field in MANIFEST_SCHEMA:
         samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
         row[field.name] = samples.get(str(field.type), [])
     for name in ("zoo", "model", "run_id", "created_at"):
@@ -67,7 +68,7 @@ def table(store: Store, name: str = "manifest") -> pd.DataFrame:
 def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:
     manifest.compact(store)
     schema = pq.read_schema(Path(store.root) / "manifest.parquet")
-    assert schema.names[:5] == list(manifest.KEY)
+    assert schema.names[:5] == list(KEY)
     assert [field.name for field in schema if field.nullable] == ["license"]
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.metadata[b"zooadapt_layout_version"] == b"1"

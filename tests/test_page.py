@@ -25,6 +25,7 @@ from zooadapt import history, manifest, page
 from zooadapt import run as jobs
 from zooadapt.cli import main
 from zooadapt.cli.reading import pull
+from zooadapt.columns import FAILURES_SCHEMA
 from zooadapt.history import Run
 from zooadapt.layout import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary
@@ -241,7 +242,7 @@ def test_eight_thousand_rows_are_small() -> None:
 def store(tmp_path: Path) -> Store:
     """A mirror of one model with 1 and 4 channels; 8 failed."""
     store = open_store(str(tmp_path / "mirror"))
-    failure = {name: lacking(chans=8)[name] for name in manifest.FAILURES_SCHEMA.names[2:9]}
+    failure = {name: lacking(chans=8)[name] for name in FAILURES_SCHEMA.names[2:9]}
     record(store, 1, [variant(1), variant(4)], [failure])
     manifest.compact(store)
     return store

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from zooadapt import cache, layout, manifest
 from zooadapt.bands import parse
+from zooadapt.columns import KEY, MANIFEST_SCHEMA
 from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
 from zooadapt.store import LocalStore, Store
 from zooadapt.targets import SCHEMES, Band, Bands, Target
@@ -43,7 +44,7 @@ class Catalogue:
             if not tables:
                 raise RunError("none of the mirrors can be read")
             rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
-            self._rows = rows.drop_duplicates(list(manifest.KEY), ignore_index=True)
+            self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
         return self._rows.copy()
 
     def _table(self, mirror: State) -> pa.Table | None:
@@ -78,7 +79,7 @@ class Catalogue:
         file = self._file(store, at)
         if not file.exists():
             raise UsageError(f"offline, and {redact(store.root)} was never read while online")
-        return layout.decoded(file.read_bytes(), str(file), manifest.MANIFEST_SCHEMA)
+        return layout.decoded(file.read_bytes(), str(file), MANIFEST_SCHEMA)
 
     def _file(self, store: Store, at: str) -> Path:
         name = hashlib.sha256(f"{store.root}@{at}".encode()).hexdigest()[:32]

@@ -31,6 +31,7 @@ from zooadapt import (
     validate,
     zoos,
 )
+from zooadapt.columns import variant_columns
 from zooadapt.description import ADAPTER_VERSION, describe, facts_for
 from zooadapt.errors import (
     CheckpointError,
@@ -256,7 +257,7 @@ def _prove(
     result = prover.prove(model, scheme, matrix)
     validate.check(result, adapted.stems, scheme, matrix)
     row = {
-        **manifest.variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
+        **variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
         **dataclasses.asdict(result),
         "params": params,
         "weights_dtype": _main_dtype(tensors),

@@ -16,8 +16,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from zooadapt import layout, manifest
+from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
-from zooadapt.manifest import MANIFEST_SCHEMA, Row
+from zooadapt.manifest import Row
 from zooadapt.names import CONFIG, WEIGHTS, content_id, source_stem
 from zooadapt.store import Store
 from zooadapt.zoos import matches

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from zooadapt import layout, manifest, schemes, validate, variant
 from zooadapt.cache import Cache
+from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.description import described_stems, stored_matrix
 from zooadapt.errors import (
     Damaged,
@@ -32,7 +33,7 @@ from zooadapt.errors import (
     one_line,
     stage,
 )
-from zooadapt.manifest import FAILURES, MANIFEST, MANIFEST_SCHEMA, Row
+from zooadapt.manifest import FAILURES, MANIFEST, Row
 from zooadapt.names import CONFIG, WEIGHTS, content_id, model_folder, source_stem
 from zooadapt.records import ProofResult
 from zooadapt.store import Store

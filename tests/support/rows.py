@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from zooadapt import bands, manifest
+from zooadapt import bands
+from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.history import Run
 from zooadapt.manifest import Row
 
@@ -14,7 +15,7 @@ SENTINEL = ",".join(bands.preset("sentinel2-l2a").names)
 def usable(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
     """A row of the manifest."""
     row: Row = {}
-    for field in manifest.MANIFEST_SCHEMA:
+    for field in MANIFEST_SCHEMA:
         samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
         row[field.name] = samples.get(str(field.type), [])
     figures = {
