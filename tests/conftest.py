@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import checkpoints, seaweed
+from tests.support.jobs import Runner, ray_folder
 from tests.support.seaweed import SeaweedFS
 
 FAMILIES = [
@@ -57,3 +58,10 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source root with one tiny model, SMALL."""
     return checkpoints.write_hub_repos(tmp_path_factory.mktemp("small"), [SMALL])
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Runner]:
+    """Runs jobs where no cluster is running."""
+    with ray_folder() as env:
+        yield Runner(env)

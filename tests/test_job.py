@@ -1,12 +1,7 @@
 """The main job, as its users run it: a subprocess, real Ray, real weights, a real S3 server."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +17,13 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from tests.conftest import FAMILIES, SMALL
-from tests.support import checker, checkpoints, hub
-from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
+from tests.support import hub
+from tests.support.jobs import Runner, ok
 from tests.support.seaweed import SeaweedFS
 from zooadapt import checkpoint
 from zooadapt.zoos import get
 
 SAMPLE = "tf_efficientnet_lite0.in1k"
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Runner]:
-    """Runs jobs where no cluster is running."""
-    with ray_folder() as env:
-        yield Runner(env)
 
 
 @pytest.fixture(scope="module")
@@ -250,117 +238,6 @@ def test_storage_options_in_the_config(
     assert len(rows(f"{bucket}/mirror")) == 1
 
 
-# Stopping and going on
-
-
-def four_models(root: Path) -> list[str]:
-    return ["--chans", "1,4", "--models", ",".join(FAMILIES[:4]), "--source-root", str(root)]
-
-
-@pytest.fixture(scope="module")
-def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mirror of four models that a run without disturbance makes."""
-    dest = tmp_path_factory.mktemp("quiet")
-    ok(alone.job(*four_models(families), "--dest", str(dest)))
-    return dest
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),  # see also test_kills
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-    ],
-)
-def test_a_stopped_run_goes_on_and_ends_the_same(
-    families: Path, alone: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
-) -> None:
-    options = [*four_models(families), "--dest", str(tmp_path)]
-    process = alone.start(*JOB, *options)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("[1/4]"):
-            process.send_signal(number)
-            break
-    _, err = process.communicate()
-    if number != signal.SIGKILL:
-        assert process.returncode == 3
-        assert err.strip() == "zooadapt: stopped; the same command goes on where this one ended"
-        assert 2 <= len(rows(tmp_path)) < 8
-        assert not list(tmp_path.rglob("*.tmp"))
-    ok(alone.job(*options))
-    changing = ["run_id", "created_at", "equivalence_error", "control_error"]
-    pd.testing.assert_frame_equal(
-        rows(tmp_path).drop(columns=changing), rows(quiet).drop(columns=changing)
-    )
-    assert {k: v for k, v in contents(tmp_path).items() if ".tmp" not in k} == contents(quiet)
-
-
-@pytest.mark.parametrize("kind", ["local", "s3"])
-def test_two_jobs_at_once_leave_the_rows_of_both(
-    kind: str, small: Path, alone: Runner, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    dest = str(tmp_path) if kind == "local" else request.getfixturevalue("bucket")
-    common = ["--models", SMALL, "--source-root", str(small), "--dest", dest]
-    jobs = [alone.start(*JOB, "--chans", chans, *common) for chans in ("1,4", "4,8")]
-    for job in jobs:
-        out, err = job.communicate()
-        assert job.returncode == 0, out + err
-    assert rows(dest)["in_chans"].tolist() == [1, 4, 8]
-    checker.check(dest)
-
-
-# Bad models and bad arguments
-
-
-def test_bad_models_become_failures_and_the_others_go_on(
-    small: Path, alone: Runner, tmp_path: Path
-) -> None:
-    root = tmp_path / "zoo"
-    good = checkpoints.write_hub_repo(root, SMALL, form="legacy-pickle")
-    bad = {
-        "test_vit.r160_in1k": b"<html>Please sign in</html>",
-        "test_convnext.r160_in1k": good.read_bytes()[:-1000],
-        "test_efficientnet.r160_in1k": pickled_canary(tmp_path / "canary"),
-    }
-    for tag, content in bad.items():
-        folder = root / "timm" / tag
-        folder.mkdir(parents=True)
-        (folder / "pytorch_model.bin").write_bytes(content)
-    dest = tmp_path / "mirror"
-    chosen = ",".join([SMALL, *bad, "test_byobnet", "csatv2.r512_in1k"])
-    options = ["--chans", "4", "--models", chosen, "--source-root", str(root), "--dest", str(dest)]
-    done = alone.job(*options)
-    printed = ok(done, code=1)
-    assert rows(dest)["model"].tolist() == [SMALL]
-    failures = rows(dest, "failures").set_index("model")
-    assert failures["stage"].to_dict() == {
-        "csatv2.r512_in1k": "stems",
-        "test_convnext.r160_in1k": "checkpoint",
-        "test_efficientnet.r160_in1k": "checkpoint",
-        "test_byobnet.r160_in1k": "fetch",
-        "test_vit.r160_in1k": "checkpoint",
-    }
-    assert "HTML" in failures["error"]["test_vit.r160_in1k"]
-    assert "would run code" in failures["error"]["test_efficientnet.r160_in1k"]
-    assert failures["status"]["csatv2.r512_in1k"] == "unsupported"
-    assert all(name in printed for name in failures.index)
-    assert not (tmp_path / "canary").exists()
-    assert done.stderr == ""
-
-    for tag in bad:
-        (root / "timm" / tag / "pytorch_model.bin").unlink()
-        checkpoints.write_hub_repo(root, tag)
-    assert "1 unsupported" in ok(alone.job(*options), code=1)
-    ok(alone.job(*options, "--exclude", "test_byobnet", "--retry-failed"))
-    assert len(rows(dest)) == 4
-
-
-def pickled_canary(canary: Path) -> bytes:
-    return b"\x80\x02cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -378,64 +255,6 @@ def test_bad_arguments_are_one_line_and_exit_2(
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-# On a cluster
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A head node that was started with settings for the job in its environment."""
-
-    runner: Runner
-    address: str
-    dest: Path
-
-    def submit(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run ``ray job submit`` from the repository's root."""
-        ray = str(Path(sys.executable).parent / "ray")
-        return self.runner.run(ray, "job", "submit", "--address", self.address, *arguments)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """``ray start --head`` with ZOOADAPT_* set, as the README says."""
-    dest = tmp_path_factory.mktemp("cluster")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    settings = {"ZOOADAPT_ZOO": "sample", "ZOOADAPT_DEST": str(dest), "PATH": path}
-    with ray_folder() as env, ray_head({**env, **settings}) as address:
-        yield Cluster(Runner(env), address, dest)
-
-
-def test_the_literal_command_on_a_cluster(cluster: Cluster) -> None:
-    done = cluster.submit("--", "python", "jobs/adapt_zoo.py", "--chans", "1,4,8,25")
-    printed = ok(done)
-    assert "connected to the running Ray cluster (1 node, 2 CPUs, 0 GPUs)" in printed
-    assert printed.count("the cluster has no GPU: validating on 2 CPU workers") == 1
-    assert rows(cluster.dest)["in_chans"].tolist() == [1, 4, 8, 25]
-
-
-def test_with_a_working_directory_and_its_own_environment(cluster: Cluster, tmp_path: Path) -> None:
-    variables = {"ZOOADAPT_DEST": str(tmp_path), "ZOOADAPT_ZOO": "sample"}
-    environment = json.dumps({"env_vars": variables})
-    options = ["--working-dir", ".", "--runtime-env-json", environment]
-    ok(cluster.submit(*options, "--", "python", "jobs/adapt_zoo.py", "--chans", "4"))
-    assert rows(tmp_path)["in_chans"].tolist() == [4]
-
-
-def test_a_mirror_in_the_working_directory_is_refused(cluster: Cluster) -> None:
-    options = ["--working-dir", ".", "--", "python", "jobs/adapt_zoo.py", "--chans", "4"]
-    done = cluster.submit(*options, "--dest", "mirror")
-    assert done.returncode == 1  # Ray reports every failed job as 1
-    assert "would lie in Ray's temporary working directory" in done.stdout + done.stderr
-
-
-def test_a_job_beside_a_running_cluster_uses_it(
-    cluster: Cluster, small: Path, tmp_path: Path
-) -> None:
-    options = ["--chans", "4", "--models", SMALL, "--source-root", str(small)]
-    printed = ok(cluster.runner.job(*options, "--dest", str(tmp_path)))
-    assert "connected to the running Ray cluster" in printed
 
 
 def test_a_cluster_that_is_not_there(alone: Runner, tmp_path: Path) -> None:

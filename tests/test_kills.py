@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ TAGS = [
 ]  # fmt: skip
 SECONDS = 120
 ZOOADAPT = str(Path(sys.executable).parent / "zooadapt")
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[Runner]:
-    with ray_folder() as env:
-        yield Runner(env)
 
 
 @pytest.fixture(scope="module")
