@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pandas as pd
-import timm
 import torch
 
 from zooadapt import conformance, plan, zoos
@@ -49,7 +49,9 @@ def main(
     workers: int, out: Path,
 ) -> None:  # fmt: skip
     """Measure what isn't measured yet or failed, then report."""
-    log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-timm{timm.__version__}.jsonl")
+    library = zoos.get(zoo.partition(":")[0]).library
+    made = f"{library}{version(library)}"
+    log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-{made}.jsonl")
     known = _read(log)
     entries = _one_of_each_architecture(zoo, models)
     done = {(row["architecture"], row["in_chans"]) for row in known if row["status"] != "failed"}
@@ -71,7 +73,7 @@ def main(
 
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
-    listed = list(zoos.get(zoo).models())
+    listed = zoos.listed(zoo)
     chosen = plan.matching(listed, globs, "--models") if globs else listed
     first: dict[str, ModelEntry] = {}
     for entry in chosen:

@@ -19,7 +19,7 @@ from zooadapt import cluster, manifest, pipeline
 from zooadapt.errors import RunError
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
-from zooadapt.zoos import get
+from zooadapt.zoos import listed
 
 SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 KILLER = "test_vit.r160_in1k"
@@ -94,7 +94,7 @@ def local_ray() -> Iterator[None]:
 
 
 def entry(name: str) -> ModelEntry:
-    return next(entry for entry in get("timm").models() if entry.name == name)
+    return next(entry for entry in listed("timm") if entry.name == name)
 
 
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:

@@ -18,12 +18,12 @@ from zooadapt import adaptation, conformance, description, schemes, stems
 from zooadapt.conformance import Measured
 from zooadapt.records import ModelEntry, Stem
 from zooadapt.targets import Bands
-from zooadapt.zoos import get
+from zooadapt.zoos import get, listed
 
 STEMS_ONLY = 0.0
 CHANS = (1, 4)
 
-ENTRIES = {entry.architecture: entry for entry in reversed(list(get("timm").models()))}
+ENTRIES = {entry.architecture: entry for entry in reversed(listed("timm"))}
 
 
 def family(architecture: str) -> str:
@@ -226,7 +226,7 @@ def test_a_variant_is_built_from_its_config(architecture: str, tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_variant_of_every_tag_is_built_from_its_config(tmp_path: Path) -> None:
-    entries = list(get("timm").models())
+    entries = listed("timm")
     assert len(entries) >= 1826
     for entry in entries:
         rebuilt(entry, tmp_path)

@@ -15,7 +15,7 @@ from zooadapt.cli import adapt, zooadapt
 from zooadapt.config import _read_yaml
 from zooadapt.targets import SCHEMES
 from zooadapt.validate import TOLERANCE
-from zooadapt.zoos import get
+from zooadapt.zoos import get, listed
 
 README = (ROOT / "README.md").read_text()
 
@@ -42,7 +42,7 @@ def test_from_the_table_to_a_prediction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first example, on the mirror that the first command makes, prints what is shown."""
-    (model,) = get("sample").models()
+    (model,) = listed("sample")
     run(model, counted(1, 4), Path("/nowhere"), tmp_path / "mirror")
     monkeypatch.chdir(tmp_path)
     code, shown = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)[0]

@@ -24,7 +24,7 @@ from zooadapt.errors import CheckpointError
 from zooadapt.records import Adapted, Job, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.targets import Bands, Target
-from zooadapt.zoos.timm import TimmZoo
+from zooadapt.zoos import listed
 
 READ_ALL = """
 import json, resource, sys
@@ -161,7 +161,7 @@ def adapted(tag: str, content: bytes, job: Job) -> Adapted | ModelSummary:
     folder = Path(job.source_root or "") / "timm" / tag
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(content)
-    entry = next(entry for entry in TimmZoo().models() if entry.name == tag)
+    entry = next(entry for entry in listed("timm") if entry.name == tag)
     return pipeline.adapt(Request(entry, (Target(Bands.counted(4), "repeat"),)), job)
 
 

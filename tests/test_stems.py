@@ -11,12 +11,12 @@ from torch import nn
 from zooadapt import adaptation, schemes, stems
 from zooadapt.errors import StemError, Unsupported
 from zooadapt.records import Gain, Stem
-from zooadapt.zoos import get
+from zooadapt.zoos import get, listed
 
 
 def found(name: str) -> tuple[Stem, ...]:
     zoo = get("timm")
-    entry = next(entry for entry in zoo.models() if entry.name == name)
+    entry = next(entry for entry in listed("timm") if entry.name == name)
     with torch.device("meta"):
         base, probe = zoo.build(entry, 3), zoo.build(entry, 4)
     return stems.find(base, probe, 3, zoo.stems(entry, base))

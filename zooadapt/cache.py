@@ -5,6 +5,7 @@ from it, `manifests/` the tables as they were last read.
 """
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from zooadapt.errors import FetchError, UsageError, one_line, redact
 from zooadapt.fetch import fetch
-from zooadapt.names import CONFIG, WEIGHTS, content_id
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.records import Located, Source
 from zooadapt.store import Store
 
@@ -121,13 +122,13 @@ def is_whole(folder: Path, row: Row) -> bool:
 
 
 def copy(folder: Path, to: Path) -> Path:
-    """A variant's two files in the folder `to`."""
+    """A variant's files in the folder `to`."""
     if folder != to:
         to.mkdir(parents=True, exist_ok=True)
         (to / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
-        for name in (WEIGHTS, CONFIG):
-            with replacing(to / name) as file:
-                shutil.copyfile(folder / name, file)
+        with replacing(to / WEIGHTS) as file:
+            shutil.copyfile(folder / WEIGHTS, file)
+        write_description(to, (folder / CONFIG).read_bytes())
     return to
 
 
@@ -153,9 +154,15 @@ def _variant(store: Store, row: Row, folder: Path) -> Path:
     if not key.endswith(content_id(row["sha256"], config)):
         raise FetchError(f"{key}/{CONFIG} has other bytes than were written: the copy is damaged")
     if file.parent == folder:
-        with replacing(folder / CONFIG) as unfinished:
-            unfinished.write_bytes(config)
+        write_description(folder, config)
     return file.parent
+
+
+def write_description(folder: Path, config: bytes) -> None:
+    """A variant's config.json, after the files that follow from it."""
+    for name, content in [*companions(json.loads(config)).items(), (CONFIG, config)]:
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(content)
 
 
 def _stem(store: Store, key: str, folder: Path) -> Path:

@@ -54,7 +54,7 @@ class Measured:
     timm: str = ""
     """What timm's own loader makes of the stem: `equal` (bit for bit what the scheme `repeat`
     makes here, in all of DTYPES), `random` (left random), `differs`, or `fails` (the model's first
-    forward pass raises)."""
+    forward pass raises); "" for other zoos."""
     equivalence_error: float = math.nan
     """NaN where nothing was run, as `control_error`."""
     control_error: float = math.nan
@@ -78,7 +78,10 @@ def measure(
         status = "unsupported" if isinstance(error, Unsupported) else "failed"
         return [
             replace(
-                row, status=status, reason=one_line(error), timm=_timm_runs(entry, row.in_chans)
+                row,
+                status=status,
+                reason=one_line(error),
+                timm=_timm_runs(entry, row.in_chans) if entry.zoo == "timm" else "",
             )
             for row in rows
         ]
@@ -86,7 +89,7 @@ def measure(
     try:
         with stage(ValidationError):
             if params <= forward_params:
-                size = (facts.chans, facts.height, facts.width)
+                size = (facts.chans, *facts.size)
                 base = seeded.model(lambda: zoo.build(entry, facts.chans), size)
                 prove = _prove_whole
             else:
@@ -132,7 +135,8 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
         with stage(ValidationError):
             with torch.device("meta"):
                 empty = subject.zoo.build(subject.entry, row.in_chans).eval()
-            row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
+            if subject.entry.zoo == "timm":
+                row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
             result = prove(subject, empty, row.scheme, matrix)
             row = replace(row, **asdict(result))
             validate.check(result, subject.stems, schemes.get(row.scheme), matrix)
@@ -145,9 +149,8 @@ def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
     """The models stay on the meta device but for the modules up to the last stem."""
     adapted = subject.adapted(scheme, matrix.shape[1])
     empty.load_state_dict(adapted, strict=False, assign=True)
-    size = (subject.facts.height, subject.facts.width)
     with seeded.materialised_on_demand(empty, subject.base):
-        return validate.prove_stems(empty, subject.base, subject.stems, matrix, size)
+        return validate.prove_stems(empty, subject.base, subject.stems, matrix, subject.facts.size)
 
 
 def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
@@ -164,7 +167,7 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
             base=zoo.load(folder, tensors, in_chans=facts.chans),
             stems=subject.stems,
             originals=subject.originals(),
-            input_size=(facts.height, facts.width),
+            input_size=facts.size,
             device=torch.device("cpu"),
         )
         variant = zoo.load(folder, {**tensors, **adapted})
@@ -235,6 +238,8 @@ def summary(rows: pd.DataFrame) -> str:
         "timm: another stem": rows["timm"] == "differs",
         "timm: the first forward pass raises": rows["timm"] == "fails",
     }
+    if not rows["timm"].any():
+        lines = {name: chosen for name, chosen in lines.items() if not name.startswith("timm")}
     counts = [f"| {name} | {_cells(chosen, rows)} |" for name, chosen in lines.items()]
     exact = rows[adapted & rows["equivalent"]].groupby("in_chans")
     chans = sorted(rows["in_chans"].unique())

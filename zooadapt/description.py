@@ -22,9 +22,9 @@ def describe(
     adapted: Adapted, zoo: Zoo, base: nn.Module, target: Target, matrix: Tensor
 ) -> dict[str, Any]:
     """The content of a variant's config.json; `matrix` is M, (B, N), and `base` has B channels."""
-    facts = facts_for(adapted.facts, target.bands, matrix)
+    config = zoo.config(adapted.entry, base, facts_for(adapted.facts, target.bands, matrix))
     return {
-        **zoo.config(adapted.entry, base, facts),
+        **config,
         "zooadapt": {
             "adapter_version": ADAPTER_VERSION,
             "scheme": target.scheme,
@@ -38,6 +38,7 @@ def describe(
             "stems": [asdict(stem) for stem in adapted.stems],
             "source_stem": f"../{adapted.source_stem.split('/', 3)[-1]}",
             "source_sha256": adapted.checkpoint.sha256,
+            **_companions(zoo, config),
         },
     }
 
@@ -47,12 +48,19 @@ def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor
     ours = config["zooadapt"]
     source = ours["source"]
     mean, std = (tuple(schemes.mix_statistics(source[of], matrix)) for of in ("mean", "std"))
-    changed = {
+    changed: dict[str, Any] = {
         "scheme": target.scheme,
         "bands": list(target.bands.names),
         "matrix": matrix.tolist(),
     }
-    return {**zoo.with_channels(config, mean, std), "zooadapt": {**ours, **changed}}
+    changed |= _companions(zoo, config := zoo.with_channels(config, mean, std))
+    return {**config, "zooadapt": {**ours, **changed}}
+
+
+def _companions(zoo: Zoo, config: dict[str, Any]) -> dict[str, Any]:
+    """What `names.companions` will find, if there is any."""
+    files = zoo.companions(config)
+    return {"companions": dict(files)} if files else {}
 
 
 def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:

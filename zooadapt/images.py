@@ -10,14 +10,14 @@ _LEAST_SINGULAR = 1e-2
 """Of a matrix that can make any image, in units of its largest singular value."""
 
 
-def seeded_images(chans: int, size: tuple[int, int]) -> Tensor:
-    """Two different images (2, chans, height, width), the same on every machine."""
+def seeded_images(chans: int, size: tuple[int, ...]) -> Tensor:
+    """Two different images (2, chans, *size), the same on every machine."""
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randn(2, chans, *size, generator=generator)
 
 
 def images_for(mixed: Tensor, matrix: Tensor) -> Tensor | None:
-    """Seeded images x (2, N, H, W) for which M·x is `mixed` (2, B, H, W), but for rounding.
+    """Seeded images x (2, N, *size) for which M·x is `mixed` (2, B, *size), but for rounding.
 
     Of all such x the one nearest to seeded noise, so that they differ in all N channels. None where
     M, of shape (B, N), can't make every image, or not without making much of rounding.
@@ -25,6 +25,6 @@ def images_for(mixed: Tensor, matrix: Tensor) -> Tensor | None:
     singular = torch.linalg.svdvals(matrix)
     if len(singular) < matrix.shape[0] or singular[-1] < _LEAST_SINGULAR * singular[0]:
         return None
-    noise = seeded_images(matrix.shape[1], (mixed.shape[2], mixed.shape[3])).double()
+    noise = seeded_images(matrix.shape[1], tuple(mixed.shape[2:])).double()
     lacking = mixed.double() - mix_images(noise, matrix)
     return (noise + mix_images(lacking, torch.linalg.pinv(matrix))).float()

@@ -103,12 +103,14 @@ class Mirror:
     ) -> pd.DataFrame:
         """The variants that match: `bands` as for ``--bands``, other text as globs, others equal.
 
-        A glob for `model` without a tag matches every tag, and `license="unknown"` those without
-        one. `bands` matches its names in their order, and a file of one's own only what was made
-        from it. Raises UsageError for bands that can't be or a column that isn't there.
+        A glob for `model` without a tag matches every tag, and one that begins with a zoo's name
+        and "/" only that zoo's models; `license="unknown"` matches those without one. `bands`
+        matches its names in their order, and a file of one's own only what was made from it. Raises
+        UsageError for bands that can't be or a column that isn't there.
         """
         rows = self.manifest()
-        rows = rows.loc[[zoos.matches(name, model) for name in rows["model"]]]
+        models = zip(rows["zoo"], rows["model"], strict=True)
+        rows = rows.loc[[zoos.named(*each, model) for each in models]]
         if bands is not None:
             rows = catalogue.with_bands(rows, bands)
         if scheme is not None:

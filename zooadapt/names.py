@@ -1,8 +1,10 @@
 """What is called how in a mirror, on any store."""
 
 import hashlib
+import json
 import posixpath
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -44,6 +46,18 @@ def content_id(digest: str, config: bytes = b"") -> str:
 def source_stem(folder: str, config: dict[str, Any]) -> str:
     """The key of the original stem that the config.json of a variant's folder names."""
     return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
+
+
+def companions(config: Mapping[str, Any]) -> dict[str, bytes]:
+    """The further files of a variant's folder, by name: its config.json holds what is in them.
+
+    Raises ValueError for a name that isn't one of a file in that folder.
+    """
+    files: dict[str, Any] = config["zooadapt"].get("companions", {})
+    for name in files:
+        if safe(name) != name or name in (WEIGHTS, CONFIG):
+            raise ValueError(f"{name!r} can't be the name of a file beside {CONFIG}")
+    return {name: json.dumps(content, indent=2).encode() for name, content in files.items()}
 
 
 def file_name(url: str) -> str:

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -66,12 +67,17 @@ from zooadapt.stopwatch import Stopwatch
 from zooadapt.store import Store, open_store
 from zooadapt.targets import Target
 
-VERSIONS = {"zooadapt": __version__, "timm": timm.__version__}
-"""What a record was made with: with others, an unsupported model may have become supported."""
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
 _DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
 """How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
+
+
+@cache
+def versions(zoo: str) -> dict[str, str]:
+    """What a record of that zoo is made with: with others, unsupported may become supported."""
+    library = zoos.get(zoo).library
+    return {"zooadapt": __version__, library: version(library)}
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
@@ -249,9 +255,7 @@ def _prove(
     if prover is None:
         originals = reader.originals(adapted.source_stem)
         base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)
-        prover = validate.Prover(
-            base, adapted.stems, originals, (facts.height, facts.width), device
-        )
+        prover = validate.Prover(base, adapted.stems, originals, facts.size, device)
     model = zoo.load(folder, tensors)
     params = sum(parameter.numel() for parameter in model.parameters())
     result = prover.prove(model, scheme, matrix)
@@ -264,10 +268,16 @@ def _prove(
         "verification": verification,
         "checked_on": validate.device_name(device),
         "zooadapt_version": __version__,
-        "timm_version": timm.__version__,
+        "timm_version": _library(zoo),
         "torch_version": torch.__version__,
     }
     return row, prover
+
+
+def _library(zoo: zoos.Zoo) -> str:
+    """The version of timm, or another library's with its name."""
+    installed = version(zoo.library)
+    return installed if zoo.library == "timm" else f"{zoo.library} {installed}"
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:
@@ -289,7 +299,7 @@ def _record(
     content = {
         "created_at": datetime.now(UTC).isoformat(),
         "adapter_version": ADAPTER_VERSION,
-        "versions": VERSIONS,
+        "versions": versions(entry.zoo),
         "source": dataclasses.asdict(source),
         "variants": list(rows),
         "failures": [dataclasses.asdict(failure) for failure in failures],

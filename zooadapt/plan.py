@@ -11,7 +11,7 @@ from zooadapt.config import Config
 from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.manifest import Row
-from zooadapt.pipeline import VERSIONS
+from zooadapt.pipeline import versions
 from zooadapt.records import ModelEntry, Request
 from zooadapt.targets import Bands, Target
 
@@ -43,7 +43,8 @@ def select(config: Config) -> list[ModelEntry]:
 
     Raises UsageError for a zoo or glob that matches nothing.
     """
-    listed = [entry for name in config.zoo for entry in zoos.get(name).models()]
+    places = config.source_root, config.source_storage_options
+    listed = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
     chosen = matching(listed, config.models, "--models") if config.models else listed
     if config.exclude:
         excluded = matching(listed, config.exclude, "--exclude")
@@ -62,7 +63,7 @@ def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> li
     """The entries that match a glob; each glob must match one."""
     found: set[ModelEntry] = set()
     for glob in globs:
-        matches = [entry for entry in entries if zoos.matches(entry.name, glob)]
+        matches = [entry for entry in entries if zoos.named(entry.zoo, entry.name, glob)]
         if not matches:
             names = {entry.name for entry in entries} | {entry.architecture for entry in entries}
             near = difflib.get_close_matches(glob, names, n=1)
@@ -131,6 +132,8 @@ class _States:
     def __init__(self, records: Iterable[Row]) -> None:
         self._states: dict[tuple[Key, str], str] = {}
         self._identities: dict[tuple[Key, str], str] = {}
+        self._versions: dict[tuple[Key, str], dict[str, str]] = {}
+        """With which each failure was recorded."""
         for record in records:
             if record["adapter_version"] == ADAPTER_VERSION:
                 self._add(record)
@@ -138,10 +141,10 @@ class _States:
     def _add(self, record: Row) -> None:
         location = record["source"]["location"]
         for failure in record["failures"]:
-            key = self._key(record, failure)
-            outdated = failure["status"] == "unsupported" and record["versions"] != VERSIONS
-            if self._states.get((key, location)) != "done" and not outdated:
-                self._states[key, location] = failure["status"]
+            failed = self._key(record, failure), location
+            if self._states.get(failed) != "done":
+                self._states[failed] = failure["status"]
+                self._versions[failed] = record["versions"]
         for variant in record["variants"]:
             made = self._key(record, variant), location
             self._states[made] = "done"
@@ -156,8 +159,11 @@ class _States:
         return entry.zoo, entry.name, target.in_chans, target.names, target.scheme
 
     def of(self, entry: ModelEntry, target: Target, location: str) -> str:
-        """done, unsupported, failed, or due where nothing is recorded."""
-        return self._states.get((self._wanted(entry, target), location), "due")
+        """done, unsupported by these versions, failed, or due where nothing is recorded."""
+        key = self._wanted(entry, target), location
+        state = self._states.get(key, "due")
+        outdated = state == "unsupported" and self._versions[key] != versions(entry.zoo)
+        return "due" if outdated else state
 
     def identity(self, entry: ModelEntry, target: Target, location: str) -> str:
         """The source's identity when the variant was last made."""

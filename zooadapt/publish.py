@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zooadapt.compose import Shared, compose
 from zooadapt.errors import PublishError
-from zooadapt.names import CONFIG, WEIGHTS, content_id, safe
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, safe
 from zooadapt.records import Published
 from zooadapt.store import Store
 from zooadapt.targets import Target
@@ -50,7 +50,8 @@ def publish_variant(
 
     `stems` and `body` are each in the order of `arranged`. With the body `shared` by a variant
     already there, the store copies it if it can. The id is known before the upload, from the
-    content alone, so that an object never changes once written. Raises PublishError for a dtype
+    content alone, so that an object never changes once written. Companions of config.json, which
+    holds them, are written too. Raises PublishError for a dtype
     that can't be stored, and the store's own errors.
     """
     text = json.dumps(config, indent=2).encode()
@@ -62,6 +63,8 @@ def publish_variant(
     composed = compose(store, key, head, shared) if shared else None
     if composed is None:
         store.write(key, serialise(tensors))
+    for name, content in companions(config).items():
+        store.write(f"{folder}/{name}", [content])
     store.write(f"{folder}/{CONFIG}", [text])
     published = Published(target, folder, digest, size, len(head))
     if shared and composed:

@@ -1,6 +1,7 @@
 """Published objects, read back from the mirror and verified: what is proved is what is stored."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from zooadapt import publish
 from zooadapt.errors import ValidationError
-from zooadapt.names import CONFIG, WEIGHTS, content_id
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.records import Published
 from zooadapt.store import Store
 
@@ -53,6 +54,10 @@ class Reader:
         if self.first is None:
             self.first = file, variant.head, tensors
         (self.folder / CONFIG).write_bytes(config)
+        for name, content in companions(json.loads(config)).items():
+            (self.folder / name).write_bytes(content)
+            if self.store.read(f"{variant.folder}/{name}") != content:
+                raise ValidationError(f"{variant.folder}/{name} was read back with other bytes")
         return tensors, verification
 
     def originals(self, key: str) -> dict[str, Tensor]:

@@ -29,6 +29,25 @@ class ModelEntry:
     """``owner/repo`` on the Hub, perhaps with ``@revision``."""
     url: str | None = None
     """Any other place of the checkpoint; taken where there is no `hub_id`."""
+    config: str | None = None
+    """The JSON that describes the model, where its zoo reads it beside the checkpoint."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it was listed where its checkpoint lies; no ``--source-root`` stands in then."""
+        return self.config is not None and self.hub_id is None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Where a zoo that has no list of its own finds its models."""
+
+    place: str = ""
+    """What follows the colon in ``--zoo NAME:PLACE``; "" where nothing does."""
+    source_root: str | None = field(default=None, repr=False)
+    """What stands in for the Hub."""
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+    """fsspec storage options of the place, or of the `source_root`."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +63,21 @@ class ModelFacts:
     std: tuple[float, ...]
     num_classes: int
     """0 where there is no classifier."""
-    min_timm: str
-    """The oldest timm release that loads a variant of it."""
+    min_timm: str = ""
+    """The oldest timm release that loads a variant of it; "" where timm can't."""
+    frames: int = 0
+    """Of a video; 0 for models of single images."""
 
     @property
     def chans(self) -> int:
         """The number of channels."""
         return len(self.bands)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """What follows the channels in the shape of an image: (height, width), of a video
+        (frames, height, width)."""
+        return (self.frames,) * bool(self.frames) + (self.height, self.width)
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,8 @@ def _mix(wide: Tensor, column: Tensor) -> Tensor:
 
 
 def mix_images(images: Tensor, matrix: Tensor) -> Tensor:
-    """M·x: images (batch, N, H, W) and (B, N) to (batch, B, H, W), in the dtype of `images`."""
-    return torch.einsum("kc,bchw->bkhw", matrix.to(images), images)
+    """M·x: images (batch, N, *size) and (B, N) to (batch, B, *size), in the dtype of `images`."""
+    return torch.einsum("kc,bc...->bk...", matrix.to(images), images)
 
 
 def mix_statistics(values: Sequence[float], matrix: Tensor) -> list[float]:

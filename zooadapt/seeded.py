@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 
-def model(build: Callable[[], nn.Module], size: tuple[int, int, int], seed: int = 0) -> nn.Module:
+def model(build: Callable[[], nn.Module], size: tuple[int, ...], seed: int = 0) -> nn.Module:
     """What `build` builds, with seeded values throughout, in eval mode.
 
-    `size` is that of an image, (channels, height, width).
+    `size` is that of an image, (channels, height, width), or of a video.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

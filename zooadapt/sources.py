@@ -25,7 +25,7 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
     """
     if not entry.hub_id and not entry.url:
         raise FetchError("the zoo names no source for its weights")
-    if source_root and not _in_package(entry.url):
+    if source_root and not entry.in_place and not _in_package(entry.url):
         name = entry.hub_id or file_name(entry.url or "")
         return f"{source_root.rstrip('/')}/{name}"
     return f"hf://{entry.hub_id}" if entry.hub_id else str(entry.url)
@@ -56,7 +56,7 @@ def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
         return _at(_package_file(where), where, {})
     if entry.hub_id:
         return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
-    return _at(where, where, job.source_options if job.source_root else {})
+    return _at(where, where, job.source_options if job.source_root or entry.in_place else {})
 
 
 def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:

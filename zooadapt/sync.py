@@ -19,9 +19,9 @@ from zooadapt import layout, manifest
 from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
 from zooadapt.manifest import Row
-from zooadapt.names import CONFIG, WEIGHTS, content_id, source_stem
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, source_stem
 from zooadapt.store import Store
-from zooadapt.zoos import matches
+from zooadapt.zoos import named
 
 _AT_ONCE = 4
 """Models copied at once."""
@@ -57,8 +57,8 @@ def select(
     found = [
         row
         for row in table.to_pylist()
-        if (not models or any(matches(row["model"], glob) for glob in models))
-        and not any(matches(row["model"], glob) for glob in exclude)
+        if (not models or any(named(row["zoo"], row["model"], glob) for glob in models))
+        and not any(named(row["zoo"], row["model"], glob) for glob in exclude)
         and (not licenses or any(fnmatchcase(row["license"] or "unknown", g) for g in licenses))
         and (not chans or row["in_chans"] in chans)
     ]
@@ -134,15 +134,17 @@ class _Copy:
         return wrong
 
     def _variant(self, row: Row) -> dict[str, Any]:
-        """Its two objects; returns its config.json."""
+        """Its objects; returns its config.json."""
         folder = row["folder"]
         config = self.source.read(f"{folder}/{CONFIG}")
         if not folder.endswith(content_id(row["sha256"], config)):
             raise FetchError(f"{CONFIG} has other bytes than were written")
         chunks = self._checked(f"{folder}/{WEIGHTS}", lambda digest: digest == row["sha256"])
         self.dest.write(f"{folder}/{WEIGHTS}", chunks)
-        self.dest.write(f"{folder}/{CONFIG}", [config])
-        return dict(json.loads(config))
+        described: dict[str, Any] = json.loads(config)
+        for name, content in [*companions(described).items(), (CONFIG, config)]:
+            self.dest.write(f"{folder}/{name}", [content])
+        return described
 
     def _stem(self, key: str) -> None:
         if not self.dest.exists(key):

@@ -52,10 +52,10 @@ class Prover:
         base: nn.Module,
         stems: Sequence[Stem],
         originals: Mapping[str, Tensor],
-        input_size: tuple[int, int],
+        input_size: tuple[int, ...],
         device: torch.device,
     ) -> None:
-        """`originals` are the base's stem tensors; `input_size` is (height, width) in pixels."""
+        """`originals` are the base's stem tensors; `input_size` is that of `ModelFacts.size`."""
         self._stems, self._originals = stems, originals
         self._size, self._device = input_size, device
         self._stored = base.state_dict()
@@ -178,7 +178,7 @@ def prove_stems(
     base: nn.Module,
     stems: Sequence[Stem],
     matrix: Tensor,
-    input_size: tuple[int, int],
+    input_size: tuple[int, ...],
 ) -> ProofResult:
     """The same for the outputs of float32 stems alone: the passes end with the last stem.
 

@@ -72,8 +72,7 @@ class Variant:
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
             out.writelines(publish.serialise(tensors))
-        with cache.replacing(folder / CONFIG) as file:
-            file.write_text(json.dumps(config, indent=2))
+        cache.write_description(folder, json.dumps(config, indent=2).encode())
 
     def prove(self, device: torch.device) -> ProofResult:
         """The proof of the variant as it is stored, once more.
@@ -106,7 +105,7 @@ class Variant:
             base=self._built({**tensors, **self._originals}, config, base_chans),
             stems=self._stems,
             originals=self._originals,
-            input_size=tuple(config["pretrained_cfg"]["input_size"][1:]),
+            input_size=self._zoo.stated(config).size,
             device=device,
         )
         result = prover.prove(self._built(tensors, config, chans), rule, matrix)

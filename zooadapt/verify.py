@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zooadapt import layout, manifest, schemes, validate, variant
+from zooadapt import layout, manifest, schemes, validate, variant, zoos
 from zooadapt.cache import Cache
 from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.description import described_stems, stored_matrix
@@ -34,7 +34,7 @@ from zooadapt.errors import (
     stage,
 )
 from zooadapt.manifest import FAILURES, MANIFEST, Row
-from zooadapt.names import CONFIG, WEIGHTS, content_id, model_folder, source_stem
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, model_folder, source_stem
 from zooadapt.records import ProofResult
 from zooadapt.store import Store
 
@@ -165,11 +165,21 @@ class _Check:
         try:
             config = json.loads(data)
             found = [Wrong(key, what) for what in _disagreements(config, row)]
+            found += self._companions(row["folder"], config)
             stem = source_stem(row["folder"], config)
-        except (ValueError, KeyError, TypeError, IndexError) as cause:
+        except (ValueError, KeyError, TypeError, IndexError, UsageError) as cause:
             return [Wrong(key, f"can't be understood: {layout.reason(cause)}")]
         what = self._stem(stem)
         return [*found, *([Wrong(stem, what)] if what else [])]
+
+    def _companions(self, folder: str, config: dict[str, Any]) -> Iterator[Wrong]:
+        for name, content in companions(config).items():
+            key = f"{folder}/{name}"
+            try:
+                if self.store.read(key) != content:
+                    yield Wrong(key, f"has other bytes than {CONFIG} says")
+            except FileNotFoundError:
+                yield Wrong(key, "isn't there")
 
     def _stem(self, key: str) -> str:
         """What is wrong with an original stem, which the variants of a model share; else ""."""
@@ -203,15 +213,15 @@ class _Check:
 
 def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
     """What a config.json says otherwise than the row, and figures that it doesn't allow."""
-    cfg, ours = config["pretrained_cfg"], config["zooadapt"]
+    facts, ours = zoos.get(row["zoo"]).stated(config), config["zooadapt"]
     stated = {
-        "architecture": config["architecture"],
-        "num_classes": config["num_classes"],
-        "in_chans": config["model_args"]["in_chans"],
-        "input_height": cfg["input_size"][1],
-        "input_width": cfg["input_size"][2],
-        "input_mean": cfg["mean"],
-        "input_std": cfg["std"],
+        "architecture": config.get("architecture", row["architecture"]),
+        "num_classes": facts.num_classes,
+        "in_chans": facts.chans,
+        "input_height": facts.height,
+        "input_width": facts.width,
+        "input_mean": list(facts.mean),
+        "input_std": list(facts.std),
         "bands": ",".join(ours["bands"]),
         "scheme": ours["scheme"],
         "stems": [stem["name"] for stem in ours["stems"]],

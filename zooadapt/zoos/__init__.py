@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zooadapt.errors import UsageError
-from zooadapt.records import ModelEntry, ModelFacts
+from zooadapt.errors import UsageError, one_line
+from zooadapt.records import Listing, ModelEntry, ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,11 +18,17 @@ class Zoo(Protocol):
     """A list of models, a way to build each with any number of channels, and its conventions."""
 
     name: str
+    library: str
+    """The distribution that builds the models, such as ``timm``."""
+    place: str
+    """What ``--zoo NAME:…`` takes behind the colon, such as ``URL``; in brackets where it may be
+    left out, "" where there is nothing to say."""
 
-    def models(self) -> Iterable[ModelEntry]:
-        """Every model with pretrained weights, in a stable order; reads nothing remote.
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
+        """Every model with pretrained weights, in a stable order.
 
-        Raises UsageError where something the zoo needs isn't installed.
+        Reads nothing remote but what describes the models where `listing` says that they are.
+        Raises UsageError where something the zoo needs isn't installed, or nothing is there.
         """
         ...
 
@@ -50,10 +58,21 @@ class Zoo(Protocol):
         """
         ...
 
+    def stated(self, config: Mapping[str, Any]) -> ModelFacts:
+        """What a variant's ``config.json`` states of it; its channels are only counted."""
+        ...
+
+    def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What further JSON files of a variant's folder hold, by name, by its ``config.json``."""
+        ...
+
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """A variant's ``config.json`` for other channels, with their mean and std."""
+        """A variant's ``config.json`` for other channels, with their mean and std.
+
+        `config` is that of any variant of the model.
+        """
         ...
 
     def check_version(self, least: str) -> None:
@@ -78,15 +97,54 @@ class Zoo(Protocol):
         ...
 
 
-def get(name: str) -> Zoo:
-    """The zoo of that name. Raises UsageError where there is none."""
-    from zooadapt.zoos.sample import SampleZoo
-    from zooadapt.zoos.timm import TimmZoo
+_GROUP = "zooadapt.zoos"
+"""The entry points by which installed packages add zoos: a class, called without arguments."""
 
-    zoos: dict[str, type[Zoo]] = {zoo.name: zoo for zoo in (SampleZoo, TimmZoo)}
-    if name not in zoos:
-        raise UsageError(f"--zoo {name}: no such zoo; there are {', '.join(sorted(zoos))}")
-    return zoos[name]()
+_OURS = {
+    "sample": "zooadapt.zoos.sample:SampleZoo",
+    "timm": "zooadapt.zoos.timm:TimmZoo",
+}
+
+
+def names() -> list[str]:
+    """Of all zoos: ours, and those that installed packages add."""
+    return sorted({*_OURS, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def get(name: str) -> Zoo:
+    """The zoo of that name. Raises UsageError where there is none, or it can't be imported."""
+    if name in _OURS:  # none can take the place of one of ours
+        module, _, kind = _OURS[name].partition(":")
+        zoo: Zoo = getattr(import_module(module), kind)()
+        return zoo
+    for point in entry_points(group=_GROUP, name=name):
+        try:
+            zoo = point.load()()
+        except Exception as cause:
+            raise UsageError(
+                f"--zoo {name}: {point.value} can't be loaded: {one_line(cause)}"
+            ) from cause
+        return zoo
+    raise UsageError(f"--zoo {name}: no such zoo; there are {', '.join(names())}")
+
+
+def listed(
+    spec: str, source_root: str | None = None, options: Mapping[str, Any] | None = None
+) -> list[ModelEntry]:
+    """The models of a ``--zoo``, such as ``timm`` or ``folder:URL``. Raises UsageError."""
+    name, colon, place = spec.partition(":")
+    zoo = get(name)
+    if colon and not zoo.place:
+        raise UsageError(f"--zoo {spec}: {name} takes nothing behind its name")
+    if not place and zoo.place and not zoo.place.startswith("["):
+        raise UsageError(f"--zoo {spec}: say which, as {name}:{zoo.place}")
+    return list(zoo.models(Listing(place, source_root, dict(options or {}))))
+
+
+def named(zoo: str, model: str, glob: str) -> bool:
+    """Whether a model is meant by a glob of names, or by one that begins with its zoo's, "zoo/"."""
+    prefix, slash, rest = glob.partition("/")
+    return matches(model, glob) or bool(slash and prefix == zoo and matches(model, rest))
 
 
 def matches(name: str, glob: str) -> bool:

