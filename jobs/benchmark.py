@@ -16,6 +16,7 @@ Then it counts, in one run more, what goes through the sockets and what memory t
 measures the driver alone. Needs the extra `test`.
 """
 
+import itertools
 import os
 import re
 import resource
@@ -46,7 +47,7 @@ from tests import test_pipeline  # noqa: E402
 from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
 from zooadapt import cluster, plan, schedule  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
-from zooadapt.records import Job, ModelEntry, ModelSummary  # noqa: E402
+from zooadapt.records import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 
 MODELS = (
@@ -353,24 +354,30 @@ def driver(entries: int) -> None:
         retry_failed=False, check_sources=False,
     )  # fmt: skip
     todo = plan.make([_entry(number) for number in range(entries)], config, [])
-    times: list[tuple[float, float]] = []
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    stages = cluster.Stages(idle.locate, idle.adapt, idle.prove)
+    requests = iter(todo.requests)
+    for size, locate in ((100, idle.locate), (1, idle.locate_small)):
+        _through(requests, job, cluster.Stages(locate, idle.adapt, idle.prove), f"{size} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    click.echo(f"driver: {peak / MB:,.0f} MB at {entries:,} models")
+
+
+def _through(requests: Iterator[Request], job: Job, stages: cluster.Stages, size: str) -> None:
+    """Time models through stages that do nothing, once the processes are there."""
+    times: list[tuple[float, float]] = []
+
+    def ended(summary: ModelSummary) -> None:
+        times.append((time.monotonic(), time.process_time()))
+
     with cluster.RayExecutor(job, cluster.workers(), stages) as executor:
-        taken = iter(todo.requests[: _WARMING + _SCHEDULED])
-
-        def ended(summary: ModelSummary) -> None:
-            times.append((time.monotonic(), time.process_time()))
-
+        taken = itertools.islice(requests, _WARMING + _SCHEDULED)
         schedule.Schedule(
             taken, executor, ended, lambda request, error: idle.summary(request)
         ).run()
     wall, own = (end - begin for begin, end in zip(times[_WARMING - 1], times[-1], strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(
-        f"driver: {_SCHEDULED / wall:,.0f} models a second through stages that do nothing, "
-        f"{1000 * own / _SCHEDULED:.2f} ms of its own CPU time each; "
-        f"{peak / MB:,.0f} MB at {entries:,} models"
+        f"driver: {_SCHEDULED / wall:,.0f} models of {size} a second through stages that do "
+        f"nothing, {1000 * own / _SCHEDULED:.2f} ms of its own CPU time each"
     )
 
 

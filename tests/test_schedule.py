@@ -1,7 +1,7 @@
 """The order of models, the window on memory, and an end for every model, whatever happens."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from tests.support import idle
 from zooadapt.errors import StageError, TooLarge, WorkerDied
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request, Source
-from zooadapt.schedule import AHEAD, Capacity, Died, Outcome, Schedule, Stage, Work
+from zooadapt.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Stage
 
 GB = 10**9
 JOB = Job("run", "nowhere")
@@ -30,33 +30,36 @@ class InOrder:
     """How many processes a model kills."""
     capacity: Capacity = CAPACITY
     begun: list[tuple[Stage, str]] = field(default_factory=list)
-    queue: list[tuple[Stage, Work]] = field(default_factory=list)
+    queue: list[tuple[Stage, Batch]] = field(default_factory=list)
+    batches: list[list[str]] = field(default_factory=list)
+    """The models of each batch that was adapted."""
     cancelled: bool = False
 
-    def start(self, stage: Stage, work: Work) -> None:
-        self.begun.append((stage, work.request.entry.name))
-        self.queue.append((stage, work))
+    def start(self, stage: Stage, batch: Batch) -> None:
+        names = [work.request.entry.name for work in batch.works]
+        self.begun += [(stage, name) for name in names]
+        self.queue.append((stage, batch))
+        self.batches += [names] * (stage == "adapt")
         busy = Counter(stage for stage, _ in self.queue)
         assert busy["prove"] <= self.capacity.validators
         assert busy["adapt"] <= self.capacity.adapting
         assert busy["adapt"] + busy["prove"] <= self.capacity.at_once
-        heavy = [work.memory for stage, work in self.queue if stage != "locate"]
+        heavy = [batch.memory for stage, batch in self.queue if stage != "locate"]
         assert len(heavy) == 1 or sum(heavy) <= self.capacity.memory
 
-    def ended(self) -> list[tuple[Stage, Work, Outcome]]:
-        stage, work = self.queue.pop(0)
-        return [(stage, work, self._outcome(stage, work))]
+    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+        stage, batch = self.queue.pop(0)
+        names = [work.request.entry.name for work in batch.works]
+        killer = next((name for name in names if stage != "locate" and self.deadly[name] > 0), None)
+        if killer:
+            self.deadly[killer] -= 1
+            return [(stage, batch, Died(RuntimeError("killed")))]
+        return [(stage, batch, [self._outcome(stage, work.request) for work in batch.works])]
 
-    def _outcome(self, stage: Stage, work: Work) -> Outcome:
-        name = work.request.entry.name
+    def _outcome(self, stage: Stage, request: Request) -> Outcome:
         if stage == "locate":
-            return Located(Source("hf://x", "", self.sizes(name), ""), None, "")
-        if self.deadly[name] > 0:
-            self.deadly[name] -= 1
-            return Died(RuntimeError("killed"))
-        return (
-            idle.adapt(work.request, JOB, None) if stage == "adapt" else idle.summary(work.request)
-        )
+            return Located(Source("hf://x", "", self.sizes(request.entry.name), ""), None, "")
+        return idle.adapt(request, JOB, None) if stage == "adapt" else idle.summary(request)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -137,6 +140,34 @@ def test_a_model_that_kills_its_process_is_tried_three_times(deaths: int, given_
     assert ("2" in errors) is given_up
     assert executor.order.count("2") == 3
     assert isinstance(errors.get("2", WorkerDied("")), WorkerDied)
+
+
+SMALLEST = SMALL // 40
+
+
+def test_small_models_travel_together_and_everyone_has_some() -> None:
+    executor = InOrder(lambda name: SMALLEST)
+    run(executor, [str(number) for number in range(AHEAD)])
+    sizes = [len(batch) for batch in executor.batches]
+    assert len(sizes) < AHEAD / 4
+    assert sizes[-1] == 1, "at the end nobody waits for a batch of another"
+    assert max(sizes) <= AHEAD / CAPACITY.at_once
+
+
+def test_what_isnt_small_travels_alone_and_a_batch_is_small() -> None:
+    executor = InOrder(lambda name: SMALL // 4 if name.startswith("small") else SMALL + 1)
+    run(executor, [*(f"small{n}" for n in range(40)), *(f"large{n}" for n in range(40))])
+    large = [batch for batch in executor.batches if any(name.startswith("large") for name in batch)]
+    assert [len(batch) for batch in large] == [1] * 40
+    assert max(map(len, executor.batches)) == 4
+
+
+def test_of_a_batch_whose_process_dies_each_is_tried_alone() -> None:
+    executor = InOrder(lambda name: SMALLEST, Counter({"0": 3}))
+    ended, errors = run(executor, [str(number) for number in range(AHEAD)])
+    assert list(errors) == ["0"]
+    assert [batch for batch in executor.batches if "0" in batch][1:] == [["0"], ["0"]]
+    assert len(ended) == AHEAD
 
 
 def test_memory_is_given_back_by_what_died() -> None:

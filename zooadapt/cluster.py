@@ -6,7 +6,7 @@ small records travel between them. A process that dies is replaced; `schedule` s
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from zooadapt import pipeline, sources
 from zooadapt.errors import DeviceLost, FetchError, RunError, StageError, one_line, redact
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
-from zooadapt.schedule import Capacity, Died, Outcome, Schedule, Stage, Work
+from zooadapt.schedule import Batch, Capacity, Died, Outcome, Schedule, Stage
 
 _LOOKUPS = 16
 """Sources asked at once."""
@@ -42,12 +42,14 @@ STAGES = Stages(sources.locate, pipeline.adapt, pipeline.prove)
 @ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
 def _adapt(
     stage: Callable[..., Adapted | ModelSummary],
-    request: Request,
+    batch: Sequence[tuple[Request, Located | None]],
     job: Job,
-    located: Located | None,
-) -> Adapted | ModelSummary:
-    with _quoted():
-        return stage(request, job, located)
+) -> list[Adapted | ModelSummary]:
+    results = []
+    for request, located in batch:
+        with _quoted(request.entry, job):
+            results.append(stage(request, job, located))
+    return results
 
 
 @ray.remote(max_restarts=0)
@@ -58,21 +60,26 @@ class _Validator:
         pipeline.use_threads(1)  # without GPUs there may be a validator for each CPU
         self.stage = stage
 
-    def prove(self, adapted: Adapted, job: Job) -> ModelSummary:
-        with _quoted():
-            try:
-                return self.stage(adapted, job)
-            except DeviceLost:
-                os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
+    def prove(self, batch: Sequence[Adapted], job: Job) -> list[ModelSummary]:
+        results = []
+        for adapted in batch:
+            with _quoted(adapted.entry, job):
+                try:
+                    results.append(self.stage(adapted, job))
+                except DeviceLost:
+                    os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
+        return results
 
 
 @contextmanager
-def _quoted() -> Iterator[None]:
+def _quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
     """Let Ray, which keeps and shows every error, see no secret of one."""
     try:
         yield
     except Exception as cause:
-        raise RunError(one_line(cause)) from None
+        raise RunError(
+            f"{entry.name} can't be recorded in {redact(job.dest)}: {one_line(cause)}"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,8 @@ class RayExecutor:
         )
         self._job, self._division, self._stages = job, division, stages
         self._pool = ThreadPoolExecutor(_LOOKUPS)
-        self._lookups: dict[Future[Located], Work] = {}
-        self._running: dict[ray.ObjectRef, tuple[Work, Any]] = {}
+        self._lookups: dict[Future[Located], Batch] = {}
+        self._running: dict[ray.ObjectRef, tuple[Batch, Any]] = {}
         """With the validator, or None for a task."""
         self._idle = [self._validator() for _ in range(division.gpus or 1)]
 
@@ -160,21 +167,23 @@ class RayExecutor:
         remote = _Validator.options(**self._division.options)  # type: ignore[attr-defined]
         return remote.remote(self._stages.prove)
 
-    def start(self, stage: Stage, work: Work) -> None:
+    def start(self, stage: Stage, batch: Batch) -> None:
         """Begin, without waiting."""
-        entry = work.request.entry
+        first, more = batch.works[0].request.entry, len(batch.works) - 1
+        name = f"{stage} {first.name}" + (f" and {more} more" if more else "")
         if stage == "locate":
-            self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = work
+            self._lookups[self._pool.submit(self._stages.locate, first, self._job)] = batch
         elif stage == "adapt":
-            task = _adapt.options(name=f"adapt {entry.name}", memory=work.memory)
-            call = self._stages.adapt, work.request, self._job, work.located
-            self._running[task.remote(*call)] = work, None
+            task = _adapt.options(name=name, memory=batch.memory)
+            calls = [(work.request, work.located) for work in batch.works]
+            self._running[task.remote(self._stages.adapt, calls, self._job)] = batch, None
         else:
             validator = self._idle.pop() if self._idle else self._validator()
-            proof = validator.prove.options(name=f"prove {entry.name}")
-            self._running[proof.remote(work.adapted, self._job)] = work, validator
+            proof = validator.prove.options(name=name)
+            adapted = [work.adapted for work in batch.works]
+            self._running[proof.remote(adapted, self._job)] = batch, validator
 
-    def ended(self) -> list[tuple[Stage, Work, Outcome]]:
+    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
         """Wait until something that was started ends; all that has ended since the last call."""
         while True:
             found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
@@ -195,21 +204,18 @@ class RayExecutor:
             done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else None)
         return done
 
-    def _found(self, lookup: Future[Located]) -> tuple[Stage, Work, Outcome]:
-        work = self._lookups.pop(lookup)
+    def _found(self, lookup: Future[Located]) -> tuple[Stage, Batch, Sequence[Outcome]]:
+        batch = self._lookups.pop(lookup)
         failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
-        return "locate", work, None if failed else lookup.result()
+        return "locate", batch, [None if failed else lookup.result()]
 
-    def _result(self, ref: ray.ObjectRef) -> tuple[Stage, Work, Outcome]:
-        work, validator = self._running.pop(ref)
+    def _result(self, ref: ray.ObjectRef) -> tuple[Stage, Batch, Sequence[Outcome] | Died]:
+        batch, validator = self._running.pop(ref)
         stage: Stage = "prove" if validator else "adapt"
         try:
-            outcome: Outcome = ray.get(ref)
+            outcome: Sequence[Outcome] | Died = ray.get(ref)
         except RayTaskError as cause:
-            raise RunError(
-                f"{work.request.entry.name} can't be recorded in {redact(self._job.dest)}: "
-                f"{one_line(cause.cause or cause)}"
-            ) from cause
+            raise RunError(one_line(cause.cause or cause)) from cause
         except RayError as cause:
             if not _cluster_lives():
                 raise RunError(
@@ -219,7 +225,7 @@ class RayExecutor:
             outcome = Died(cause)
         if validator:
             self._idle.append(self._validator() if isinstance(outcome, Died) else validator)
-        return stage, work, outcome
+        return stage, batch, outcome
 
     def cancel(self) -> None:
         """Stop what runs; what isn't recorded is done again by the next run."""

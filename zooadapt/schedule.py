@@ -2,11 +2,12 @@
 
 Sources are looked up some way ahead, so that sizes are known. Of what was looked up the largest is
 taken first, or a long one would be left over at the end; and no more at once than fits in memory.
+Small models travel in batches, so that it takes fewer tasks than models to keep a cluster busy.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -16,7 +17,11 @@ from zooadapt.records import Adapted, Located, ModelSummary, Request
 Stage = Literal["locate", "adapt", "prove"]
 
 AHEAD = 128
-"""Models looked up before they are worked on."""
+"""Models looked up before they are worked on, at least; more where more are worked on at once."""
+SMALL = 64 * 2**20
+"""Bytes of the checkpoints of a batch; a larger one travels alone."""
+_MOST = 64
+"""Models of a batch."""
 _PATIENCE = 32
 """How many smaller models go before one that waits for memory."""
 _DEATHS = 3
@@ -30,7 +35,7 @@ class Died:
     cause: Exception
 
 
-Outcome = Located | Adapted | ModelSummary | Died | None
+Outcome = Located | Adapted | ModelSummary | None
 """What a stage ended with; None from a look-up that failed, which the next stage will report."""
 
 
@@ -43,7 +48,7 @@ class Work:
     adapted: Adapted | None = None
     """What to prove; None until it is adapted."""
     deaths: int = 0
-    """How many processes died of it."""
+    """How many processes died of it, or of a batch that it was in."""
     passed: int = 0
     """How many smaller models went first, for want of memory."""
 
@@ -53,9 +58,25 @@ class Work:
         size = self.located.source.bytes if self.located else None
         return int(1.3 * (size or 0)) + 10**9
 
+    @property
+    def small(self) -> int | None:
+        """Bytes of its checkpoint, if it may travel with others."""
+        size = self.located.source.bytes if self.located else None
+        return size if size is not None and size <= SMALL and not self.deaths else None
+
     def __lt__(self, other: "Work") -> bool:
         """Whether it goes before the other."""
         return self.memory > other.memory
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Models that one process works on, one after the other."""
+
+    works: list[Work]
+    """The largest first."""
+    memory: int
+    """Bytes that it may take."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +84,9 @@ class Capacity:
     """What the executor can take at once."""
 
     validators: int
-    """Models that are proved."""
+    """Batches that are proved."""
     adapting: int
-    """Models that are adapted, or wait for a validator."""
+    """Batches that are adapted, or wait for a validator."""
     at_once: int
     """Both together."""
     memory: int
@@ -79,12 +100,15 @@ class Executor(Protocol):
 
     capacity: Capacity
 
-    def start(self, stage: Stage, work: Work) -> None:
-        """Begin, without waiting."""
+    def start(self, stage: Stage, batch: Batch) -> None:
+        """Begin, without waiting. A batch to be looked up is of one model."""
         ...
 
-    def ended(self) -> list[tuple[Stage, Work, Outcome]]:
-        """Wait until something that was started ends; all that has ended since the last call."""
+    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+        """Wait until something that was started ends; all that has ended since the last call.
+
+        With an outcome for each model of a batch.
+        """
         ...
 
     def cancel(self) -> None:
@@ -104,7 +128,7 @@ class Schedule:
     """Records that all of a request failed."""
     found: list[Work] = field(default_factory=list)
     """Looked up; a heap, the largest first."""
-    adapted: deque[Work] = field(default_factory=deque)
+    adapted: deque[Batch] = field(default_factory=deque)
     running: dict[Stage, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
     memory: int = 0
     """Bytes that what was taken from `found` and hasn't ended may take."""
@@ -114,9 +138,9 @@ class Schedule:
         try:
             self._start()
             while any(self.running.values()):
-                for stage, work, outcome in self.executor.ended():
+                for stage, batch, outcomes in self.executor.ended():
                     self.running[stage] -= 1
-                    self._take(work, outcome)
+                    self._take(stage, batch, outcomes)
                 self._start()
         except BaseException:
             self.executor.cancel()
@@ -127,26 +151,41 @@ class Schedule:
         capacity = self.executor.capacity
         while self.adapted and self._room() and self.running["prove"] < capacity.validators:
             self._begin("prove", self.adapted.popleft())
-        while len(self.found) + self.running["locate"] < AHEAD:
+        while len(self.found) + self.running["locate"] < max(AHEAD, 2 * capacity.at_once):
             request = next(self.requests, None)
             if request is None:
                 break
-            self._begin("locate", Work(request))
+            self._begin("locate", Batch([Work(request)], 0))
         if self.running["locate"] and not self.memory:
             return  # at the beginning, until the largest is known
         while self._room() and self.running["adapt"] + len(self.adapted) < capacity.adapting:
             work = self._next()
             if work is None:
                 return
-            self.memory += work.memory
-            self._begin("adapt", work)
+            batch = Batch([work, *self._others(work)], work.memory)
+            self.memory += batch.memory
+            self._begin("adapt", batch)
 
     def _room(self) -> bool:
         return self.running["adapt"] + self.running["prove"] < self.executor.capacity.at_once
 
-    def _begin(self, stage: Stage, work: Work) -> None:
+    def _begin(self, stage: Stage, batch: Batch) -> None:
         self.running[stage] += 1
-        self.executor.start(stage, work)
+        self.executor.start(stage, batch)
+
+    def _others(self, first: Work) -> list[Work]:
+        """The small models that travel with a small one; enough are left for everyone else."""
+        others: list[Work] = []
+        if first.small is None:
+            return others
+        room, most = SMALL - first.small, len(self.found) // self.executor.capacity.at_once
+        while self.found and len(others) < min(most, _MOST) - 1:
+            size = self.found[0].small
+            if size is None or size > room:
+                break
+            room -= size
+            others.append(heapq.heappop(self.found))
+        return others
 
     def _next(self) -> Work | None:
         """The largest that fits in memory now; none while one that was passed too often waits."""
@@ -165,17 +204,24 @@ class Schedule:
             heapq.heappush(self.found, work)
         return chosen
 
-    def _take(self, work: Work, outcome: Outcome) -> None:
-        if isinstance(outcome, ModelSummary):
-            self._end(work, outcome)
-        elif isinstance(outcome, Adapted):
-            work.adapted = outcome
-            self.adapted.append(work)
-        elif isinstance(outcome, Died):
-            self._again(work, outcome.cause)
+    def _take(self, stage: Stage, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
+        if isinstance(outcomes, Died):
+            self._again(batch, outcomes.cause)
+            return
+        left = []
+        for work, outcome in zip(batch.works, outcomes, strict=True):
+            if isinstance(outcome, ModelSummary):
+                self.summarised(outcome)
+            elif isinstance(outcome, Adapted):
+                work.adapted = outcome
+                left.append(work)
+            else:
+                work.located = outcome
+                self._admit(work)
+        if left:
+            self.adapted.append(Batch(left, batch.memory))
         else:
-            work.located = outcome
-            self._admit(work)
+            self.memory -= batch.memory
 
     def _admit(self, work: Work) -> None:
         """Let it wait for its turn, unless no node could hold it."""
@@ -189,23 +235,24 @@ class Schedule:
         else:
             heapq.heappush(self.found, work)
 
-    def _again(self, work: Work, cause: Exception) -> None:
-        """Try the model again in another process, but not for ever."""
-        work.deaths += 1
-        if work.deaths >= _DEATHS:
-            who = "validating" if work.adapted else "adapting"
-            error = WorkerDied(
-                f"the process {who} it died {work.deaths} times, for want of memory or of a "
-                f"device's error; see the node's logs, then --retry-failed"
-            )
-            error.__cause__ = cause
-            self._end(work, self.given_up(work.request, error))
-        elif work.adapted:
-            self.adapted.append(work)
-        else:
-            self.memory -= work.memory
-            heapq.heappush(self.found, work)
+    def _again(self, batch: Batch, cause: Exception) -> None:
+        """Try each model again in another process, alone, but not for ever."""
+        self.memory -= batch.memory
+        for work in batch.works:
+            work.deaths += 1
+            if work.deaths >= _DEATHS:
+                self._give_up(work, cause)
+            elif work.adapted:
+                self.memory += work.memory
+                self.adapted.append(Batch([work], work.memory))
+            else:
+                heapq.heappush(self.found, work)
 
-    def _end(self, work: Work, summary: ModelSummary) -> None:
-        self.memory -= work.memory
-        self.summarised(summary)
+    def _give_up(self, work: Work, cause: Exception) -> None:
+        who = "validating" if work.adapted else "adapting"
+        error = WorkerDied(
+            f"the process {who} it died {work.deaths} times, for want of memory or of a device's "
+            f"error; see the node's logs, then --retry-failed"
+        )
+        error.__cause__ = cause
+        self.summarised(self.given_up(work.request, error))

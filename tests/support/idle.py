@@ -18,6 +18,10 @@ def locate(entry: ModelEntry, job: Job) -> Located:
     return Located(Source("hf://x", "commit=0", 10**8, ""), None, "")
 
 
+def locate_small(entry: ModelEntry, job: Job) -> Located:
+    return Located(Source("hf://x", "commit=0", 10**6, ""), None, "")
+
+
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
     facts = ModelFacts(Bands.counted(3), 1, 1, (), (), 0, "")
     return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), {})
