@@ -6,7 +6,7 @@ small records travel between them. A process that dies is replaced; `schedule` s
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from zooadapt.schedule import Batch, Capacity, Died, Outcome, Schedule, Stage
 
 _LOOKUPS = 16
 """Sources asked at once."""
+_NAMED = 5_000
+"""Models up to which tasks are named after theirs: Ray's metrics keep 14 kB of every name."""
 _LOOK_SECONDS = 0.2
 """How often look-ups are seen to while tasks run."""
 
@@ -121,7 +123,7 @@ def workers() -> Workers:
 
 
 def run(
-    requests: Iterable[Request],
+    requests: Sequence[Request],
     job: Job,
     division: Workers,
     ended: Callable[[ModelSummary], None],
@@ -132,7 +134,7 @@ def run(
     cancelled and what is recorded stays.
     """
     given_up = partial(_fail, job)
-    with RayExecutor(job, division) as executor:
+    with RayExecutor(job, division, named=len(requests) <= _NAMED) as executor:
         Schedule(iter(requests), executor, ended, given_up).run()
 
 
@@ -143,8 +145,14 @@ def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
 class RayExecutor:
     """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
 
-    def __init__(self, job: Job, division: Workers, stages: Stages = STAGES) -> None:
-        """Starts validators, as that takes a while; without GPUs the rest when they have work."""
+    def __init__(
+        self, job: Job, division: Workers, stages: Stages = STAGES, named: bool = True
+    ) -> None:
+        """Starts validators, as that takes a while; without GPUs the rest when they have work.
+
+        Where `named`, Ray's tools show which models a task is of.
+        """
+        self._named = named
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         memory = [int(resources.get("memory", 0)) for resources in nodes]
         self.capacity = Capacity(
@@ -169,10 +177,10 @@ class RayExecutor:
 
     def start(self, stage: Stage, batch: Batch) -> None:
         """Begin, without waiting."""
-        first, more = batch.works[0].request.entry, len(batch.works) - 1
-        name = f"{stage} {first.name}" + (f" and {more} more" if more else "")
+        name = self._name(stage, batch)
         if stage == "locate":
-            self._lookups[self._pool.submit(self._stages.locate, first, self._job)] = batch
+            entry = batch.works[0].request.entry
+            self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = batch
         elif stage == "adapt":
             task = _adapt.options(name=name, memory=batch.memory)
             calls = [(work.request, work.located) for work in batch.works]
@@ -182,6 +190,12 @@ class RayExecutor:
             proof = validator.prove.options(name=name)
             adapted = [work.adapted for work in batch.works]
             self._running[proof.remote(adapted, self._job)] = batch, validator
+
+    def _name(self, stage: Stage, batch: Batch) -> str:
+        if not self._named:
+            return stage
+        first, more = batch.works[0].request.entry.name, len(batch.works) - 1
+        return f"{stage} {first}" + (f" and {more} more" if more else "")
 
     def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
         """Wait until something that was started ends; all that has ended since the last call."""
