@@ -27,13 +27,16 @@ BREAK_AND_SHOW = """
 import os, ray, sys
 from ray.util import state
 from zooadapt import cluster
+from zooadapt.records import Job, ModelEntry, Request
 
 def broken(*given):
     raise OSError("no http://bob:" + os.environ["HF_TOKEN"] + "@host/mirror/object")
 
 ray.init("auto", log_to_driver=False)
 try:
-    ray.get(cluster._adapt.options(name="broken").remote(broken, None, None, None))
+    batch = [(Request(ModelEntry("zoo", "model", "", "", None), ()), None)]
+    job = Job("run", "s3://bob:" + os.environ["HF_TOKEN"] + "@host/mirror")
+    ray.get(cluster._adapt.options(name="broken").remote(broken, batch, job))
 except ray.exceptions.RayTaskError as error:
     print(error)
 for kind in (state.list_tasks, state.list_actors, state.list_jobs, state.list_workers,
