@@ -369,7 +369,7 @@ def _through(requests: Iterator[Request], job: Job, stages: cluster.Stages, size
     def ended(summary: ModelSummary) -> None:
         times.append((time.monotonic(), time.process_time()))
 
-    with cluster.RayExecutor(job, cluster.workers(), stages, named=False) as executor:
+    with cluster.RayExecutor(job, cluster.Workers(), stages, named=False) as executor:
         taken = itertools.islice(requests, _WARMING + _SCHEDULED)
         schedule.Schedule(
             taken, executor, ended, lambda request, error: idle.summary(request)

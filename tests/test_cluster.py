@@ -22,6 +22,7 @@ from zooadapt.store import open_store
 from zooadapt.zoos import listed
 
 SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+HALF = {"num_gpus": 0.5, "num_cpus": 0}
 KILLER = "test_vit.r160_in1k"
 BREAKER = "test_efficientnet.r160_in1k"
 
@@ -100,7 +101,7 @@ def entry(name: str) -> ModelEntry:
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     ended: list[ModelSummary] = []
     requests = [Request(entry(name), counted(4)) for name in names]
-    cluster.run(requests, job, cluster.workers(), ended.append)
+    cluster.run(requests, job, cluster.Workers(), ended.append)
     return {summary.entry.name: summary for summary in ended}
 
 
@@ -131,7 +132,7 @@ def test_a_validator_whose_device_broke_is_replaced(
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("one", str(tmp_path), source_root=str(small))
-    crowd = replace(cluster.workers(), cpus=3)  # more than there are
+    crowd = cluster.Workers(cpus=3)  # more than there are
     with cluster.RayExecutor(job, crowd):
         assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
 
@@ -159,8 +160,8 @@ def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_pat
         ({"CPU": 2}, SPREAD, "no GPU: validating on 2 CPU workers"),
         ({"CPU": 1}, SPREAD, "no GPU: validating on 1 CPU worker"),
         ({"CPU": 16}, SPREAD, "no GPU: validating on 16 CPU workers"),
-        ({"CPU": 8, "GPU": 1}, {"num_gpus": 1, "num_cpus": 0}, "validating on 1 GPU worker"),
-        ({"CPU": 64, "GPU": 4}, {"num_gpus": 1, "num_cpus": 0}, "validating on 4 GPU workers"),
+        ({"CPU": 8, "GPU": 1}, HALF, "validating on 1 GPU, 2 workers each"),
+        ({"CPU": 64, "GPU": 4}, HALF, "validating on 4 GPUs, 2 workers each"),
     ],
 )
 def test_validators_get_the_gpus_where_there_are_any(
@@ -169,8 +170,31 @@ def test_validators_get_the_gpus_where_there_are_any(
     line: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
     division = cluster.workers()
     assert division.options == options
     assert str(division).endswith(line)
     assert division.at_once > division.validators
+
+
+def node(cpus: float, gigabytes: int, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": gigabytes * 1e9}}
+
+
+def test_a_head_that_takes_no_work_and_nodes_that_are_gone_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [node(0, 64), node(4, 16), node(2, 8, gpus=1), node(32, 256, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert cluster.workers() == cluster.Workers(gpus=1, cpus=6, memory=16 * 10**9)
+    capacity = cluster._capacity(cluster.workers())
+    assert (capacity.memory, capacity.largest_node) == (24 * 10**9, 16 * 10**9)
+
+
+def test_what_may_still_come_counts_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [node(0, 4)])
+    asked = cluster.workers(cluster.Workers(gpus=2, cpus=16, memory=32 * 10**9))
+    capacity = cluster._capacity(asked)
+    assert (asked.gpus, asked.cpus, capacity.validators) == (2, 16, 4)
+    assert capacity.largest_node == 32 * 10**9
+    assert capacity.memory >= capacity.largest_node

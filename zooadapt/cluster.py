@@ -5,24 +5,29 @@ small records travel between them. A process that dies is replaced; `schedule` s
 """
 
 import concurrent.futures
-import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
 from zooadapt import pipeline, sources
-from zooadapt.errors import DeviceLost, FetchError, RunError, StageError, one_line, redact
+from zooadapt.errors import FetchError, RunError, StageError, one_line
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Batch, Capacity, Died, Outcome, Schedule, Stage
+from zooadapt.validators import Validators, quoted
 
 _LOOKUPS = 16
 """Sources asked at once."""
+_PER_GPU = 2
+"""Validators that share a GPU: one reads its model back while the other runs its own."""
+_LOOK_AROUND = 5.0
+"""Seconds after which it is seen again what nodes there are."""
 _NAMED = 5_000
 """Models up to which tasks are named after theirs: Ray's metrics keep 14 kB of every name."""
 _LOOK_SECONDS = 0.2
@@ -49,93 +54,93 @@ def _adapt(
 ) -> list[Adapted | ModelSummary]:
     results = []
     for request, located in batch:
-        with _quoted(request.entry, job):
+        with quoted(request.entry, job):
             results.append(stage(request, job, located))
     return results
 
 
-@ray.remote(max_restarts=0)
-class _Validator:
-    """A process that keeps its device and its imports from one model to the next."""
-
-    def __init__(self, stage: Callable[[Adapted, Job], ModelSummary]) -> None:
-        pipeline.use_threads(1)  # without GPUs there may be a validator for each CPU
-        self.stage = stage
-
-    def prove(self, batch: Sequence[Adapted], job: Job) -> list[ModelSummary]:
-        results = []
-        for adapted in batch:
-            with _quoted(adapted.entry, job):
-                try:
-                    results.append(self.stage(adapted, job))
-                except DeviceLost:
-                    os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
-        return results
-
-
-@contextmanager
-def _quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
-    """Let Ray, which keeps and shows every error, see no secret of one."""
-    try:
-        yield
-    except Exception as cause:
-        raise RunError(
-            f"{entry.name} can't be recorded in {redact(job.dest)}: {one_line(cause)}"
-        ) from None
-
-
 @dataclass(frozen=True)
 class Workers:
-    """How the cluster's resources are shared between the two kinds of work."""
+    """What the two kinds of work are done with: what the cluster has, or may grow to."""
 
-    gpus: int
-    cpus: int
+    gpus: int = 0
+    cpus: int = 0
+    memory: int = 0
+    """Bytes of the largest node; 0 where nothing is asked for."""
 
     @property
     def validators(self) -> int:
-        """One for each GPU; without any, as many as there is work for, up to one for each CPU."""
-        return self.gpus or self.cpus
+        """Some for each GPU; without any, as many as there is work for, up to one for each CPU."""
+        return self.gpus * _PER_GPU or self.cpus
 
     @property
     def at_once(self) -> int:
-        """Models worked on: one more than there are CPUs, as adapting often waits for a store."""
-        return self.cpus + 1 + self.gpus
+        """Batches worked on: one more than there are CPUs, as adapting often waits for a store."""
+        return self.cpus + 1 + self.gpus * _PER_GPU
 
     @property
     def options(self) -> dict[str, Any]:
         """The Ray resources of one validator."""
         # Never CPUs: two jobs that hold what the other's tasks wait for would wait for ever.
         if self.gpus:
-            return {"num_gpus": 1, "num_cpus": 0}
+            return {"num_gpus": 1 / _PER_GPU, "num_cpus": 0}
         return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 
     def __str__(self) -> str:
-        plural = "s" * (self.validators > 1)
         if self.gpus:
-            return f"validating on {self.validators} GPU worker{plural}"
+            plural = "s" * (self.gpus > 1)
+            return f"validating on {self.gpus} GPU{plural}, {_PER_GPU} workers each"
+        plural = "s" * (self.validators > 1)
         return f"the cluster has no GPU: validating on {self.validators} CPU worker{plural}"
 
 
-def workers() -> Workers:
-    """The division that fits the cluster as it is now."""
-    resources = ray.cluster_resources()
-    return Workers(int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1))))
+def workers(asked: Workers = Workers()) -> Workers:
+    """What the cluster has now, or what was asked for where that is more."""
+    nodes = _nodes()
+    return Workers(
+        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in nodes))),
+        cpus=max(asked.cpus, 1, int(sum(node.get("CPU", 0) for node in nodes))),
+        memory=max(asked.memory, *(int(node.get("memory", 0)) for node in nodes)),
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of every node that takes work; where none does yet, of all."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node for node in alive if node.get("CPU", 0) >= 1] or alive or [{}]
+
+
+def _capacity(division: Workers) -> Capacity:
+    nodes = _nodes()
+    cpus = sum(node.get("CPU", 0) for node in nodes)
+    memory = int(sum(node.get("memory", 0) for node in nodes))
+    lacking = max(0, division.cpus - int(cpus))  # may still come, with a CPU's share of a node
+    per_cpu = memory / cpus if cpus else division.memory
+    return Capacity(
+        validators=division.validators,
+        adapting=division.cpus + 1,
+        at_once=division.at_once,
+        memory=max(division.memory, memory + int(lacking * per_cpu)),
+        largest_node=division.memory,
+    )
 
 
 def run(
     requests: Sequence[Request],
     job: Job,
-    division: Workers,
+    asked: Workers,
     ended: Callable[[ModelSummary], None],
+    is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Adapt and prove every request; `ended` hears of each model once, when it is recorded.
 
-    Raises RunError where the mirror can't be written to. On KeyboardInterrupt what runs is
-    cancelled and what is recorded stays.
+    `asked` is what the cluster may grow to, where that is more than it has. Once `is_over` nothing
+    more is begun. Raises RunError where the mirror can't be written to. On KeyboardInterrupt what
+    runs is cancelled and what is recorded stays.
     """
     given_up = partial(_fail, job)
-    with RayExecutor(job, division, named=len(requests) <= _NAMED) as executor:
-        Schedule(iter(requests), executor, ended, given_up).run()
+    with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
+        Schedule(iter(requests), executor, ended, given_up, is_over=is_over).run()
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
@@ -146,34 +151,32 @@ class RayExecutor:
     """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
 
     def __init__(
-        self, job: Job, division: Workers, stages: Stages = STAGES, named: bool = True
+        self, job: Job, asked: Workers, stages: Stages = STAGES, named: bool = True
     ) -> None:
-        """Starts validators, as that takes a while; without GPUs the rest when they have work.
+        """Starts a validator, or one for each GPU that is there, as that takes a while.
 
         Where `named`, Ray's tools show which models a task is of.
         """
-        self._named = named
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        memory = [int(resources.get("memory", 0)) for resources in nodes]
-        self.capacity = Capacity(
-            division.validators, division.cpus + 1, division.at_once, sum(memory), max(memory)
-        )
-        self._job, self._division, self._stages = job, division, stages
+        self._job, self._asked, self._stages, self._named = job, asked, stages, named
+        self._look_around()
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
-        self._running: dict[ray.ObjectRef, tuple[Batch, Any]] = {}
-        """With the validator, or None for a task."""
-        self._idle = [self._validator() for _ in range(division.gpus or 1)]
+        self._tasks: dict[ray.ObjectRef, Batch] = {}
+        self._validators = Validators(stages.prove, job, workers(asked).options)
+        for _ in range(workers().gpus * _PER_GPU or 1):
+            self._validators.start()
 
     def __enter__(self) -> "RayExecutor":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._validators.close()
 
-    def _validator(self) -> Any:
-        remote = _Validator.options(**self._division.options)  # type: ignore[attr-defined]
-        return remote.remote(self._stages.prove)
+    def _look_around(self) -> None:
+        """See what nodes have joined or left."""
+        self._looked = time.monotonic()
+        self.capacity = _capacity(workers(self._asked))
 
     def start(self, stage: Stage, batch: Batch) -> None:
         """Begin, without waiting."""
@@ -182,14 +185,11 @@ class RayExecutor:
             entry = batch.works[0].request.entry
             self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = batch
         elif stage == "adapt":
-            task = _adapt.options(name=name, memory=batch.memory)
+            task = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch))
             calls = [(work.request, work.located) for work in batch.works]
-            self._running[task.remote(self._stages.adapt, calls, self._job)] = batch, None
+            self._tasks[task.remote(self._stages.adapt, calls, self._job)] = batch
         else:
-            validator = self._idle.pop() if self._idle else self._validator()
-            proof = validator.prove.options(name=name)
-            adapted = [work.adapted for work in batch.works]
-            self._running[proof.remote(adapted, self._job)] = batch, validator
+            self._validators.prove(batch, name)
 
     def _name(self, stage: Stage, batch: Batch) -> str:
         if not self._named:
@@ -198,16 +198,24 @@ class RayExecutor:
         return f"{stage} {first}" + (f" and {more} more" if more else "")
 
     def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
-        """Wait until something that was started ends; all that has ended since the last call."""
+        """Wait until something that was started ends; all that has ended since the last call.
+
+        Nothing where nodes have joined or left meanwhile.
+        """
         while True:
             found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
-            results = [self._result(ref) for ref in self._done(wait=not found)]
-            if found or results:
-                return found + results
+            for ref in self._done(wait=not found):
+                found += self._result(ref)
+            if time.monotonic() - self._looked > _LOOK_AROUND:
+                self._look_around()
+                self._validators.release()
+                return found
+            if found:
+                return found
 
     def _done(self, wait: bool) -> list[ray.ObjectRef]:
-        """The tasks that ended; wait for one, or for a look-up."""
-        refs = [*self._running]
+        """The tasks that ended; wait for one, or for a look-up, or to look around again."""
+        refs = [*self._tasks, *self._validators.refs]
         if not refs:
             if wait:
                 concurrent.futures.wait(self._lookups, return_when=FIRST_COMPLETED)
@@ -215,19 +223,27 @@ class RayExecutor:
         done: list[ray.ObjectRef]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not done and wait:
-            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else None)
+            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else _LOOK_AROUND)
         return done
 
-    def _found(self, lookup: Future[Located]) -> tuple[Stage, Batch, Sequence[Outcome]]:
+    def _found(self, lookup: Future[Located]) -> tuple[Stage, Batch, Sequence[Outcome] | Died]:
         batch = self._lookups.pop(lookup)
         failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
         return "locate", batch, [None if failed else lookup.result()]
 
-    def _result(self, ref: ray.ObjectRef) -> tuple[Stage, Batch, Sequence[Outcome] | Died]:
-        batch, validator = self._running.pop(ref)
-        stage: Stage = "prove" if validator else "adapt"
+    def _result(self, ref: ray.ObjectRef) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+        if self._validators.is_starting(ref):
+            self._validators.started(ref)
+            return []
+        if ref in self._tasks:
+            return [("adapt", self._tasks.pop(ref), self._outcome(ref))]
+        batch, outcome = self._validators.ended(ref), self._outcome(ref)
+        self._validators.freed(ref, alive=not isinstance(outcome, Died))
+        return [("prove", batch, outcome)]
+
+    def _outcome(self, ref: ray.ObjectRef) -> Sequence[Outcome] | Died:
         try:
-            outcome: Sequence[Outcome] | Died = ray.get(ref)
+            outcomes: Sequence[Outcome] = ray.get(ref)
         except RayTaskError as cause:
             raise RunError(one_line(cause.cause or cause)) from cause
         except RayError as cause:
@@ -236,18 +252,30 @@ class RayExecutor:
                     f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the "
                     f"same command goes on"
                 ) from cause
-            outcome = Died(cause)
-        if validator:
-            self._idle.append(self._validator() if isinstance(outcome, Died) else validator)
-        return stage, batch, outcome
+            return Died(cause, node_lost=_tells_of_a_node(cause))
+        return outcomes
 
     def cancel(self) -> None:
         """Stop what runs; what isn't recorded is done again by the next run."""
         with suppress(Exception):
-            tasks = [ref for ref, (_, validator) in self._running.items() if validator is None]
+            tasks = [*self._tasks]
             for ref in tasks:
                 ray.cancel(ref)
             ray.wait(tasks, num_returns=len(tasks), timeout=5)
+
+
+def _disk(batch: Batch) -> dict[str, float]:
+    """What the batch takes of a node's disk, where nodes state what they have (``disk_gb``)."""
+    if "disk_gb" not in ray.cluster_resources():
+        return {}
+    sizes = [work.located.source.bytes or 0 for work in batch.works if work.located]
+    return {"disk_gb": round(max([0, *sizes]) / 1e9, 3)}
+
+
+def _tells_of_a_node(cause: RayError) -> bool:
+    """Whether the process ended with its node."""
+    text = str(cause).lower()
+    return isinstance(cause, NodeDiedError) or ("node" in text and "died" in text)
 
 
 def _cluster_lives() -> bool:

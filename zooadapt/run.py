@@ -182,15 +182,15 @@ def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
             connection.check_local_dest(Path(store.root), job.run_id)
-        division = cluster.workers()
-        click.echo(f"ray: {division}")
+        asked = cluster.Workers()
+        click.echo(f"ray: {cluster.workers(asked)}")
         with report.Progress(len(todo.requests)) as progress:
 
             def ended(summary: ModelSummary) -> None:
                 outcomes.add(summary)
                 progress.model_ended(summary)
 
-            cluster.run(todo.requests, job, division, ended)
+            cluster.run(todo.requests, job, asked, ended)
 
 
 def _finish(

@@ -26,13 +26,17 @@ _PATIENCE = 32
 """How many smaller models go before one that waits for memory."""
 _DEATHS = 3
 """A model that so many processes died of is given up."""
+_LOSSES = 20
+"""So is one that so many nodes were lost with: spot nodes go, but perhaps it takes them along."""
 
 
 @dataclass(frozen=True)
 class Died:
-    """The process that worked on a model ended."""
+    """The process that worked on a batch ended."""
 
     cause: Exception
+    node_lost: bool = False
+    """Whether with all of its node: no fault of the models."""
 
 
 Outcome = Located | Adapted | ModelSummary | None
@@ -49,6 +53,8 @@ class Work:
     """What to prove; None until it is adapted."""
     deaths: int = 0
     """How many processes died of it, or of a batch that it was in."""
+    losses: int = 0
+    """How many nodes were lost while it was worked on there."""
     passed: int = 0
     """How many smaller models went first, for want of memory."""
 
@@ -130,6 +136,8 @@ class Schedule:
     """Looked up; a heap, the largest first."""
     adapted: deque[Batch] = field(default_factory=deque)
     running: dict[Stage, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
+    is_over: Callable[[], bool] = lambda: False
+    """Whether the time is up: what is adapted is still proved, and nothing else is begun."""
     memory: int = 0
     """Bytes that what was taken from `found` and hasn't ended may take."""
 
@@ -151,6 +159,8 @@ class Schedule:
         capacity = self.executor.capacity
         while self.adapted and self._room() and self.running["prove"] < capacity.validators:
             self._begin("prove", self.adapted.popleft())
+        if self.is_over():
+            return
         while len(self.found) + self.running["locate"] < max(AHEAD, 2 * capacity.at_once):
             request = next(self.requests, None)
             if request is None:
@@ -206,7 +216,7 @@ class Schedule:
 
     def _take(self, stage: Stage, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
         if isinstance(outcomes, Died):
-            self._again(batch, outcomes.cause)
+            self._again(batch, outcomes)
             return
         left = []
         for work, outcome in zip(batch.works, outcomes, strict=True):
@@ -235,13 +245,14 @@ class Schedule:
         else:
             heapq.heappush(self.found, work)
 
-    def _again(self, batch: Batch, cause: Exception) -> None:
-        """Try each model again in another process, alone, but not for ever."""
+    def _again(self, batch: Batch, died: Died) -> None:
+        """Try each model again in another process, alone if it may be its fault; not for ever."""
         self.memory -= batch.memory
         for work in batch.works:
-            work.deaths += 1
-            if work.deaths >= _DEATHS:
-                self._give_up(work, cause)
+            work.losses += died.node_lost
+            work.deaths += not died.node_lost
+            if work.deaths >= _DEATHS or work.losses >= _LOSSES:
+                self._give_up(work, died.cause)
             elif work.adapted:
                 self.memory += work.memory
                 self.adapted.append(Batch([work], work.memory))
@@ -251,8 +262,8 @@ class Schedule:
     def _give_up(self, work: Work, cause: Exception) -> None:
         who = "validating" if work.adapted else "adapting"
         error = WorkerDied(
-            f"the process {who} it died {work.deaths} times, for want of memory or of a device's "
-            f"error; see the node's logs, then --retry-failed"
+            f"the process {who} it died {work.deaths + work.losses} times, for want of memory or "
+            f"of a device's error; see the node's logs, then --retry-failed"
         )
         error.__cause__ = cause
         self.summarised(self.given_up(work.request, error))
