@@ -8,7 +8,6 @@ stored under the names that the library writes, which differ from those that it 
 import importlib.resources
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,12 @@ class TransformersZoo:
         return [_entry(repo) for repo in ids.read(names, listing, _FILES)]
 
     def architectures(self) -> Iterable[ModelEntry]:
-        """Every class for classifying images and every backbone, as its config is by default."""
-        listed = [kinds for mapping in _LISTED for kinds in mapping.values()]
+        """Every class for classifying images and every backbone, as its config is by default.
+
+        But for those that stand for whichever model of timm's their config names.
+        """
+        mapped = [item for mapping in _LISTED for item in mapping.items()]
+        listed = [kinds for model_type, kinds in mapped if not model_type.startswith("timm_")]
         names = [
             name for kinds in listed for name in ([kinds] if isinstance(kinds, str) else kinds)
         ]
@@ -79,8 +82,18 @@ class TransformersZoo:
             raise FetchError(described["error"])
         model = _built(hf_configs.with_channels(described["config"], in_chans))
         if in_chans != facts.chans and next(model.parameters()).is_meta:
-            fixed.check_runs(model, in_chans, facts)
+            self._check_runs(entry, model, in_chans)
         return model
+
+    def _check_runs(self, entry: ModelEntry, model: nn.Module, chans: int) -> None:
+        """Raise Unsupported where a model for other channels than its own can't be run."""
+        try:
+            fixed.check_runs(model, chans, self.facts(entry))
+        except Unsupported:
+            with torch.device("meta"):
+                own = self.build(entry, self.facts(entry).chans)
+            self.stems(entry, own)  # says so where it can't be run on images at all
+            raise
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
         """The modules whose weights are the first to meet the image in a forward pass."""
@@ -205,12 +218,14 @@ def _by_default(name: str) -> ModelEntry:
 def _kind(config: Mapping[str, Any]) -> Any:
     """The class that a config names. Raises Unsupported where it isn't one of transformers'."""
     name = hf_configs.architecture(config)
+    if not name:
+        raise Unsupported("its config names no class under architectures")
     kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
     ours = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
     if not ours or not kind.__module__.startswith("transformers.models."):
         raise Unsupported(
-            f"{name or 'what it names no class for'} is no model of transformers "
-            f"{transformers.__version__}, and no code of a repository is run"
+            f"{name} is no model of transformers {transformers.__version__}, and no code of a "
+            f"repository is run"
         )
     if kind.main_input_name != "pixel_values":
         raise Unsupported(f"{name} takes {kind.main_input_name}, which aren't images")
@@ -219,9 +234,11 @@ def _kind(config: Mapping[str, Any]) -> Any:
 
 def _built(config: Mapping[str, Any]) -> Renamed:
     """The model of a config with the right number of channels, on the current default device."""
-    kind = _kind(config)
+    kind, read = _kind(config), hf_configs.read(config)
+    if not isinstance(read, kind.config_class):
+        raise Unsupported(f"{kind.__name__} isn't of the model_type {read.model_type} it states")
     try:
-        model = kind(hf_configs.read(config))
+        model = kind(read)
     except ImportError as cause:
         raise Unsupported(one_line(cause)) from cause
     return Renamed(model, _stored_names(model))
