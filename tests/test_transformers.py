@@ -68,7 +68,7 @@ README = "---\nlicense: apache-2.0\ntags:\n- vision\n---\n# A model\n"
 def write(root: Path, name: str, kind: str, options: dict[str, Any]) -> Path:
     """A repository with a tiny model of random weights that let the image through."""
     config = getattr(transformers, kind).config_class(num_labels=5, **options)
-    model = seeded.model(lambda: Images(kind, config), (3, 32, 32))
+    model: Any = seeded.model(lambda: Images(kind, config), (3, 32, 32))
     folder = root / name
     model.inner.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
@@ -81,7 +81,7 @@ class Images(nn.Module):
 
     def __init__(self, kind: str, config: Any) -> None:
         super().__init__()
-        self.inner: Any = getattr(transformers, kind)(config)
+        self.inner = getattr(transformers, kind)(config)
 
     def forward(self, images: torch.Tensor) -> Any:
         return self.inner(images)
@@ -132,12 +132,12 @@ def failed(entry: ModelEntry, root: Path, dest: Path) -> str:
 
 
 def auto(kind: str) -> Any:
-    """The Auto class that finds a class by its config."""
+    """The Auto class that finds a class by its config; AutoBackbone takes no folder in 5.24."""
     if kind.endswith("ForImageClassification"):
         return transformers.AutoModelForImageClassification
     if kind.endswith("ForSemanticSegmentation"):
         return transformers.AutoModelForSemanticSegmentation
-    return transformers.AutoBackbone if kind.endswith("Backbone") else transformers.AutoModel
+    return getattr(transformers, kind if kind.endswith("Backbone") else "AutoModel")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -160,7 +160,7 @@ def test_a_variant_is_equivalent_and_loads_in_transformers(
 
 def check_loads(folder: Path, kind: str, row: Row) -> None:
     """transformers gives a model of N channels with exactly what is stored, and nothing random."""
-    model, report = auto(kind).from_pretrained(folder, output_loading_info=True)
+    model, report = auto(kind).from_pretrained(str(folder), output_loading_info=True)
     assert type(model).__name__ == kind
     assert not any(report.values()), report
     stored = safetensors.torch.load_file(folder / "model.safetensors")
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_lacks_something_fails(root: Path, tmp_path: Path) -> 
         ({"model_type": "evil"}, "unsupported: .* knows no model_type 'evil'"),
         (
             {"model_type": "swin"},
-            "unsupported: ViTForImageClassification isn't of the model_type swin",
+            "unsupported: ViTForImageClassification isn't of the model_type",
         ),
         (
             {

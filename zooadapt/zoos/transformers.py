@@ -14,8 +14,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
@@ -24,7 +22,7 @@ from zooadapt.errors import FetchError, Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG
 from zooadapt.records import Listing, ModelEntry, ModelFacts
 from zooadapt.renamed import Renamed
-from zooadapt.zoos import fixed, hf_configs, hf_names, ids
+from zooadapt.zoos import fixed, hf_configs, hf_models, hf_names, ids
 
 _FILES = ("config.json", "preprocessor_config.json", "README.md")
 _LISTED = (
@@ -80,7 +78,7 @@ class TransformersZoo:
         described, facts = _described(entry), self.facts(entry)
         if described["error"]:
             raise FetchError(described["error"])
-        model = _built(hf_configs.with_channels(described["config"], in_chans))
+        model = hf_models.built(hf_configs.with_channels(described["config"], in_chans))
         if in_chans != facts.chans and next(model.parameters()).is_meta:
             self._check_runs(entry, model, in_chans)
         return model
@@ -88,7 +86,8 @@ class TransformersZoo:
     def _check_runs(self, entry: ModelEntry, model: nn.Module, chans: int) -> None:
         """Raise Unsupported where a model for other channels than its own can't be run."""
         try:
-            fixed.check_runs(model, chans, self.facts(entry))
+            with hf_models.nothing_kept():
+                fixed.check_runs(model, chans, self.facts(entry))
         except Unsupported:
             with torch.device("meta"):
                 own = self.build(entry, self.facts(entry).chans)
@@ -97,7 +96,8 @@ class TransformersZoo:
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
         """The modules whose weights are the first to meet the image in a forward pass."""
-        weights = fixed.first_weights(model, self.facts(entry))
+        with hf_models.nothing_kept():
+            weights = fixed.first_weights(model, self.facts(entry))
         return [name.removesuffix(".weight") for name in weights]
 
     def convert(
@@ -143,7 +143,7 @@ class TransformersZoo:
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
         """``from_pretrained(folder, …)`` of the class. Raises UsageError where it refuses."""
-        kind = _kind(json.loads((folder / CONFIG).read_text()))
+        kind = hf_models.kind(json.loads((folder / CONFIG).read_text()))
         try:
             model: nn.Module = kind.from_pretrained(folder, local_files_only=True, **options)
         except (TypeError, ValueError, RuntimeError) as cause:
@@ -158,7 +158,7 @@ class TransformersZoo:
         config = json.loads((folder / CONFIG).read_text())
         chans = in_chans or self.stated(config).chans
         with torch.device("cpu"), no_init_weights():
-            model = _built(hf_configs.with_channels(config, chans))
+            model = hf_models.built(hf_configs.with_channels(config, chans))
         model.load_state_dict(tensors, strict=True, assign=True)
         return model.eval()
 
@@ -213,43 +213,3 @@ def _by_default(name: str) -> ModelEntry:
         error = f"its config by default: {one_line(cause)}"
     described = _description(config, {}, error)
     return ModelEntry(TransformersZoo.name, name, name, "", None, config=described)
-
-
-def _kind(config: Mapping[str, Any]) -> Any:
-    """The class that a config names. Raises Unsupported where it isn't one of transformers'."""
-    name = hf_configs.architecture(config)
-    if not name:
-        raise Unsupported("its config names no class under architectures")
-    kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
-    ours = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
-    if not ours or not kind.__module__.startswith("transformers.models."):
-        raise Unsupported(
-            f"{name} is no model of transformers {transformers.__version__}, and no code of a "
-            f"repository is run"
-        )
-    if kind.main_input_name != "pixel_values":
-        raise Unsupported(f"{name} takes {kind.main_input_name}, which aren't images")
-    return kind
-
-
-def _built(config: Mapping[str, Any]) -> Renamed:
-    """The model of a config with the right number of channels, on the current default device."""
-    kind, read = _kind(config), hf_configs.read(config)
-    if not isinstance(read, kind.config_class):
-        raise Unsupported(f"{kind.__name__} isn't of the model_type {read.model_type} it states")
-    try:
-        model = kind(read)
-    except ImportError as cause:
-        raise Unsupported(one_line(cause)) from cause
-    return Renamed(model, _stored_names(model))
-
-
-def _stored_names(model: PreTrainedModel) -> dict[str, str]:
-    """The names under which transformers would store a model's tensors, by those in memory."""
-    state = model.state_dict()
-    names = {id(tensor): name for name, tensor in state.items()}
-    stored = revert_weight_conversion(model, dict(state))
-    renamed = {names.get(id(tensor), ""): name for name, tensor in stored.items()}
-    if renamed.keys() != state.keys():
-        raise Unsupported("transformers stores some of its tensors put together or cut")
-    return renamed
