@@ -24,6 +24,20 @@ from zooadapt.records import Job, Listing, ModelEntry, ModelSummary, Request
 from zooadapt.zoos import ids
 from zooadapt.zoos.transformers import TransformersZoo
 
+LOAD = """
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("variant")
+processor = AutoImageProcessor.from_pretrained("variant")
+inputs = processor(image, input_data_format="channels_first", return_tensors="pt")
+logits = model(**inputs).logits
+"""
+"""Of the README, with `image` an array of (channels, height, width)."""
+CREATE = """
+import zooadapt
+
+model = zooadapt.create_model("transformers/google/vit-base-patch16-224", in_chans=4, mirror=mirror)
+"""
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
 STAGES = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
@@ -158,6 +172,11 @@ def test_a_variant_is_equivalent_and_loads_in_transformers(
     assert rows[2]["input_mean"] == pytest.approx([0.1, 0.2, 0.3, 0.1])
 
 
+def test_the_mirror_is_verified_deeply(root: Path, tmp_path: Path) -> None:
+    run(listed(root, "nvidia/segformer")[0], counted(1, 4), root, tmp_path)
+    assert zooadapt.open_mirror(str(tmp_path)).verify(deep=True).empty
+
+
 def check_loads(folder: Path, kind: str, row: Row) -> None:
     """transformers gives a model of N channels with exactly what is stored, and nothing random."""
     model, report = auto(kind).from_pretrained(str(folder), output_loading_info=True)
@@ -215,6 +234,23 @@ def test_its_image_processor_takes_arrays_of_n_channels(root: Path, tmp_path: Pa
     assert inputs["pixel_values"].shape == (1, 4, 32, 32)
     wanted = [(1 - m) / s for m, s in zip(row["input_mean"], row["input_std"], strict=True)]
     assert inputs["pixel_values"][0, :, 5, 5].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_readmes_examples_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "google/vit-base-patch16-224"
+    shutil.copytree(root / "google/vit-tiny", tmp_path / "repos" / name)
+    (entry,) = listed(tmp_path / "repos", name)
+    (row,) = run(entry, counted(4), tmp_path / "repos", tmp_path / "mirror")
+    shutil.copytree(tmp_path / "mirror" / row["folder"], tmp_path / "variant")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"image": np.zeros((4, 60, 50), np.uint8), "mirror": "mirror"}
+    exec(LOAD, names)
+    exec(CREATE, names)
+    with torch.inference_mode():
+        logits = names["model"].eval()(**names["inputs"]).logits
+    assert torch.allclose(logits, names["logits"], atol=1e-6)
 
 
 def test_half_precision_is_kept(root: Path, tmp_path: Path) -> None:
