@@ -73,7 +73,9 @@ def main(
 
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
-    listed = zoos.listed(zoo)
+    """What the zoo has of each, or without a list of models, what its library knows."""
+    known = getattr(zoos.get(zoo), "architectures", None) if ":" not in zoo else None
+    listed = list(known()) if known else zoos.listed(zoo)
     chosen = plan.matching(listed, globs, "--models") if globs else listed
     first: dict[str, ModelEntry] = {}
     for entry in chosen:

@@ -10,6 +10,8 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,13 +26,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+    parse_ratelimit_headers,
+)
 
 from zooadapt.errors import FetchError, Unreachable, one_line, redact
 from zooadapt.records import Located, Source
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a Hub repository, in this order."""
+SHARDED = tuple(f"{file}.index.json" for file in FILES)
+"""What is there instead where a checkpoint is split into several files."""
+LONGEST_TEXT = 4 * 2**20
+"""Bytes of a text file that is read whole."""
 SILENCE = 60.0
 """Seconds that a server may say nothing."""
 
@@ -91,7 +102,45 @@ def locate(hub_id: str) -> Located:
         found = _resolve(repo, file, revision)
         if found:
             return found
+    if any(_resolve(repo, file, revision) for file in SHARDED):
+        raise FetchError(f"hf://{repo} is split into several files, which aren't put together")
     raise FetchError(f"hf://{repo} has none of {', '.join(FILES)}")
+
+
+def text(hub_id: str, file: str) -> str | None:
+    """A small text file of a repository; None where the repository has no such file.
+
+    Raises FetchError where the repository isn't there or may not be read, or the file is larger
+    than LONGEST_TEXT, Unreachable for no answer.
+    """
+    repo, _, revision = hub_id.partition("@")
+    with _translated(repo):
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        headers = build_hf_headers(token=get_token())
+        with http_stream_backoff("GET", url, headers=headers, timeout=SILENCE) as got:
+            try:
+                hf_raise_for_status(got)
+            except EntryNotFoundError:
+                return None
+            return decoded(_beginning(got.iter_bytes(2**16)), f"hf://{repo}/{file}")
+    return None
+
+
+def decoded(content: bytes, where: str) -> str:
+    """A file's text. Raises FetchError where it has more than LONGEST_TEXT bytes."""
+    if len(content) > LONGEST_TEXT:
+        raise FetchError(f"{where} is too large to be read, over {LONGEST_TEXT >> 20} MiB")
+    return content.decode(errors="replace")
+
+
+def _beginning(blocks: Iterable[bytes]) -> bytes:
+    """As many blocks as it takes to have more than LONGEST_TEXT bytes."""
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) > LONGEST_TEXT:
+            break
+    return bytes(content)
 
 
 def renewed(located: Located) -> Located:
@@ -113,12 +162,23 @@ def holds(source: Source) -> bool:
 
 def _resolve(repo: str, file: str, revision: str) -> Located | None:
     """None where the repository has no such file."""
+    with _translated(repo):
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        try:
+            facts = get_hf_file_metadata(url, token=get_token(), retry_on_errors=True)
+        except EntryNotFoundError:
+            return None
+    return _pinned(repo, file, facts, url)
+
+
+@contextmanager
+def _translated(repo: str) -> Iterator[None]:
+    """Within the limits; what goes wrong is FetchError or Unreachable, with the remedy."""
     _heed_limits()
     try:
-        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
-        facts = get_hf_file_metadata(url, token=get_token(), retry_on_errors=True)
-    except EntryNotFoundError:
-        return None
+        yield
+    except FetchError:
+        raise
     except HFValidationError as cause:
         raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause
     except GatedRepoError as cause:
@@ -133,7 +193,6 @@ def _resolve(repo: str, file: str, revision: str) -> Located | None:
         raise Unreachable(
             f"the Hub at {redact(_endpoint())} doesn't answer: {one_line(cause)}"
         ) from cause
-    return _pinned(repo, file, facts, url)
 
 
 def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:

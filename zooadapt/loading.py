@@ -7,7 +7,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from zooadapt import zoos
+from zooadapt import renamed, zoos
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 
@@ -28,4 +28,4 @@ def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn
         raise UsageError(f"{', '.join(given)}: what is loaded is the mirror's own weights")
     if options:
         return zoo.open(folder, options)
-    return zoo.load(folder, safetensors.torch.load_file(folder / WEIGHTS))
+    return renamed.plain(zoo.load(folder, safetensors.torch.load_file(folder / WEIGHTS)))

@@ -3,6 +3,7 @@
 import importlib.resources
 import re
 import time
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -73,6 +74,13 @@ def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
         except FileNotFoundError:
             continue
     folder, _, _ = urls[0].rpartition("/")
+    for file in hub.SHARDED:
+        with suppress(FileNotFoundError):
+            _at(f"{folder}/{file}", folder, options)
+            raise FetchError(
+                f"{redact(folder)} has a checkpoint split into several files, which aren't put "
+                f"together"
+            )
     names = " nor ".join(url.rpartition("/")[2] for url in urls)
     raise FetchError(f"{redact(folder)} has neither {names}")
 

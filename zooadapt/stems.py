@@ -21,6 +21,8 @@ from zooadapt.records import Gain, Stem, Use
 _SCALED = (ScaledStdConv2d, ScaledStdConv2dSame)
 _STANDARDISED = (*_SCALED, StdConv2d, StdConv2dSame)
 """Convolutions that standardise their weight in every forward pass."""
+_STANDARDISED_ELSEWHERE = ("WeightStandardizedConv2d",)
+"""The same of libraries that needn't be installed: transformers' BiT."""
 
 
 def find(
@@ -89,7 +91,7 @@ def _view(base: nn.Module, path: str, module: nn.Module, chans: int) -> tuple[in
 
 
 def _use(parent: nn.Module, module: nn.Module) -> Use:
-    if isinstance(module, _STANDARDISED):
+    if isinstance(module, _STANDARDISED) or type(module).__name__ in _STANDARDISED_ELSEWHERE:
         return "standardise"
     return "shift" if isinstance(parent, Gemma4PatchEmbed) else "plain"
 

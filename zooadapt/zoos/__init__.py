@@ -103,6 +103,7 @@ _GROUP = "zooadapt.zoos"
 _OURS = {
     "sample": "zooadapt.zoos.sample:SampleZoo",
     "timm": "zooadapt.zoos.timm:TimmZoo",
+    "transformers": "zooadapt.zoos.transformers:TransformersZoo",
 }
 
 
@@ -115,7 +116,12 @@ def get(name: str) -> Zoo:
     """The zoo of that name. Raises UsageError where there is none, or it can't be imported."""
     if name in _OURS:  # none can take the place of one of ours
         module, _, kind = _OURS[name].partition(":")
-        zoo: Zoo = getattr(import_module(module), kind)()
+        try:
+            zoo: Zoo = getattr(import_module(module), kind)()
+        except ModuleNotFoundError as cause:
+            raise UsageError(
+                f"--zoo {name} needs {cause.name}: pip install 'zooadapt[{name}]'"
+            ) from cause
         return zoo
     for point in entry_points(group=_GROUP, name=name):
         try:

@@ -70,7 +70,7 @@ class FixedZoo(ABC):
             chans = stem.shape[1] // facts.chans * in_chans
             put(model, name, stem.new_zeros(stem.shape[0], chans, *stem.shape[2:]))
         if next(model.parameters()).is_meta:
-            _check_runs(model, in_chans, facts)
+            check_runs(model, in_chans, facts)
         return model
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
@@ -169,7 +169,7 @@ class FixedZoo(ABC):
         if key not in _found:
             with torch.device("meta"):
                 model = self._module(entry.architecture, arguments)
-            _found[key] = _first_weights(model, facts)
+            _found[key] = first_weights(model, facts)
         return _found[key]
 
 
@@ -186,7 +186,7 @@ def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str
         put(model, name, tensors[name])
 
 
-def _check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
+def check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
     """Raise Unsupported where a model with other channels than its own raises."""
     try:
         with torch.no_grad():
@@ -198,7 +198,7 @@ def _check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
         ) from cause
 
 
-def _first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
+def first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
     """The names of the weights that meet the image in a model on the meta device."""
     try:
         image = torch.zeros(2, facts.chans, *facts.size, device="meta")
