@@ -15,7 +15,7 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
-from zooadapt import cluster, manifest, pipeline
+from zooadapt import cluster, manifest, pipeline, proving
 from zooadapt.errors import RunError
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.store import open_store
@@ -43,7 +43,7 @@ def _die_of_the_killer() -> None:
 
     pipeline.adapt, pipeline.prove = adapt_or_die, prove_or_die  # type: ignore[assignment]
 
-    real, broken = pipeline._prove, []
+    real, broken = proving._prove, []
 
     def prove_or_break(adapted: Any, *rest: Any) -> Any:
         if adapted.entry.name == BREAKER:
@@ -52,7 +52,7 @@ def _die_of_the_killer() -> None:
             raise RuntimeError("CUDA error: device-side assert triggered")
         return real(adapted, *rest)
 
-    pipeline._prove = prove_or_break  # type: ignore[assignment]
+    proving._prove = prove_or_break  # type: ignore[assignment]
 
 
 def _eat() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zooadapt import adaptation, passes, schemes, validate
+from zooadapt import adaptation, devices, passes, schemes, validate
 from zooadapt.errors import ValidationError
 from zooadapt.passes import Pass
 from zooadapt.records import ProofResult, Stem
@@ -194,12 +194,12 @@ def test_nested_outputs_are_all_compared() -> None:
 def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    device = validate.best_device()
+    device = devices.best()
     original = {STEM.name: base.stem.weight.detach().clone()}
     prover = validate.Prover(base, [STEM], original, (224, 224), device)
     result = prover.prove(variant, schemes.get("repeat"), matrix)
     assert result.equivalent
-    assert validate.device_name(device) == torch.cuda.get_device_name()
+    assert devices.name(device) == torch.cuda.get_device_name()
 
 
 def test_a_stem_that_no_image_moves_proves_nothing() -> None:

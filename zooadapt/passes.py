@@ -25,10 +25,28 @@ class Pass:
 
 
 def run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    """A whole forward pass. Raises ValidationError where a stem isn't called."""
+    """A whole forward pass; image by image where they don't fit into the device's memory together.
+
+    Raises ValidationError where a stem isn't called.
+    """
+    try:
+        return _run(model, images, stems)
+    except torch.cuda.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    single = [_run(model, image[None], stems) for image in images]
+    return Pass(_joined([one.final for one in single]), _joined([one.stems for one in single]))
+
+
+def _run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
     with _listening(model, stems) as heard:
         final = list(tensors(model(images)))
     return Pass(final, _spoken(heard, stems))
+
+
+def _joined(outputs: Sequence[Outputs]) -> Outputs:
+    """What several images gave, as one batch of them would have."""
+    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
 
 class _AllSpoke(Exception):

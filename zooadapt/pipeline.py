@@ -6,8 +6,6 @@ Whichever ends a model writes its record, last.
 """
 
 import dataclasses
-import re
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -23,31 +21,27 @@ from zooadapt import (
     adaptation,
     checkpoint,
     compose,
+    devices,
     fetch,
     manifest,
+    proving,
     publish,
     schemes,
     sources,
     stems,
-    validate,
     zoos,
 )
-from zooadapt.columns import variant_columns
-from zooadapt.description import ADAPTER_VERSION, describe, facts_for
+from zooadapt.description import ADAPTER_VERSION, describe
 from zooadapt.errors import (
     CheckpointError,
-    DeviceLost,
     FetchError,
     PublishError,
     StageError,
     StemError,
     Unsupported,
-    ValidationError,
-    one_line,
     stage,
 )
 from zooadapt.names import WEIGHTS, model_folder
-from zooadapt.readback import Reader
 from zooadapt.records import (
     Adapted,
     Checkpoint,
@@ -59,7 +53,6 @@ from zooadapt.records import (
     ModelSummary,
     Published,
     Request,
-    Status,
     Stem,
 )
 from zooadapt.spool import spool
@@ -69,8 +62,6 @@ from zooadapt.targets import Target
 
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
-_DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
-"""How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
 
 
 @cache
@@ -102,32 +93,20 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     an error from which CUDA doesn't recover in the same process; then nothing is recorded.
     """
     watch = Stopwatch()
-    device = validate.best_device()
-    rows: list[manifest.Row] = []
-    made: list[str] = []
-    failures = list(adapted.failures)
+    device = devices.best()
     store = open_store(job.dest, job.dest_options)
-    with watch.measured("validate"), spool() as folder:
-        reader, prover = Reader(store, folder), None
-        for variant in adapted.variants:
-            try:
-                with stage(ValidationError):
-                    row, prover = _prove(adapted, variant, reader, prover, device)
-                    rows.append(row)
-                    made.append(variant.target.short)
-            except StageError as error:
-                if _DEVICE_ERROR.search(str(error)):
-                    raise DeviceLost(one_line(error)) from error
-                failures.append(_failure(variant.target, error))
-    _record(store, job, adapted.entry, adapted.checkpoint, rows, failures)
+    with watch.measured("validate"):
+        proofs = proving.prove(adapted, store, device)
+    failures = (*adapted.failures, *proofs.failures)
+    _record(store, job, adapted.entry, adapted.checkpoint, proofs.rows, failures)
     return ModelSummary(
         entry=adapted.entry,
-        made=tuple(made),
-        failures=tuple(failures),
+        made=proofs.made,
+        failures=failures,
         bytes_read=adapted.checkpoint.bytes,
         bytes_written=sum(variant.bytes for variant in adapted.variants),
         seconds=adapted.seconds | watch.seconds,
-        checked_on=validate.device_name(device),
+        checked_on=devices.name(device),
     )
 
 
@@ -140,7 +119,7 @@ def fail(
     request: Request, job: Job, error: StageError, seconds: dict[str, float] | None = None
 ) -> ModelSummary:
     """Record that all of a request failed, for one reason, after `seconds` by stage."""
-    failures = [_failure(target, error) for target in request.targets]
+    failures = [Failure.of(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
     source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
@@ -187,7 +166,7 @@ def _makeable(
             schemes.matrix(target.scheme, facts.bands, target.bands)
             makeable.append(target)
         except Unsupported as error:
-            failures.append(_failure(target, error))
+            failures.append(Failure.of(target, error))
             if len(failures) == len(targets):
                 raise
     return makeable, tuple(failures)
@@ -236,58 +215,6 @@ def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
     return compose.Shared(body, f"{first.folder}/{WEIGHTS}", first.head)
 
 
-def _prove(
-    adapted: Adapted,
-    variant: Published,
-    reader: Reader,
-    prover: validate.Prover | None,
-    device: torch.device,
-) -> tuple[manifest.Row, validate.Prover]:
-    """The variant's row of the manifest, and the prover, which is made once for all variants.
-
-    Raises ValidationError where the variant isn't as it should be.
-    """
-    zoo, folder, facts = zoos.get(adapted.entry.zoo), reader.folder, adapted.facts
-    tensors, verification = reader.read(variant)
-    target = variant.target
-    matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
-    scheme = schemes.get(target.scheme)
-    if prover is None:
-        originals = reader.originals(adapted.source_stem)
-        base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)
-        prover = validate.Prover(base, adapted.stems, originals, facts.size, device)
-    model = zoo.load(folder, tensors)
-    params = sum(parameter.numel() for parameter in model.parameters())
-    result = prover.prove(model, scheme, matrix)
-    validate.check(result, adapted.stems, scheme, matrix)
-    row = {
-        **variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
-        **dataclasses.asdict(result),
-        "params": params,
-        "weights_dtype": _main_dtype(tensors),
-        "verification": verification,
-        "checked_on": validate.device_name(device),
-        "zooadapt_version": __version__,
-        "timm_version": _library(zoo),
-        "torch_version": torch.__version__,
-    }
-    return row, prover
-
-
-def _library(zoo: zoos.Zoo) -> str:
-    """The version of timm, or another library's with its name."""
-    installed = version(zoo.library)
-    return installed if zoo.library == "timm" else f"{zoo.library} {installed}"
-
-
-def _main_dtype(tensors: dict[str, Tensor]) -> str:
-    """The dtype that holds most of the bytes, such as "float32"."""
-    sizes: Counter[str] = Counter()
-    for tensor in tensors.values():
-        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
-    return sizes.most_common(1)[0][0]
-
-
 def _record(
     store: Store,
     job: Job,
@@ -305,9 +232,3 @@ def _record(
         "failures": [dataclasses.asdict(failure) for failure in failures],
     }
     manifest.write_record(store, entry.zoo, entry.name, job.run_id, content)
-
-
-def _failure(target: Target, error: StageError) -> Failure:
-    status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
-    key = target.in_chans, target.names, target.scheme
-    return Failure(*key, status, error.stage, error.error_type, one_line(error))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zooadapt.errors import StageError, Unsupported, one_line
 from zooadapt.names import file_name
 from zooadapt.targets import Bands, Target
 
@@ -234,6 +235,13 @@ class Failure:
     stage: str
     error_type: str
     error: str
+
+    @staticmethod
+    def of(target: Target, error: StageError) -> "Failure":
+        """That a target wasn't made, for this reason."""
+        status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
+        key = target.in_chans, target.names, target.scheme
+        return Failure(*key, status, error.stage, error.error_type, one_line(error))
 
 
 @dataclass(frozen=True)

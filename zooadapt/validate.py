@@ -206,16 +206,6 @@ def _enough(images: Tensor, wanted: Pass) -> Tensor:
     return images[:1] if rows == {len(images)} else images
 
 
-def best_device() -> torch.device:
-    """The GPU that this process may use, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """What the manifest's `checked_on` says: the GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def _check_outputs(got: Outputs, wanted: Outputs) -> None:
     shapes, expected = [tuple(t.shape) for t in got], [tuple(t.shape) for t in wanted]
     if not got or shapes != expected:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zooadapt import layout, manifest, schemes, validate, variant, zoos
+from zooadapt import devices, layout, manifest, schemes, validate, variant, zoos
 from zooadapt.cache import Cache
 from zooadapt.columns import MANIFEST_SCHEMA
 from zooadapt.description import described_stems, stored_matrix
@@ -203,7 +203,7 @@ class _Check:
         try:
             with tempfile.TemporaryDirectory() as name, stage(ValidationError):
                 stored = variant.pulled(Cache(Path(name), [self.store]), row)
-                result = stored.prove(validate.best_device())
+                result = stored.prove(devices.best())
         except (UsageError, StageError) as error:
             return [Wrong(row["folder"], f"isn't proved again: {one_line(error)}")]
         if result.equivalent != row["equivalent"]:
