@@ -5,6 +5,7 @@ small records travel between them. A process that dies is replaced; `schedule` s
 """
 
 import concurrent.futures
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
@@ -98,15 +99,20 @@ def workers(asked: Workers = Workers()) -> Workers:
     """What the cluster has now, or what was asked for where that is more."""
     nodes = _nodes()
     return Workers(
-        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in nodes))),
+        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive()))),
         cpus=max(asked.cpus, 1, int(sum(node.get("CPU", 0) for node in nodes))),
         memory=max(asked.memory, *(int(node.get("memory", 0)) for node in nodes)),
     )
 
 
+def _alive() -> list[dict[str, float]]:
+    """The resources of every node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def _nodes() -> list[dict[str, float]]:
-    """The resources of every node that takes work; where none does yet, of all."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Those of the nodes that adapt; where none does yet, of all."""
+    alive = _alive()
     return [node for node in alive if node.get("CPU", 0) >= 1] or alive or [{}]
 
 
@@ -265,11 +271,11 @@ class RayExecutor:
 
 
 def _disk(batch: Batch) -> dict[str, float]:
-    """What the batch takes of a node's disk, where nodes state what they have (``disk_gb``)."""
-    if "disk_gb" not in ray.cluster_resources():
+    """What the batch takes of a node's disk, where nodes state what they have (``disk_mb``)."""
+    if "disk_mb" not in ray.cluster_resources():
         return {}
     sizes = [work.located.source.bytes or 0 for work in batch.works if work.located]
-    return {"disk_gb": round(max([0, *sizes]) / 1e9, 3)}
+    return {"disk_mb": math.ceil(max([0, *sizes]) / 1e6)}
 
 
 def _tells_of_a_node(cause: RayError) -> bool:

@@ -1,0 +1,33 @@
+"""Stages that note on which node they run, and wait for a file; importable, as the real ones."""
+
+import os
+import time
+from pathlib import Path
+
+import ray
+
+from tests.support import idle
+from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
+
+
+def locate(entry: ModelEntry, job: Job) -> Located:
+    return idle.locate(entry, job)
+
+
+def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
+    _note(job, "adapt", request.entry)
+    return idle.adapt(request, job, located)
+
+
+def prove(adapted: Adapted, job: Job) -> ModelSummary:
+    _note(job, "prove", adapted.entry)
+    return idle.prove(adapted, job)
+
+
+def _note(job: Job, stage: str, entry: ModelEntry) -> None:
+    """A file that says where, under the job's `dest`; then wait for leave to go on."""
+    folder = Path(job.dest)
+    node = ray.get_runtime_context().get_node_id()
+    (folder / f"{stage}-{entry.name}-{node}-{os.getpid()}").touch()
+    while not (folder / f"{stage}-may-end").exists():
+        time.sleep(0.05)

@@ -1,0 +1,154 @@
+"""Several nodes: real raylets on this machine, with different resources, that come and go."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.support import places
+from tests.support.jobs import ROOT, ray_folder
+from zooadapt import cluster
+from zooadapt.cluster import RayExecutor, Stages, Workers
+from zooadapt.errors import StageError, TooLarge
+from zooadapt.records import Job, ModelEntry, ModelSummary, Request
+from zooadapt.schedule import Schedule
+
+STAGES = Stages(places.locate, places.adapt, places.prove)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster whose head takes no work, as one that scales to zero has."""
+    with ray_folder() as env:
+        monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        monkeypatch.setattr(cluster, "_LOOK_AROUND", 0.5)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        ray.init(
+            address=made.address,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        )
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+class Run:
+    """A schedule on another thread, over models of 100 MB, and where its stages ran."""
+
+    def __init__(self, folder: Path, asked: Workers, models: int = 4) -> None:
+        self.folder, self.ended, self.failed = folder, list[str](), dict[str, StageError]()
+        self._job = Job("run", str(folder))
+        entries = [ModelEntry("timm", f"m{number}", "m", "", None) for number in range(models)]
+        self._requests, self._asked = [Request(entry, ()) for entry in entries], asked
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        def given_up(request: Request, error: StageError) -> ModelSummary:
+            self.failed[request.entry.name] = error
+            return ModelSummary(request.entry, (), (), 0, 0, {}, "")
+
+        def ended(summary: ModelSummary) -> None:
+            self.ended.append(summary.entry.name)
+
+        with RayExecutor(self._job, self._asked, STAGES) as executor:
+            Schedule(iter(self._requests), executor, ended, given_up).run()
+
+    def where(self, stage: str) -> list[str]:
+        """The nodes of the stage, one for each time that it began."""
+        return [file.name.split("-")[2] for file in self.folder.glob(f"{stage}-m[0-9]*")]
+
+    def until_begun(self, stage: str, times: int) -> None:
+        """Wait for the stage to have begun so often."""
+        deadline = time.monotonic() + 60
+        while len(self.where(stage)) < times:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def let(self, *stages: str) -> None:
+        """Allow a stage to end."""
+        for stage in stages:
+            (self.folder / f"{stage}-may-end").touch()
+
+    def join(self) -> list[str]:
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        return sorted(self.ended)
+
+
+@contextmanager
+def running(folder: Path, models: int = 4) -> Iterator[Run]:
+    run = Run(folder, Workers(), models)
+    try:
+        yield run
+    finally:
+        run.let("adapt", "prove")
+        run.join()
+
+
+ALL = [f"m{number}" for number in range(4)]
+
+
+def test_cpu_nodes_adapt_gpu_nodes_validate_and_those_that_join_are_used(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    first = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    gpu = nodes.add_node(num_cpus=0, num_gpus=1)
+    with running(tmp_path) as run:
+        run.until_begun("adapt", 1)
+        second = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.until_begun("adapt", 2)
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {first.node_id, second.node_id}
+    assert set(run.where("prove")) == {gpu.node_id}
+
+
+def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    with running(tmp_path, models=1) as run:
+        for times in (1, 2, 3, 4):  # more often than a model may kill its process
+            run.until_begun("adapt", times)
+            nodes.remove_node(lost, allow_graceful=False)
+            lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.let("adapt", "prove")
+        assert run.join() == ["m0"]
+        assert not run.failed
+        assert len(run.where("adapt")) == 5
+
+
+def test_a_model_goes_to_a_node_that_can_hold_it_and_to_no_other(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    nodes.add_node(num_cpus=2, memory=10**9)  # a model of 100 MB may take 1.13 GB
+    large = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    with running(tmp_path) as run:
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {large.node_id}
+
+
+def test_one_that_no_disk_holds_waits_for_none(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=2, memory=4 * 10**9, resources={"disk_mb": 50})
+    large = nodes.add_node(num_cpus=1, memory=4 * 10**9, resources={"disk_mb": 150})
+    with running(tmp_path) as run:
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {large.node_id}
+
+
+def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=1, memory=10**9)
+    with running(tmp_path, models=1) as run:
+        run.join()
+    assert isinstance(run.failed["m0"], TooLarge)
