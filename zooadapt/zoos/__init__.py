@@ -129,7 +129,10 @@ def get(name: str) -> Zoo:
         if zoo.name != name:  # by which the mirror's rows would ask for it
             raise UsageError(f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead")
         return zoo
-    raise UsageError(f"--zoo {name}: no such zoo; there are {', '.join(names())}")
+    raise UsageError(
+        f"--zoo {name}: no such zoo is installed; there are {', '.join(names())}, and packages may "
+        f"add others"
+    )
 
 
 def listed(
