@@ -101,7 +101,9 @@ def test_all_other_rows_are_served(
     assert len(opened.find("lite/*")) == 2
     assert opened.pull("lite/efficientnet-lite0", in_chans=4, to=tmp_path / "lite").exists()
     assert opened.load("tf_efficientnet_lite0", in_chans=4)
-    with pytest.raises(UsageError, match="--zoo lite: no such zoo is installed; there are folder, hub, sample"):
+    with pytest.raises(
+        UsageError, match="--zoo lite: no such zoo is installed; there are folder, hub, sample"
+    ):
         opened.load("lite/efficientnet-lite0", in_chans=4)
     assert main(["verify", str(mirror)]) == 1
     shown = capsys.readouterr().out

@@ -52,6 +52,10 @@ class FolderZoo(TimmZoo):
         Unsupported for an architecture that the installed timm doesn't know."""
         return tuned.described(entry.config or "").facts
 
+    def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
+        """With which timm builds the model. Raises as `facts` does."""
+        return tuned.described(entry.config or "").arguments
+
     def _created(self, entry: ModelEntry, **options: Any) -> nn.Module:
         """As timm makes it of a folder with that config.json."""
         described = tuned.described(entry.config or "")
@@ -76,10 +80,9 @@ class FolderZoo(TimmZoo):
         """As timm's, with the arguments that build this model, and its own classes and labels."""
         config = super().config(entry, base, facts)
         size = {"input_size": [facts.chans, *facts.size], "num_classes": facts.num_classes}
-        arguments = tuned.described(entry.config or "").arguments
         return {
             **config,
-            "model_args": {**arguments, **config["model_args"]},
+            "model_args": {**self.arguments(entry), **config["model_args"]},
             "pretrained_cfg": {**config["pretrained_cfg"], **size},
         }
 
