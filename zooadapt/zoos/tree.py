@@ -82,6 +82,8 @@ def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
         files = filesystem.find(root, detail=True)
+        if not files:  # which may be for want of an answer
+            filesystem.ls(root)
     except Exception as cause:
         raise UsageError(
             f"--zoo folder: {redact(url)} can't be listed: {one_line(cause)}"
