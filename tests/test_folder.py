@@ -50,7 +50,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.edit(named, {}, {"license": None})
     (named / "README.md").write_text("---\nlicense: mit\ntags: [a]\n---\n# Colour infrared\n")
     tuned.write(root / "vit", "test_vit", seed=3, img_size=96, num_classes=3)
-    bad = {
+    bad: dict[str, dict[str, Any]] = {
         "bad/absurd": {"model_args": {"depth": 10**9}},
         "bad/classes": {"model_args": {"num_classes": 3}},
         "bad/unknown": {"architecture": "resnet_of_tomorrow"},
@@ -149,8 +149,9 @@ def test_labels_and_arguments_are_kept(made: tuple[Path, str]) -> None:
     folders = found[found["in_chans"] == 6].set_index("model")["folder"]
     land = tuned.loaded(made[0] / folders["team/land.v1"])
     assert land.num_classes == 5
-    assert land.pretrained_cfg["label_names"] == LABELS
-    assert land.pretrained_cfg["label_descriptions"] == {"ice": "frozen water"}
+    cfg: Any = land.pretrained_cfg
+    assert cfg["label_names"] == LABELS
+    assert cfg["label_descriptions"] == {"ice": "frozen water"}
     vit = tuned.loaded(made[0] / folders["vit"])
     assert vit(torch.zeros(1, 6, 96, 96)).shape == (1, 3)
 

@@ -107,8 +107,8 @@ def read_places(file: str | None) -> Places:
         None if entries.get(name) is None else str(_as_text(file, name, entries[name]))
         for name in ("dest", "source_root")
     )
-    options = [_mapping(file, name, entries.get(name) or {}) for name in _FILE_ONLY]
-    return Places(dest, *options, source_root=root)
+    options = {name: _mapping(file, name, entries.get(name) or {}) for name in _FILE_ONLY}
+    return Places(dest, source_root=root, **options)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

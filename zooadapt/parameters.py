@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
@@ -86,7 +86,7 @@ def _keep(file: Path, counts: Counts) -> None:
     unfinished.replace(file)
 
 
-def _built(entries: Sequence[ModelEntry]) -> Iterator[int | None]:
+def _built(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None]:
     """The parameters of each; with a bar, and in processes where there are many."""
     processes = min(os.cpu_count() or 1, _PROCESSES, len(entries) // _A_PROCESS)
     if processes < 2:

@@ -77,16 +77,15 @@ def ls(
     """List variants; MODEL is a glob, such as 'resnet*'."""
     from zooadapt import listing
 
-    variant = {"in_chans": chans, "bands": bands, "scheme": scheme}
     if available:
-        if any(variant.values()):
+        if chans or bands or scheme:
             raise UsageError("--available is of models: no --chans, --bands or --scheme")
         columns = columns or list(_OFFERED)
         counts = {"params", "all", "-params"} & {*columns, sort}
         rows = _offered(reading, source_root, zoo or "timm", bool(counts), model, license)
     else:
         columns = columns or list(_SHOWN)
-        rows = reading.opened().find(model, license=license, zoo=zoo, **variant)
+        rows = reading.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
     rows = listing.sorted_by(rows, sort)
     rows = rows if columns == ["all"] else listing.selected(rows, columns)
     click.echo(listing.as_json(rows) if as_json else listing.table(rows))
