@@ -28,6 +28,8 @@ _A_PROCESS = 32
 """Builds for which another process, which first imports torch, is worth its start."""
 _PROCESSES = 8
 """At most."""
+_KEPT_EVERY = 50
+"""Builds; what is killed in between is built again."""
 
 Counts = Mapping[str, int | None]
 """By what tells one build from another; None for a model that can't be built."""
@@ -37,7 +39,7 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
     """The parameters of each of a zoo's models; None where it can't be built.
 
     What was counted before with the same release of the zoo's library is read from the cache below
-    `root`, and what is counted now goes there, also if it is interrupted.
+    `root`, and what is counted now goes there as it comes.
     """
     if not entries:
         return []
@@ -47,13 +49,11 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
     known = _kept(file)
     todo = {k: e for k, e in zip(keys, entries, strict=True) if k is not None and k not in known}
     new: dict[str, int | None] = {}
-    try:
-        with closing(_built([*todo.values()])) as numbers:
-            for key, number in zip(todo, numbers, strict=True):
-                new[key] = number
-    finally:
-        if new:
-            _keep(file, {**_kept(file), **new})
+    with closing(_built([*todo.values()])) as numbers:
+        for key, number in zip(todo, numbers, strict=True):
+            new[key] = number
+            if len(new) % _KEPT_EVERY == 0 or len(new) == len(todo):
+                _keep(file, {**_kept(file), **new})
     counts = {**known, **new}
     return [None if key is None else counts[key] for key in keys]
 
