@@ -1,7 +1,7 @@
 """How many parameters models have: built on the meta device, and remembered in the cache folder.
 
-A build takes 0.1 to 0.5 s; those of one architecture, with the same
-arguments and size of image, share one.
+A build takes 0.1 to 0.5 s. Models of one architecture with the same arguments and size of image
+share one.
 """
 
 import hashlib
