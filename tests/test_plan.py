@@ -82,7 +82,7 @@ def test_at_most_so_many() -> None:
         (["--models", "resnet18,nosuch*"], r"--models nosuch\* matches no model"),
         (["--exclude", "nosuch"], "--exclude nosuch matches no model"),
         (["--license", "gpl"], "--license gpl matches none of"),
-        (["--zoo", "tim"], "no such zoo; there are sample, timm"),
+        (["--zoo", "tim"], "no such zoo is installed; there are"),
         (["--models", "resnet18", "--exclude", "*"], "no model is left"),
     ],
 )

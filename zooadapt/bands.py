@@ -63,6 +63,32 @@ def parse(text: str) -> Bands:
     return _listed(names)
 
 
+def described(content: Any, where: str) -> Bands:
+    """The channels that a model's own description lists: names, or mappings as in YAML files.
+
+    Raises UsageError.
+    """
+    return base(_described({"bands": content}, where).channels)
+
+
+def remembered(names: list[str]) -> Bands:
+    """The channels of a variant, of which only the names are known.
+
+    Their wavelengths are those of the first preset that has all the names, else of `COMMON`; what
+    neither knows has none.
+    """
+    whole = [preset(name).channels for name in presets()]
+    sensors = [channels for channels in whole if set(names) <= {band.name for band in channels}]
+    known = COMMON | {band.name: band for band in (sensors[0] if sensors else ())}
+    return base(tuple(known.get(name, Band(name)) for name in names))
+
+
+def base(channels: tuple[Band, ...]) -> Bands:
+    """The named channels of a model's own weights."""
+    names = tuple(band.name for band in channels)
+    return RGB if channels == RGB.channels else Bands(_label(names), channels)
+
+
 def presets() -> list[str]:
     """The names of all presets."""
     files = importlib.resources.files("zooadapt.presets").iterdir()

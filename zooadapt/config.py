@@ -95,6 +95,7 @@ class Places:
     dest: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     source_storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source_root: str | None = field(default=None, repr=False)
 
 
 def read_places(file: str | None) -> Places:
@@ -102,9 +103,12 @@ def read_places(file: str | None) -> Places:
     if file is None:
         return Places()
     entries = _read_yaml(Path(file))
-    dest = entries.get("dest")
-    url = None if dest is None else str(_as_text(file, "dest", dest))
-    return Places(url, *(_mapping(file, name, entries.get(name) or {}) for name in _FILE_ONLY))
+    dest, root = (
+        None if entries.get(name) is None else str(_as_text(file, name, entries[name]))
+        for name in ("dest", "source_root")
+    )
+    options = {name: _mapping(file, name, entries.get(name) or {}) for name in _FILE_ONLY}
+    return Places(dest, source_root=root, **options)
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -194,7 +198,7 @@ _OPTIONS = [
             help="How a channel is made of the source's; repeat, or nearest for --bands."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
-            help="Where models come from: timm, sample."),
+            help="Where models come from: timm, sample, folder:URL, hub:FILE, …"),
     _option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match."),
     _option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match."),
     _option("--license", callback=parse_names, metavar="GLOB,…",

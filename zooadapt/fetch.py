@@ -21,7 +21,7 @@ from tenacity import (
 from zooadapt.blocks import BLOCK, in_order
 from zooadapt.errors import FetchError, one_line
 from zooadapt.names import safe
-from zooadapt.records import Located, Source
+from zooadapt.records import DESCRIBED, Located, Source
 
 _ATTEMPTS = 5
 """To read a block."""
@@ -78,7 +78,7 @@ def _check_unchanged(located: Located) -> None:
     """Raise FetchError if a file without a stated hash was replaced while it was read."""
     located.filesystem.invalidate_cache()
     facts = located.filesystem.info(located.path)
-    if Source.identity_of(facts) != located.source.identity:
+    if Source.identity_of(facts) != located.source.identity.partition(DESCRIBED)[0]:
         raise FetchError(f"{located.source.uri} was replaced while it was read; try again")
 
 

@@ -63,6 +63,8 @@ def facts(rows: pd.DataFrame, names: Sequence[str]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
+    if value is None or value is pd.NA:
+        return "unknown" if name == "license" else ""
     if name in _FORMATS:
         return _FORMATS[name](value)
     listed = hasattr(value, "__len__") and not isinstance(value, str)

@@ -197,8 +197,14 @@ class Mirror:
         return self._derived(row, target, permuted=bool(len(same)), to=folder), row
 
     def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
-        """The rows of one model. Raises UsageError where several match, or none."""
+        """The rows of one model. Raises UsageError where several match, or none.
+
+        One that is called just so goes before those that match.
+        """
         rows = self.find(model, zoo=zoo)
+        called = rows["model"] == model
+        called = called if called.any() else rows["zoo"] + "/" + rows["model"] == model
+        rows = rows[called] if called.any() else rows
         names = sorted(set(rows["zoo"] + "/" + rows["model"]))
         if not names:
             raise UsageError(f"the mirror has no {model}; find() or zooadapt ls shows what it has")

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from zooadapt import manifest, schemes, sources, zoos
 from zooadapt.config import Config
 from zooadapt.description import ADAPTER_VERSION
-from zooadapt.errors import Unsupported, UsageError
+from zooadapt.errors import StageError, Unsupported, UsageError, redact
 from zooadapt.manifest import Row
 from zooadapt.pipeline import versions
 from zooadapt.records import ModelEntry, Request
@@ -45,6 +46,7 @@ def select(config: Config) -> list[ModelEntry]:
     """
     places = config.source_root, config.source_storage_options
     listed = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
+    _check_unique(listed)
     chosen = matching(listed, config.models, "--models") if config.models else listed
     if config.exclude:
         excluded = matching(listed, config.exclude, "--exclude")
@@ -57,6 +59,19 @@ def select(config: Config) -> list[ModelEntry]:
     if not chosen:
         raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")
     return chosen[: config.max_models]
+
+
+def _check_unique(entries: Iterable[ModelEntry]) -> None:
+    """Raise UsageError where two models would share their rows of the mirror."""
+    seen: dict[tuple[str, str], ModelEntry] = {}
+    for entry in entries:
+        other = seen.setdefault((entry.zoo, entry.name), entry)
+        if other is not entry:
+            places = " and ".join(redact(each.url or each.hub_id or "") for each in (other, entry))
+            raise UsageError(
+                f"two models are called {entry.zoo}/{entry.name}: {places}; list a folder above "
+                f"both, or make a mirror of each"
+            )
 
 
 def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
@@ -80,10 +95,13 @@ def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
 def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> None:
     """Raise UsageError for a target that none of the models can have, whatever their weights."""
     known = {name: zoos.get(name) for name in {entry.zoo for entry in entries}}
-    bases = {known[entry.zoo].facts(entry).bands for entry in entries}
+    bases = set()
+    for entry in entries:
+        with suppress(StageError):  # will be its own failure
+            bases.add(known[entry.zoo].facts(entry).bands)
     for target in targets:
         refusals = [reason for base in bases if (reason := _refusal(target, base))]
-        if len(refusals) == len(bases):
+        if bases and len(refusals) == len(bases):
             raise UsageError(f"{target.short} channels can't be made: {refusals[0]}")
 
 

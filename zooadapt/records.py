@@ -14,6 +14,10 @@ Proof = Literal["forward", "stem"]
 Use = Literal["plain", "standardise", "shift"]
 
 
+DESCRIBED = " described="
+"""In a source's identity before what tells one description of the model from another."""
+
+
 @dataclass(frozen=True, slots=True)  # there may be a million
 class ModelEntry:
     """One pretrained model of a zoo, as the zoo lists it; nothing was read from the network yet."""

@@ -89,6 +89,7 @@ def _open_mirror(config: Config, job: Job) -> Store:
     shown = {field.name for field in fields(config) if field.repr}
     options = {name: value for name, value in asdict(config).items() if name in shown}
     options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
+    options["zoo"] = [redact(spec) for spec in config.zoo]
     try:
         store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
     except Exception as cause:
@@ -172,7 +173,7 @@ class _Outcomes:
         model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
         url = summary.entry.url and redact(summary.entry.url)
-        event = replace(summary, entry=replace(summary.entry, url=url))
+        event = replace(summary, entry=replace(summary.entry, url=url, config=None))
         self.log.write(json.dumps(asdict(event)).encode() + b"\n")
 
 

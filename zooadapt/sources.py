@@ -1,9 +1,11 @@
 """Where a checkpoint is, and what its source says of it, before any of it is read."""
 
+import hashlib
 import importlib.resources
 import re
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -12,7 +14,7 @@ import fsspec
 from zooadapt import hub
 from zooadapt.errors import FetchError, Unreachable, one_line, redact, stage
 from zooadapt.names import file_name
-from zooadapt.records import Job, Located, ModelEntry, Source
+from zooadapt.records import DESCRIBED, Job, Located, ModelEntry, Source
 
 _FRESH = 600
 """Seconds for which what was found is taken as it is, where it isn't pinned."""
@@ -45,7 +47,7 @@ def locate(entry: ModelEntry, job: Job) -> Located:
     where = location(entry, job.source_root)
     with stage(FetchError):
         try:
-            return _locate(entry, where, job)
+            return _described(_locate(entry, where, job), entry)
         except FileNotFoundError as cause:
             raise FetchError(f"{redact(where)} isn't there") from cause
 
@@ -58,6 +60,15 @@ def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
     if entry.hub_id:
         return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
     return _at(where, where, job.source_options if job.source_root or entry.in_place else {})
+
+
+def _described(located: Located, entry: ModelEntry) -> Located:
+    """What was found, with the description beside it as part of its identity, if it lies there."""
+    if not entry.in_place:
+        return located
+    digest = hashlib.sha256((entry.config or "").encode()).hexdigest()[:16]
+    identity = f"{located.source.identity}{DESCRIBED}{digest}"
+    return replace(located, source=replace(located.source, identity=identity))
 
 
 def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:

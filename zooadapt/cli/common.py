@@ -1,16 +1,17 @@
 """What the commands of a mirror share: exit codes, and how the mirror is named."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zooadapt.config import absolute, read_places
+from zooadapt.config import Places, absolute, read_places
 from zooadapt.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from zooadapt.mirror import Mirror
 
 OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
 """Exit codes; for `adapt`, 1 says that some models failed. See the README."""
@@ -42,21 +43,44 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
     return argument(option(_CONFIG(called)))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Where a reader's mirrors are, by the options; nothing is opened yet."""
+
+    urls: tuple[str, ...]
+    places: Places
+    anon: bool
+    offline: bool
+
+    def opened(self) -> "Mirror":
+        """The mirrors. Raises UsageError where none is named."""
+        from zooadapt.mirror import open_mirror
+
+        urls = self.urls or ((self.places.dest,) if self.places.dest else ())
+        if not urls:
+            raise UsageError(NO_MIRROR)
+        each = [with_anon(url, self.places.storage_options, self.anon) for url in urls]
+        return open_mirror(urls, each, offline=self.offline or None)
+
+
 def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
     """Decorate a command that reads mirrors; it is called with a `Mirror` first."""
+
+    @wraps(command)
+    def called(reading: Reading, **options: Any) -> int:
+        return command(reading.opened(), **options)
+
+    return of_mirrors_if_any(called)
+
+
+def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
+    """Decorate a command that may do without mirrors; it is called with a `Reading` first."""
 
     @wraps(command)
     def called(
         mirror: tuple[str, ...], config: str | None, anon: bool, offline: bool, **options: Any
     ) -> int:
-        from zooadapt.mirror import open_mirror
-
-        places = read_places(config)
-        urls = mirror or ((places.dest,) if places.dest else ())
-        if not urls:
-            raise UsageError(NO_MIRROR)
-        each = [with_anon(url, places.storage_options, anon) for url in urls]
-        return command(open_mirror(urls, each, offline=offline or None), **options)
+        return command(Reading(mirror, read_places(config), anon, offline), **options)
 
     settings = (
         click.option("--mirror", envvar="ZOOADAPT_MIRROR", multiple=True, metavar="URL",

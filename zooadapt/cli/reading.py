@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, as_json, of_mirrors
+from zooadapt.cli.common import OK, Reading, as_json, of_mirrors, of_mirrors_if_any
+from zooadapt.config import absolute
 from zooadapt.errors import UsageError
 from zooadapt.targets import SCHEMES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from zooadapt.mirror import Mirror
 
 _SHOWN = ("model", "in_chans", "bands", "scheme", "params", "input_height", "license")
+_OFFERED = ("model", "params", "input_height", "license", "source")
 _MODEL = (
     "zoo", "model", "architecture", "pretrained_tag", "license", "params", "num_classes",
     "input_height", "input_width", "weights_dtype", "stems", "min_timm", "source_uri",
@@ -29,24 +33,33 @@ _scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)))
 _zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
 
 
-def _names(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    return [name.strip() for name in value.split(",") if name.strip()]
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
+    names = [name.strip() for name in (value or "").split(",") if name.strip()]
+    if value is not None and not names:
+        raise UsageError("--columns is empty; `all` is for every one")
+    return names
 
 
 @click.command()
-@of_mirrors
+@of_mirrors_if_any
 @click.argument("model", default="*", metavar="[MODEL]")
 @_chans
 @_bands
 @_scheme
 @click.option("--license", metavar="GLOB", help="As the source states it; `unknown` for none.")
 @_zoo
+@click.option("--available", is_flag=True, help="What the zoo offers, instead of a mirror's rows.")
+@click.option(
+    "--source-root",
+    envvar="ZOOADAPT_SOURCE_ROOT",
+    metavar="URL",
+    help="For --available: what stands in for the Hub.",
+)
 @click.option(
     "--columns",
-    default=",".join(_SHOWN),
     callback=_names,
     metavar="NAME,…",
-    help="Of the manifest; `all` for every one.",
+    help="Of the manifest, or of what is available; `all` for every one.",
 )
 @click.option(
     "--sort",
@@ -57,19 +70,47 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> li
 )
 @as_json  # fmt: skip
 def ls(
-    mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
-    license: str | None, zoo: str | None, columns: list[str], sort: str, as_json: bool,
+    reading: Reading, model: str, chans: int | None, bands: str | None, scheme: str | None,
+    license: str | None, zoo: str | None, available: bool, source_root: str | None,
+    columns: list[str], sort: str, as_json: bool,
 ) -> int:  # fmt: skip
     """List variants; MODEL is a glob, such as 'resnet*'."""
     from zooadapt import listing
 
-    rows = mirror.find(model, chans, bands, scheme, license=license, zoo=zoo)
+    if available:
+        if chans or bands or scheme:
+            raise UsageError("--available is of models: no --chans, --bands or --scheme")
+        columns = columns or list(_OFFERED)
+        counts = {"params", "all", "-params"} & {*columns, sort}
+        rows = _offered(reading, source_root, zoo or "timm", bool(counts), model, license)
+    else:
+        columns = columns or list(_SHOWN)
+        rows = reading.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
     rows = listing.sorted_by(rows, sort)
     rows = rows if columns == ["all"] else listing.selected(rows, columns)
     click.echo(listing.as_json(rows) if as_json else listing.table(rows))
     if not as_json:
-        click.echo(f"{len(rows)} variant{'s' * (len(rows) != 1)}")
+        click.echo(f"{len(rows)} {'model' if available else 'variant'}{'s' * (len(rows) != 1)}")
     return OK
+
+
+def _offered(
+    reading: Reading, source_root: str | None, zoo: str, counts: bool,
+    model: str, license: str | None,
+) -> "pd.DataFrame":  # fmt: skip
+    """The models of a zoo that match, with their parameters if `counts`."""
+    from zooadapt.available import offered
+    from zooadapt.cache import default_root
+
+    places, root = reading.places, source_root or reading.places.source_root
+    return offered(
+        zoo,
+        absolute(root, "--source-root") if root else None,
+        places.source_storage_options,
+        model=model,
+        license=license,
+        cache=default_root() if counts else None,
+    )
 
 
 @click.command()

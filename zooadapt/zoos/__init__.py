@@ -101,6 +101,8 @@ _GROUP = "zooadapt.zoos"
 """The entry points by which installed packages add zoos: a class, called without arguments."""
 
 _OURS = {
+    "folder": "zooadapt.zoos.folder:FolderZoo",
+    "hub": "zooadapt.zoos.folder:HubZoo",
     "sample": "zooadapt.zoos.sample:SampleZoo",
     "timm": "zooadapt.zoos.timm:TimmZoo",
     "transformers": "zooadapt.zoos.transformers:TransformersZoo",
@@ -130,8 +132,13 @@ def get(name: str) -> Zoo:
             raise UsageError(
                 f"--zoo {name}: {point.value} can't be loaded: {one_line(cause)}"
             ) from cause
+        if zoo.name != name:  # by which the mirror's rows would ask for it
+            raise UsageError(f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead")
         return zoo
-    raise UsageError(f"--zoo {name}: no such zoo; there are {', '.join(names())}")
+    raise UsageError(
+        f"--zoo {name}: no such zoo is installed; there are {', '.join(names())}, and packages may "
+        f"add others"
+    )
 
 
 def listed(
@@ -154,5 +161,9 @@ def named(zoo: str, model: str, glob: str) -> bool:
 
 
 def matches(name: str, glob: str) -> bool:
-    """Whether a model's name matches; as in timm, a glob without a tag matches every tag."""
-    return fnmatchcase(name, glob) or ("." not in glob and fnmatchcase(name, f"{glob}.*"))
+    """Whether a model's name matches; as in timm, a glob without a tag matches every tag.
+
+    A name matches itself, whatever is in it.
+    """
+    untagged = "." not in glob and fnmatchcase(name, f"{glob}.*")
+    return name == glob or fnmatchcase(name, glob) or untagged

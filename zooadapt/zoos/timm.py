@@ -1,6 +1,6 @@
 """timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,10 @@ class TimmZoo:
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
         """``timm.create_model`` without weights, on the current default device."""
-        model: nn.Module = timm.create_model(entry.name, in_chans=in_chans)
+        return self._created(entry, in_chans=in_chans)
+
+    def _created(self, entry: ModelEntry, **options: Any) -> nn.Module:
+        model: nn.Module = timm.create_model(entry.name, **options)
         return model
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
@@ -73,7 +76,7 @@ class TimmZoo:
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
         """What timm's own checkpoint filter makes of the content."""
-        filter_fn, strict = _loading_rules(entry)
+        filter_fn, strict = _loading_rules(lambda: self._created(entry, pretrained=True))
         if filter_fn is not None:
             try:
                 content = filter_fn(content, model)
@@ -125,11 +128,12 @@ class TimmZoo:
     ) -> dict[str, Any]:
         """The same with another ``in_chans``, input sizes, mean and std."""
         cfg, chans = dict(config["pretrained_cfg"]), len(mean)
+        arguments = {**config["model_args"], "in_chans": chans}
         for size in ("input_size", "test_input_size", "min_input_size"):
             if cfg.get(size):
                 cfg[size] = [chans, *cfg[size][1:]]
         cfg.update(mean=list(mean), std=list(std))
-        return {**config, "model_args": {"in_chans": chans}, "pretrained_cfg": cfg}
+        return {**config, "model_args": arguments, "pretrained_cfg": cfg}
 
     def check_version(self, least: str) -> None:
         """By timm's own version."""
@@ -195,8 +199,10 @@ def recompute_buffers(model: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def _loading_rules(entry: ModelEntry) -> tuple[Any, bool]:
-    """The checkpoint filter that timm would apply to the tag's weights, and its strictness.
+def _loading_rules(create: Callable[[], nn.Module]) -> tuple[Any, bool]:
+    """The checkpoint filter that timm would apply to the model's weights, and its strictness.
+
+    `create` has timm make the model with its weights.
 
     timm decides both inside its entry points and hands them to ``load_pretrained`` alone; so the
     model is built once more on the meta device with that function replaced by one that listens.
@@ -207,5 +213,5 @@ def _loading_rules(entry: ModelEntry) -> tuple[Any, bool]:
         heard.update(arguments)
 
     with mock.patch.object(timm_builder, "load_pretrained", listen), torch.device("meta"):
-        timm.create_model(entry.name, pretrained=True)
+        create()
     return heard["filter_fn"], heard["strict"]
