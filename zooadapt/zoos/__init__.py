@@ -103,6 +103,7 @@ _GROUP = "zooadapt.zoos"
 _OURS = {
     "sample": "zooadapt.zoos.sample:SampleZoo",
     "timm": "zooadapt.zoos.timm:TimmZoo",
+    "torchvision": "zooadapt.zoos.torchvision:TorchvisionZoo",
 }
 
 
