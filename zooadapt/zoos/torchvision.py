@@ -91,10 +91,8 @@ class TorchvisionZoo(FixedZoo):
         """From the preprocessing that the weights state; images in 0..1 where they state none."""
         weights, preset = _weights(entry), _weights(entry).transforms()
         height, width = _size(weights, preset)
-        least, video = (
-            weights.meta.get("min_temporal_size", 0),
-            _kind(entry.architecture) == "video",
-        )
+        video = _kind(entry.architecture) == "video"
+        least = weights.meta.get("min_temporal_size", 0)
         return ModelFacts(
             bands=RGB,
             height=height,
@@ -102,7 +100,7 @@ class TorchvisionZoo(FixedZoo):
             mean=tuple(getattr(preset, "mean", (0.0, 0.0, 0.0))),
             std=tuple(getattr(preset, "std", (1.0, 1.0, 1.0))),
             num_classes=len(weights.meta.get("categories") or ()),
-            frames=max(_FRAMES, weights.meta.get("min_temporal_size", 0)) if video else 0,
+            frames=max(_FRAMES, least) if video else 0,
         )
 
     def arguments(self, entry: ModelEntry) -> dict[str, Any]:
