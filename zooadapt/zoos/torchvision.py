@@ -136,10 +136,11 @@ class TorchvisionZoo(FixedZoo):
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
         """The checkpoint under today's names, less the heads that torchvision removes itself."""
+        named = {str(name): value for name, value in content.items()}
         if entry.architecture.startswith("densenet"):
-            content = {_OLD_NAME.sub(r"\1\2", name): value for name, value in content.items()}
+            named = {_OLD_NAME.sub(r"\1\2", name): value for name, value in named.items()}
         dropped = _DROPPED.get(entry.architecture, ())
-        return {name: v for name, v in content.items() if not name.startswith(dropped)}, True
+        return {name: value for name, value in named.items() if not name.startswith(dropped)}, True
 
 
 def _weights(entry: ModelEntry) -> WeightsEnum:
