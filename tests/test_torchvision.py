@@ -5,9 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -314,10 +312,16 @@ def check_options(model: str, mirror: Path, tensors: dict[str, Tensor]) -> None:
     kept = {name: tensor for name, tensor in few.state_dict().items() if 10 not in tensor.shape[:1]}
     assert 0 < len(few.state_dict()) - len(kept) <= 4
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in kept.items())
-    with pytest.raises(UsageError, match="torchvision refuses depth"):
-        zooadapt.create_model(model, in_chans=4, mirror=str(mirror), depth=7)
     with pytest.raises(UsageError, match="weights: what is loaded"):
         zooadapt.create_model(model, in_chans=4, mirror=str(mirror), weights="DEFAULT")
+
+
+@pytest.mark.usefixtures("cheap")
+def test_an_option_that_torchvision_refuses_is_said(tmp_path: Path) -> None:
+    mirror = str(tmp_path / "mirror")
+    run(served(tmp_path, CLASSES), counted(4), tmp_path, mirror)
+    with pytest.raises(UsageError, match="torchvision refuses depth"):
+        zooadapt.create_model(CLASSES, in_chans=4, mirror=mirror, depth=7)
 
 
 @pytest.mark.usefixtures("cheap")
@@ -328,8 +332,7 @@ def test_the_printed_lines_load_it(tmp_path: Path, capsys: pytest.CaptureFixture
     names: dict[str, Any] = {}
     exec("\n".join(report._snippet(str(mirror), row, False)), names)
     assert equal(dict(names["model"].state_dict()), stored(mirror, row))
-    with redirect_stderr(StringIO()):
-        assert main(["pull", "squeezenet1_1", "--chans", "4", "--mirror", str(mirror)]) == 0
+    assert main(["pull", "squeezenet1_1", "--chans", "4", "--mirror", str(mirror)]) == 0
     hint = capsys.readouterr().err.partition("load it with  ")[2]
     assert hint.startswith(f'zooadapt.create_model("torchvision/{CLASSES}", in_chans=4, mirror=')
     assert equal(dict(eval(hint).state_dict()), stored(mirror, row))
@@ -389,8 +392,9 @@ def test_another_file_than_the_name_says_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("name", [CLASSES, SEGMENTS, VIDEO])
-@pytest.mark.parametrize("most", [0.0, 1e9])
+@pytest.mark.parametrize(
+    ("name", "most"), [(CLASSES, 1e9), (CLASSES, 0), (SEGMENTS, 0), (VIDEO, 0)]
+)
 def test_a_wrong_stem_does_not_pass(
     name: str, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
