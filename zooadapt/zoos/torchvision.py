@@ -49,7 +49,7 @@ _REFUSED = {
     ),
     "optical_flow": "it computes optical flow: it takes two images at once, not one",
     "quantization": (
-        "it is quantised: its weights are 8-bit integers with a scale for each filter, and W·M "
+        "it is quantised: its weights are 8-bit integers with scales, and W·M "
         "would have to be rounded to others"
     ),
 }
