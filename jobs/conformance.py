@@ -117,8 +117,9 @@ def _read(log: Path) -> list[dict[str, object]]:
 
 def _line(row: conformance.Measured) -> str:
     figures = f"error {row.equivalence_error:.1e} control {row.control_error:.1e} ({row.proof})"
+    timms = f"timm: {row.timm}, " if row.timm else ""
     return (
-        f"{row.architecture} {row.in_chans}ch: {row.status}, timm: {row.timm}, "
+        f"{row.architecture} {row.in_chans}ch: {row.status}, {timms}"
         f"{row.reason or figures}, {row.seconds:.1f} s"
     )
 

@@ -198,7 +198,7 @@ _OPTIONS = [
             help="How a channel is made of the source's; repeat, or nearest for --bands."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
-            help="Where models come from: timm, sample, folder:URL, hub:FILE, …"),
+            help="Where models come from: timm, torchvision, folder:URL, hub:FILE, …"),
     _option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match."),
     _option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match."),
     _option("--license", callback=parse_names, metavar="GLOB,…",

@@ -9,6 +9,7 @@ import json
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -252,8 +253,17 @@ def summary(rows: pd.DataFrame) -> str:
             *counts,
             "| largest error | " + " | ".join(f"{worst[n]:.1e}" for n in chans) + " |",
             "| smallest control | " + " | ".join(f"{least[n]:.1e}" for n in chans) + " |",
+            *_reasons(rows),
         ]
     )
+
+
+def _reasons(rows: pd.DataFrame) -> list[str]:
+    """Why architectures aren't adapted, the most frequent reason first, as a Markdown table."""
+    lacking = rows[rows["status"] != "adapted"].drop_duplicates(["architecture", "reason"])
+    counts = Counter(zip(lacking["status"], lacking["reason"], strict=True))
+    lines = [f"| {status} | {count:,} | {why} |" for (status, why), count in counts.most_common()]
+    return ["", "| | architectures | why |", "| --- | ---: | --- |", *lines] if lines else []
 
 
 def _cells(chosen: pd.Series, rows: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from zooadapt import renamed, zoos
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 
-_OURS = ("pretrained", "checkpoint_path", "pretrained_cfg")
+_OURS = ("pretrained", "checkpoint_path", "pretrained_cfg", "weights", "weights_backbone")
 
 
 def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:

@@ -130,7 +130,7 @@ class Mirror:
         zoo: str | None = None,
         to: str | Path | None = None,
     ) -> Path:
-        """A local folder that plain timm loads: ``timm.create_model("local-dir:<folder>", …)``.
+        """A local folder; of timm's models ``timm.create_model("local-dir:<folder>", …)`` loads it.
 
         It has `in_chans` channels, or `bands` as for ``--bands``; the scheme is `repeat`, or
         `nearest` for bands, unless another is given. Every byte is verified, and what is in the
@@ -159,8 +159,9 @@ class Mirror:
     ) -> "nn.Module":
         """What `pull` gives, loaded in eval mode; `options` are those of ``timm.create_model``.
 
-        The model's ``pretrained_cfg`` has the input size, mean and std. Raises as `pull` does, and
-        UsageError where the installed timm is too old for the model.
+        A timm model's ``pretrained_cfg`` has the input size, mean and std. One of another library
+        takes that library's options. Raises as `pull` does, and UsageError where the installed timm
+        is too old for the model.
         """
         from zooadapt import loading
 

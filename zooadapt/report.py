@@ -1,11 +1,12 @@
 """What an operator reads: progress, the failure table, the closing lines."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
@@ -221,27 +222,46 @@ def closing(ending: Ending, example: Row | None, options: bool = False) -> str:
     return "\n".join(lines)
 
 
+def creating(row: Row, **arguments: Any) -> str:
+    """The call that loads a model of another zoo than timm's; empty arguments are left out."""
+    name = json.dumps(f"{row['zoo']}/{row['model']}")
+    given = [f"{key}={json.dumps(value)}" for key, value in arguments.items() if value]
+    return f"zooadapt.create_model({', '.join([name, *given])})"
+
+
 def _snippet(dest: str, row: Row, options: bool) -> list[str]:
-    folder = f"{dest}/{row['folder']}"
     lines = [
-        "import pandas as pd, timm",
+        f"import pandas as pd, {'timm' if row['min_timm'] else 'zooadapt'}",
         *(["options = {}  # the storage_options of your config"] if options else []),
         f'rows = pd.read_parquet("{dest}/manifest.parquet"{_given(options, "storage_options=")})',
         'print(rows[["model", "in_chans", "scheme", "equivalence_error", "folder"]])',
     ]
+    how = _by_timm if row["min_timm"] else _by_zooadapt
+    return [*lines, *how(dest, row, options), f"# {row['in_chans']} channels of {_pixels(row)}"]
+
+
+def _by_timm(dest: str, row: Row, options: bool) -> list[str]:
+    folder, lines = f"{dest}/{row['folder']}", []
     if "://" in dest:
         local = folder.rpartition("/")[2]
-        lines += [
+        lines = [
             "import fsspec",
             f'filesystem, path = fsspec.url_to_fs("{folder}"{_given(options, "**")})',
             f'filesystem.get(path, "{local}", recursive=True)',
         ]
         folder = local
-    return [
-        *lines,
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()',
-        f"# {row['in_chans']} channels of {row['input_height']} x {row['input_width']} pixels",
-    ]
+    return [*lines, f'model = timm.create_model("local-dir:{folder}", pretrained=True).eval()']
+
+
+def _by_zooadapt(dest: str, row: Row, options: bool) -> list[str]:
+    chans: dict[str, Any] = {} if row["bands"] else {"in_chans": row["in_chans"]}
+    scheme = row["scheme"].partition(".")[0]
+    call = creating(row, **chans, bands=row["bands"], scheme=scheme, mirror=dest)
+    return [f"model = {call[:-1]}{_given(options, 'storage_options=')})"]
+
+
+def _pixels(row: Row) -> str:
+    return f"{row['input_height']} x {row['input_width']} pixels"
 
 
 def _given(options: bool, how: str) -> str:

@@ -148,13 +148,19 @@ def pull(
 ) -> int:  # fmt: skip
     """Get a model for some channels; prints its folder.
 
-    Plain timm loads the folder.
+    Plain timm loads the folder of one of its own models.
     """
     if (chans is None) == (bands is None):
         raise UsageError("pull takes either --chans or --bands")
     folder = mirror.pull(model, chans, bands, scheme, derive=derive, zoo=zoo, to=to)
     click.echo(folder)
+    row = mirror.siblings(model, zoo).iloc[0]
     hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+    if not row["min_timm"]:
+        from zooadapt.report import creating
+
+        places = list(click.get_current_context().params["mirror"])
+        hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)
     click.echo(f"load it with  {hint}", err=True)
     return OK
 

@@ -106,6 +106,7 @@ _OURS = {
     "sample": "zooadapt.zoos.sample:SampleZoo",
     "timm": "zooadapt.zoos.timm:TimmZoo",
     "transformers": "zooadapt.zoos.transformers:TransformersZoo",
+    "torchvision": "zooadapt.zoos.torchvision:TorchvisionZoo",
 }
 
 
