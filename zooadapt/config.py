@@ -41,6 +41,15 @@ class Config:
     dry_run: bool
     retry_failed: bool
     check_sources: bool
+    max_hours: float | None = None
+    """After which nothing more is begun; None: until all is done."""
+    cpus: int = 0
+    """What the cluster may grow to, as the two below; 0: what it has."""
+    gpus: int = 0
+    node_memory: float = 0.0
+    """Of the largest node, in GB."""
+    bandwidth: float = 125.0
+    """In MB a second, for the estimates of a dry run."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of the mirror's store; may hold credentials."""
     source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -210,6 +219,16 @@ _OPTIONS = [
     _option("--retry-failed", is_flag=True, help="Take up recorded failures again."),
     _option("--check-sources", is_flag=True,
             help="Look whether sources or their metadata changed."),
+    _option("--max-hours", type=click.FloatRange(min=0, min_open=True), metavar="HOURS",
+            help="Begin nothing more after so long; the same command goes on."),
+    _option("--cpus", type=click.IntRange(min=0), default=0, metavar="N", show_default=False,
+            help="CPUs that the cluster's autoscaler may come to; those there are by default."),
+    _option("--gpus", type=click.IntRange(min=0), default=0, metavar="N", show_default=False,
+            help="GPUs, likewise."),
+    _option("--node-memory", type=click.FloatRange(min=0), default=0.0, metavar="GB",
+            show_default=False, help="Memory of the largest node that it may add."),
+    _option("--bandwidth", type=click.FloatRange(min=0, min_open=True), default=125.0,
+            metavar="MB/S", help="For what a dry run estimates."),
 ]  # fmt: skip
 
 

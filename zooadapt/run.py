@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import tempfile
 import time
 import uuid
@@ -22,7 +23,7 @@ from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
 
-OK, FAILED = 0, 1
+OK, FAILED, STOPPED = 0, 1, 3
 
 _log = logging.getLogger("zooadapt")
 
@@ -31,7 +32,7 @@ _LOOKUPS = 16
 
 
 def adapt(config: Config) -> int:
-    """Do what the options ask for; returns the exit code 0 or 1.
+    """Do what the options ask for; returns the exit code: 0, 1, or 3 where the time was up.
 
     Raises UsageError (exit code 2), RunError (3), and KeyboardInterrupt on Ctrl-C or SIGTERM, when
     what is recorded has been compacted.
@@ -52,11 +53,19 @@ def adapt(config: Config) -> int:
             outcomes = _Outcomes(log)
             try:
                 if todo.requests:
-                    _work(todo, job, store, outcomes)
+                    _work(todo, config, job, store, outcomes)
             finally:
                 tables = _compact(store, job)
             seconds = time.monotonic() - started
-            return _finish(config, entries, store, job, tables, outcomes, seconds)
+            code = _finish(config, entries, store, job, tables, outcomes, seconds)
+            left = len(todo.requests) - outcomes.models
+            if not left:
+                return code
+            click.echo(
+                f"stopped after {config.max_hours:g} h, as asked: {left:,} models are left; the "
+                f"same command goes on"
+            )
+            return STOPPED
 
 
 def dry_run(config: Config) -> int:
@@ -177,13 +186,14 @@ class _Outcomes:
         self.log.write(json.dumps(asdict(event)).encode() + b"\n")
 
 
-def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:
-    """Run what is due."""
+def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: _Outcomes) -> None:
+    """Run what is due, as far as the time goes."""
+    deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     with connection.connected() as line:
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
             connection.check_local_dest(Path(store.root), job.run_id)
-        asked = cluster.Workers()
+        asked = cluster.Workers(config.gpus, config.cpus, int(config.node_memory * 1e9))
         click.echo(f"ray: {cluster.workers(asked)}")
         with report.Progress(len(todo.requests)) as progress:
 
@@ -191,7 +201,7 @@ def _work(todo: plan.Plan, job: Job, store: Store, outcomes: _Outcomes) -> None:
                 outcomes.add(summary)
                 progress.model_ended(summary)
 
-            cluster.run(todo.requests, job, asked, ended)
+            cluster.run(todo.requests, job, asked, ended, lambda: time.monotonic() > deadline)
 
 
 def _finish(
