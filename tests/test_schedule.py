@@ -170,6 +170,20 @@ def test_of_a_batch_whose_process_dies_each_is_tried_alone() -> None:
     assert len(ended) == AHEAD
 
 
+def test_what_is_adapted_when_the_time_is_up_is_proved_and_nothing_else_is_begun() -> None:
+    executor, ended = InOrder(lambda name: GB), list[str]()
+    schedule = Schedule(
+        map(request, [str(number) for number in range(3 * AHEAD)]),
+        executor,
+        lambda summary: ended.append(summary.entry.name),
+        lambda request, error: idle.summary(request),
+        is_over=lambda: len(ended) >= 5,
+    )
+    schedule.run()
+    assert 5 <= len(ended) < 10
+    assert sorted(ended) == sorted(executor.order)
+
+
 def test_memory_is_given_back_by_what_died() -> None:
     executor = InOrder(size, Counter({"9": 3, "8": 1}))
     ended, _ = run(executor, ["9", "8", "7", "6"])

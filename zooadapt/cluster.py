@@ -19,6 +19,7 @@ from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
 from zooadapt import pipeline, sources
 from zooadapt.errors import FetchError, RunError, StageError, one_line
+from zooadapt.metrics import Metrics
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Batch, Capacity, Died, Outcome, Schedule, Stage
 from zooadapt.validators import Validators, quoted
@@ -144,9 +145,21 @@ def run(
     more is begun. Raises RunError where the mirror can't be written to. On KeyboardInterrupt what
     runs is cancelled and what is recorded stays.
     """
-    given_up = partial(_fail, job)
+    metrics = Metrics()
+
+    def summarised(summary: ModelSummary) -> None:
+        metrics.ended(summary)
+        ended(summary)
+
     with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
-        Schedule(iter(requests), executor, ended, given_up, is_over=is_over).run()
+        Schedule(
+            iter(requests),
+            executor,
+            summarised,
+            partial(_fail, job),
+            is_over=is_over,
+            progressed=metrics.progressed,
+        ).run()
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:

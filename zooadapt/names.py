@@ -53,7 +53,7 @@ def companions(config: Mapping[str, Any]) -> dict[str, bytes]:
 
     Raises ValueError for a name that isn't one of a file in that folder.
     """
-    files: dict[str, Any] = config["zooadapt"].get("companions", {})
+    files: dict[str, Any] = config.get("zooadapt", {}).get("companions", {})
     for name in files:
         if safe(name) != name or name in (WEIGHTS, CONFIG):
             raise ValueError(f"{name!r} can't be the name of a file beside {CONFIG}")

@@ -7,7 +7,7 @@ Small models travel in batches, so that it takes fewer tasks than models to keep
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -138,6 +138,9 @@ class Schedule:
     running: dict[Stage, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
     is_over: Callable[[], bool] = lambda: False
     """Whether the time is up: what is adapted is still proved, and nothing else is begun."""
+    progressed: Callable[[Mapping[Stage, int], int], None] = lambda running, retries: None
+    """Hears how many batches run in each stage, and how many models were tried again so far."""
+    retries: int = 0
     memory: int = 0
     """Bytes that what was taken from `found` and hasn't ended may take."""
 
@@ -150,6 +153,7 @@ class Schedule:
                     self.running[stage] -= 1
                     self._take(stage, batch, outcomes)
                 self._start()
+                self.progressed(self.running, self.retries)
         except BaseException:
             self.executor.cancel()
             raise
@@ -249,6 +253,7 @@ class Schedule:
         """Try each model again in another process, alone if it may be its fault; not for ever."""
         self.memory -= batch.memory
         for work in batch.works:
+            self.retries += 1
             work.losses += died.node_lost
             work.deaths += not died.node_lost
             if work.deaths >= _DEATHS or work.losses >= _LOSSES:
