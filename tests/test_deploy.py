@@ -125,7 +125,13 @@ def test_the_head_takes_no_tasks_and_the_gpus_are_on_spot_nodes(manifest: Any) -
     assert manifests.job(manifest)["rayClusterSpec"]["enableInTreeAutoscaling"] is True
     assert head["rayStartParams"]["num-cpus"] == gpu["rayStartParams"]["num-cpus"] == "0"
     assert [group["minReplicas"] for group in (cpu, gpu)] == [0, 0]
-    assert 0 < gpu["replicas"] <= gpu["maxReplicas"]  # a job that sees no GPU proves on CPUs
+    options = yaml.safe_load(
+        (ROOT / "configs" / "timm.yaml").read_text()
+    )  # what the job asks the autoscaler for
+    assert options["gpus"] == gpu["maxReplicas"]
+    each = int(cpu["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    assert options["cpus"] == each * cpu["maxReplicas"]
+    assert [group["replicas"] for group in (cpu, gpu)] == [0, 0]
     pod = gpu["template"]["spec"]
     assert any("spot" in value.lower() for value in pod["nodeSelector"].values())
     assert {taint["key"] for taint in pod["tolerations"]} >= {"nvidia.com/gpu"}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import zooadapt
+from tests.support.jobs import ROOT
 from tests.test_conformance import rolled
 from tests.test_pipeline import counted, run
 from zooadapt import adaptation, checkpoint, conformance, manifest, pipeline, plan, report, seeded
@@ -31,16 +33,9 @@ from zooadapt.targets import Target
 from zooadapt.zoos import listed
 from zooadapt.zoos.torchvision import _REFUSED, TorchvisionZoo, _kind
 
-RECIPE = """
-import json, torch, torchvision
-from safetensors.torch import load_file
-
-config, tensors = json.load(open("variant/config.json")), load_file("variant/model.safetensors")
-model = torchvision.models.get_model(config["architecture"], **config["model_args"]).eval()
-for stem in config["stems"]:
-    model.get_submodule(stem.removesuffix(".weight")).weight = torch.nn.Parameter(tensors[stem])
-model.load_state_dict(tensors)
-"""
+SECTION = (ROOT / "README.md").read_text().partition("\n### torchvision\n")[2]
+_, RECIPE = re.findall(r"```python\n(.*?)```", SECTION.partition("\n### ")[0], re.S)
+"""How the README loads a variant, with zooadapt and without."""
 LAST = "model.load_state_dict(tensors)"
 LAST_OF_MNASNET = """state = model.state_dict()
 state.update(tensors)

@@ -16,6 +16,7 @@ from torch import nn
 
 import zooadapt
 from tests.support.hub import LoopbackHub, serving
+from tests.support.jobs import ROOT
 from tests.test_pipeline import counted, run
 from zooadapt import pipeline, seeded, zoos
 from zooadapt.errors import FetchError, RunError, Unsupported, UsageError
@@ -24,20 +25,9 @@ from zooadapt.records import Job, Listing, ModelEntry, ModelSummary, Request
 from zooadapt.zoos import ids
 from zooadapt.zoos.transformers import TransformersZoo
 
-LOAD = """
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("variant")
-processor = AutoImageProcessor.from_pretrained("variant")
-inputs = processor(image, input_data_format="channels_first", return_tensors="pt")
-logits = model(**inputs).logits
-"""
+SECTION = (ROOT / "README.md").read_text().partition("\n### transformers\n")[2]
+LOAD, CREATE = re.findall(r"```python\n(.*?)```", SECTION.partition("\n### ")[0], re.S)
 """Of the README, with `image` an array of (channels, height, width)."""
-CREATE = """
-import zooadapt
-
-model = zooadapt.create_model("transformers/google/vit-base-patch16-224", in_chans=4, mirror=mirror)
-"""
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
 STAGES = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
@@ -245,7 +235,8 @@ def test_the_readmes_examples_run(
     (row,) = run(entry, counted(4), tmp_path / "repos", tmp_path / "mirror")
     shutil.copytree(tmp_path / "mirror" / row["folder"], tmp_path / "variant")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"image": np.zeros((4, 60, 50), np.uint8), "mirror": "mirror"}
+    monkeypatch.setenv("ZOOADAPT_MIRROR", "mirror")
+    names: dict[str, Any] = {"image": np.zeros((4, 60, 50), np.uint8)}
     exec(LOAD, names)
     exec(CREATE, names)
     with torch.inference_mode():

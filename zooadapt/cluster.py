@@ -172,7 +172,7 @@ class RayExecutor:
     def __init__(
         self, job: Job, asked: Workers, stages: Stages = STAGES, named: bool = True
     ) -> None:
-        """Starts a validator, or one for each GPU that is there, as that takes a while.
+        """Starts a validator, or some for each GPU that is there, as that takes a while.
 
         Where `named`, Ray's tools show which models a task is of.
         """
@@ -182,7 +182,7 @@ class RayExecutor:
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
         self._validators = Validators(stages.prove, job, workers(asked).options)
-        for _ in range(workers().gpus * _PER_GPU or 1):
+        for _ in range(workers().gpus * _PER_GPU or not asked.gpus):
             self._validators.start()
 
     def __enter__(self) -> "RayExecutor":

@@ -43,10 +43,10 @@ class Config:
     check_sources: bool
     max_hours: float | None = None
     """After which nothing more is begun; None: until all is done."""
-    cpus: int = 0
-    """What the cluster may grow to, as the two below; 0: what it has."""
-    gpus: int = 0
-    node_memory: float = 0.0
+    cpus: int | None = None
+    """What the cluster may grow to, as the two below; None: what it has."""
+    gpus: int | None = None
+    node_memory: float | None = None
     """Of the largest node, in GB."""
     bandwidth: float = 125.0
     """In MB a second, for the estimates of a dry run."""
@@ -221,12 +221,12 @@ _OPTIONS = [
             help="Look whether sources or their metadata changed."),
     _option("--max-hours", type=click.FloatRange(min=0, min_open=True), metavar="HOURS",
             help="Begin nothing more after so long; the same command goes on."),
-    _option("--cpus", type=click.IntRange(min=0), default=0, metavar="N", show_default=False,
+    _option("--cpus", type=click.IntRange(min=1), metavar="N",
             help="CPUs that the cluster's autoscaler may come to; those there are by default."),
-    _option("--gpus", type=click.IntRange(min=0), default=0, metavar="N", show_default=False,
+    _option("--gpus", type=click.IntRange(min=1), metavar="N",
             help="GPUs, likewise."),
-    _option("--node-memory", type=click.FloatRange(min=0), default=0.0, metavar="GB",
-            show_default=False, help="Memory of the largest node that it may add."),
+    _option("--node-memory", type=click.FloatRange(min=1), metavar="GB",
+            help="Memory of the largest node that it may add."),
     _option("--bandwidth", type=click.FloatRange(min=0, min_open=True), default=125.0,
             metavar="MB/S", help="For what a dry run estimates."),
 ]  # fmt: skip

@@ -193,7 +193,9 @@ def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: _Ou
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
             connection.check_local_dest(Path(store.root), job.run_id)
-        asked = cluster.Workers(config.gpus, config.cpus, int(config.node_memory * 1e9))
+        asked = cluster.Workers(
+            config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9)
+        )
         click.echo(f"ray: {cluster.workers(asked)}")
         with report.Progress(len(todo.requests)) as progress:
 
