@@ -376,8 +376,8 @@ def test_repositories_of_a_list(own: Path, tmp_path: Path) -> None:
 
 
 def test_the_list_keeps_its_order(own: Path, tmp_path: Path) -> None:
-    (tmp_path / "ids").write_text("team/land.v1\ncir\n")
+    (tmp_path / "ids").write_text("team/land.v1\nteam/land\n")
     zoo = zoos.get("hub")
     entries = list(zoo.models(Listing(str(tmp_path / "ids"), str(own))))
-    assert [entry.hub_id for entry in entries] == ["team/land.v1", "cir"]
+    assert [entry.hub_id for entry in entries] == ["team/land.v1", "team/land"]
     assert not any(entry.in_place for entry in entries)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,14 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             made.shutdown()
 
 
+def until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what nodes tell of only when they are asked."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 class Run:
     """A schedule on another thread, over models of 100 MB, and where its stages ran."""
 
@@ -68,10 +76,7 @@ class Run:
 
     def until_begun(self, stage: str, times: int) -> None:
         """Wait for the stage to have begun so often."""
-        deadline = time.monotonic() + 60
-        while len(self.where(stage)) < times:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(self.where(stage)) >= times)
 
     def let(self, *stages: str) -> None:
         """Allow a stage to end."""

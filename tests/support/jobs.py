@@ -66,14 +66,14 @@ def ray_folder() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def ray_head(env: Mapping[str, str], cpus: int = 2) -> Iterator[str]:
+def ray_head(env: Mapping[str, str], cpus: int = 2, *options: str) -> Iterator[str]:
     """A head node started with ``ray start --head``; yields its dashboard's address."""
     port = 20000 + os.getpid() % 5000 * 5
     ray = str(Path(sys.executable).parent / "ray")
     command = [
         ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
         f"--ray-client-server-port={port + 2}", f"--num-cpus={cpus}", "--disable-usage-stats",
-        f"--dashboard-agent-listen-port={port + 3}",
+        f"--dashboard-agent-listen-port={port + 3}", *options,
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
