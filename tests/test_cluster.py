@@ -119,6 +119,7 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     assert [row["model"] for row in tables.failures] == [KILLER]
 
 
+@pytest.mark.slow  # two minutes of processes that start again
 def test_a_validator_whose_device_broke_is_replaced(
     local_ray: None, small: Path, tmp_path: Path
 ) -> None:

@@ -235,6 +235,7 @@ def config_of(spec: str, dest: str = "m") -> Config:
     )
 
 
+@pytest.mark.slow  # a job of a minute; in memory and in archives it is held above
 def test_on_s3_with_options_of_its_own(
     own: Path, s3: SeaweedFS, bucket: str, runner: Runner, tmp_path: Path
 ) -> None:

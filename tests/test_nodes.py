@@ -117,6 +117,7 @@ def test_cpu_nodes_adapt_gpu_nodes_validate_and_those_that_join_are_used(
     assert set(run.where("prove")) == {gpu.node_id}
 
 
+@pytest.mark.slow  # Ray takes its time to miss a node
 def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
     nodes: Cluster, tmp_path: Path
 ) -> None:

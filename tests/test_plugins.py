@@ -81,6 +81,7 @@ def test_a_variant_is_a_model_of_its_library(mirror: Path, with_plugin: Runner, 
     assert printed.split()[-1] == "967"
 
 
+@pytest.mark.slow  # half a minute of proofs
 def test_what_it_makes_is_whole(mirror: Path, with_plugin: Runner) -> None:
     verify = "import sys; from zooadapt.cli import main; sys.exit(main(sys.argv[1:]))"
     printed = ok(with_plugin.run(sys.executable, "-c", verify, "verify", str(mirror), "--deep"))

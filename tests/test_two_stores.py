@@ -75,6 +75,7 @@ def test_each_store_is_asked_with_its_own_keys(
     assert {asked.method for asked in here} >= {"PUT", "GET"}
 
 
+@pytest.mark.slow  # a whole job; the stages are held above
 def test_a_job_with_the_mirror_by_environment_and_the_source_by_profile(
     alone: Runner, s3: SeaweedFS, source: SeaweedFS, bucket: str, tmp_path: Path
 ) -> None:
