@@ -43,8 +43,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     config = tmp_path / "cluster.json"
     config.write_text(json.dumps(CONFIG))
     with ray_folder() as env:
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # Ray has read this process's own by now
-            del env[name]
+        env["RAY_AUTH_MODE"] = (
+            "disabled"  # this process's own mode was settled when Ray was imported
+        )
         monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         monkeypatch.setattr(cluster, "_LOOK_AROUND", 0.5)
         monkeypatch.setattr(validators, "_IDLE", 5.0)

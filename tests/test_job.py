@@ -154,6 +154,14 @@ def test_a_finished_run_repeated_does_nothing(sample: tuple[Path, str], alone: R
     pd.testing.assert_frame_equal(rows(sample[0]), table)
 
 
+def test_a_run_whose_time_is_up_ends_in_order(alone: Runner, tmp_path: Path) -> None:
+    options = ["--zoo", "sample", "--chans", "2", "--dest", str(tmp_path)]
+    out = ok(alone.job(*options, "--max-hours", "0.00001"), code=3)
+    assert out.endswith("1 of 1 models left; the same command goes on\n")
+    assert rows(tmp_path).empty
+    assert (tmp_path / "index.html").exists()
+
+
 def test_the_sample_in_a_dry_run(alone: Runner, tmp_path: Path) -> None:
     dest = tmp_path / "mirror"
     printed = ok(alone.job("--zoo", "sample", "--chans", "1,4", "--dest", str(dest), "--dry-run"))

@@ -62,8 +62,8 @@ def adapt(config: Config) -> int:
             if not left:
                 return code
             click.echo(
-                f"stopped after {config.max_hours:g} h, as asked: {left:,} models are left; the "
-                f"same command goes on"
+                f"stopped after {config.max_hours:g} h, as asked, with {left:,} of "
+                f"{len(todo.requests):,} models left; the same command goes on"
             )
             return STOPPED
 
