@@ -69,7 +69,7 @@ def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:
     manifest.compact(store)
     schema = pq.read_schema(Path(store.root) / "manifest.parquet")
     assert schema.names[:5] == list(KEY)
-    assert [field.name for field in schema if field.nullable] == ["license"]
+    assert [field.name for field in schema if field.nullable] == ["license", "source_gone"]
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.metadata[b"zooadapt_layout_version"] == b"1"
     assert not [name for name in schema.names if hasattr(pd.Series, name)]
@@ -138,9 +138,9 @@ def test_a_damaged_record_is_named_and_the_rest_go_on(
 
 def test_a_record_of_a_newer_layout_is_refused(store: Store) -> None:
     key = record(store, 1, [variant(1)], [])
-    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 2, "variants": 0')
+    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 3, "variants": 0')
     store.write(key, [newer.replace(b'"variants": [', b'"parts": [')])
-    with pytest.raises(RunError, match=r"newer zooadapt \(layout 2\): upgrade") as refused:
+    with pytest.raises(RunError, match=r"newer zooadapt \(layout 3\): upgrade") as refused:
         manifest.compact(store)
     assert key in str(refused.value)
     assert not isinstance(refused.value, Damaged)

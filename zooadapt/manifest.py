@@ -9,7 +9,7 @@ import json
 import logging
 import posixpath
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from zooadapt import layout
+from zooadapt import layout, takedowns
 from zooadapt.columns import FAILURES_SCHEMA, KEY, MANIFEST_SCHEMA
 from zooadapt.errors import Conflict, Damaged, UsageError
 from zooadapt.names import safe
@@ -40,9 +40,15 @@ _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 def write_record(
     store: Store, zoo: str, model: str, run_id: str, content: Mapping[str, Any]
 ) -> str:
-    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten."""
+    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten.
+
+    With patterns under ``removed`` or ``restored`` it is of a layout that a zooadapt which doesn't
+    know them refuses.
+    """
     key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
-    head = {"layout_version": layout.LAYOUT_VERSION, "zoo": zoo, "model": model, "run_id": run_id}
+    removing = any(content.get(kind) for kind in takedowns.LISTS)
+    version = layout.REMOVING if removing else layout.LAYOUT_VERSION
+    head = {"layout_version": version, "zoo": zoo, "model": model, "run_id": run_id}
     store.write(key, [json.dumps({**content, **head}, indent=1).encode()])
     return key
 
@@ -85,28 +91,38 @@ class Tables:
     failures: list[Row]
 
 
-def merge(records: Iterable[Row]) -> Tables:
+def merge(records: Sequence[Row]) -> Tables:
     """The rows of the manifest and of the failures, from records oldest first.
 
     A variant's latest success wins and hides its failures; else its latest failure is kept, with
-    the number of runs that failed.
+    the number of runs that failed. What was removed is a failure, whatever else is recorded of it
+    (see `takedowns`). A record that ``amends`` changes what is said of a variant, not which.
     """
     successes: dict[tuple[Any, ...], Row] = {}
     failures: dict[tuple[Any, ...], Row] = {}
-    for record in records:
+    taken = takedowns.Takedowns(records)
+    for place, record in enumerate(records):
         common = {key: record[key] for key in ("zoo", "model", "run_id")}
-        for variant in record["variants"]:
-            successes[key({**common, **variant})] = {
-                **common,
-                **variant,
-                "created_at": datetime.fromisoformat(record["created_at"]),
-            }
-        for failure in record["failures"]:
-            name = key({**common, **failure})
-            attempts = failures.get(name, {}).get("attempts", 0) + 1
-            failures[name] = {**common, **failure, "attempts": attempts}
+        for outcome in [*record["variants"], *record["failures"]]:
+            row = {**common, **outcome}
+            name = key(row)
+            if taken.voids(place, row):
+                if (event := taken.of(row)) and event.removes:
+                    failures[name] = takedowns.failure(event, row)
+            elif "status" in outcome:
+                attempts = failures.get(name, {}).get("attempts", 0) + 1
+                failures[name] = {**row, "attempts": attempts}
+            elif not _is_overtaken(record, row, successes.get(name)):
+                created_at = datetime.fromisoformat(record["created_at"])
+                successes[name] = {**row, "created_at": created_at}
     left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
     return Tables([successes[name] for name in sorted(successes)], left)
+
+
+def _is_overtaken(record: Row, row: Row, current: Row | None) -> bool:
+    """Whether the row amends one that another run has replaced meanwhile."""
+    amends = record.get("amends", False)
+    return bool(amends and current and current["folder"] != row["folder"])
 
 
 def update_licences(
