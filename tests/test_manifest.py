@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.seaweed import SeaweedFS
-from zooadapt import manifest
+from tests.test_plan import config as options
+from zooadapt import manifest, metadata
 from zooadapt.columns import KEY, MANIFEST_SCHEMA
-from zooadapt.errors import Damaged, RunError, UsageError
+from zooadapt.errors import Damaged, FetchError, RunError, UsageError
 from zooadapt.rebuild import rebuild
 from zooadapt.records import ModelEntry
 from zooadapt.store import Store, open_store
@@ -316,8 +317,10 @@ def test_compactions_at_once_lose_no_row(
 def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> None:
     record(store, 1, [variant(1, license="mit"), variant(4, license="mit")], [])
     entry = ModelEntry("zoo", "net", "net", "", "apache-2.0", hub_id="x/y")
+    view = metadata.View(options("--check-sources"), [entry], {entry: FetchError("silent")})
     before = manifest.merge(manifest.read_records(store)).usable
-    manifest.update_licences(store, manifest.read_records(store), [entry], "run9")
+    done = metadata.follow(store, manifest.read_records(store), view, "run9")
+    assert str(done) == "models with another licence: 1"
     after = manifest.compact(store).usable
     assert [row["license"] for row in after] == ["apache-2.0"] * 2
     changing = ("license", "run_id", "created_at")

@@ -94,6 +94,8 @@ def record(data: bytes, name: str, variants: pa.Schema, failures: pa.Schema) -> 
             _check_rows(found["variants"], variants)
             _check_rows(found["failures"], failures)
             takedowns.check(found)
+            if not isinstance(found.get("amends", []), list):
+                raise TypeError(f"amends is {found['amends']!r}")
             return found
     except Exception as cause:
         raise Damaged(f"{name} is damaged ({reason(cause)})") from cause

@@ -9,7 +9,7 @@ import json
 import logging
 import posixpath
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,15 @@ from zooadapt import layout, takedowns
 from zooadapt.columns import FAILURES_SCHEMA, KEY, MANIFEST_SCHEMA
 from zooadapt.errors import Conflict, Damaged, UsageError
 from zooadapt.names import safe
-from zooadapt.records import ModelEntry
 from zooadapt.store import Store
 
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 PAGE = "index.html"
 """For people, beside the tables and made from them."""
+
+AMENDABLE = ("license", "source_gone")
+"""The columns that may change while the weights don't."""
 
 Row = layout.Row
 
@@ -96,7 +98,8 @@ def merge(records: Sequence[Row]) -> Tables:
 
     A variant's latest success wins and hides its failures; else its latest failure is kept, with
     the number of runs that failed. What was removed is a failure, whatever else is recorded of it
-    (see `takedowns`). A record that ``amends`` changes what is said of a variant, not which.
+    (see `takedowns`). A record that ``amends`` columns changes what they say of a variant, if it
+    is still the latest.
     """
     successes: dict[tuple[Any, ...], Row] = {}
     failures: dict[tuple[Any, ...], Row] = {}
@@ -112,38 +115,22 @@ def merge(records: Sequence[Row]) -> Tables:
             elif "status" in outcome:
                 attempts = failures.get(name, {}).get("attempts", 0) + 1
                 failures[name] = {**row, "attempts": attempts}
-            elif not _is_overtaken(record, row, successes.get(name)):
-                created_at = datetime.fromisoformat(record["created_at"])
-                successes[name] = {**row, "created_at": created_at}
+            else:
+                successes[name] = _made(record, row, successes.get(name))
     left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
     return Tables([successes[name] for name in sorted(successes)], left)
 
 
-def _is_overtaken(record: Row, row: Row, current: Row | None) -> bool:
-    """Whether the row amends one that another run has replaced meanwhile."""
-    amends = record.get("amends", False)
-    return bool(amends and current and current["folder"] != row["folder"])
-
-
-def update_licences(
-    store: Store, records: list[Row], entries: Iterable[ModelEntry], run_id: str
-) -> None:
-    """Record anew, weights untouched, the variants whose source now states another licence."""
-    licences = {(entry.zoo, entry.name): entry.license for entry in entries}
-    for row in merge(records).usable:
-        name = (row["zoo"], row["model"])
-        if name in licences and row["license"] != licences[name]:
-            record = next(r for r in reversed(records) if _holds(r, row))
-            variant = next(v for v in record["variants"] if key({**row, **v}) == key(row))
-            changed = {**variant, "license": licences[name]}
-            now = datetime.now(UTC).isoformat()
-            content = {**record, "created_at": now, "variants": [changed], "failures": []}
-            write_record(store, *name, run_id, content)
-
-
-def _holds(record: Row, row: Row) -> bool:
-    same = all(record[name] == row[name] for name in ("zoo", "model"))
-    return same and any(key({**row, **variant}) == key(row) for variant in record["variants"])
+def _made(record: Row, row: Row, current: Row | None) -> Row:
+    """The success that counts after a record of one, given the one before it."""
+    row = {**row, "created_at": datetime.fromisoformat(record["created_at"])}
+    amended = record.get("amends")
+    if not amended or not current:
+        return row
+    if current["folder"] != row["folder"]:  # other weights, made meanwhile
+        return current
+    changed = {name: row.get(name) for name in AMENDABLE if name in amended}
+    return {**current, **changed, "run_id": row["run_id"], "created_at": row["created_at"]}
 
 
 def key(row: Row) -> tuple[Any, ...]:

@@ -46,22 +46,28 @@ class Plan:
         return sum(len(request.targets) for request in self.requests)
 
 
-def select(config: Config) -> list[ModelEntry]:
-    """The models that the options select, in the zoos' order.
+def listed(config: Config) -> list[ModelEntry]:
+    """All models of the zoos, in their order. Raises UsageError for a zoo that lists none."""
+    places = config.source_root, config.source_storage_options
+    found = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
+    _check_unique(found)
+    return found
+
+
+def select(config: Config, entries: list[ModelEntry] | None = None) -> list[ModelEntry]:
+    """The models that the options select, of these or else of all that the zoos list.
 
     Raises UsageError for a zoo or glob that matches nothing.
     """
-    places = config.source_root, config.source_storage_options
-    listed = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
-    _check_unique(listed)
-    chosen = matching(listed, config.models, "--models") if config.models else listed
+    offered = listed(config) if entries is None else entries
+    chosen = matching(offered, config.models, "--models") if config.models else offered
     if config.exclude:
-        excluded = matching(listed, config.exclude, "--exclude")
+        excluded = matching(offered, config.exclude, "--exclude")
         chosen = [entry for entry in chosen if entry not in set(excluded)]
     if config.license:
         chosen = [entry for entry in chosen if _licensed(entry, config.license)]
         if not chosen:
-            known = sorted({entry.license or "unknown" for entry in listed})
+            known = sorted({entry.license or "unknown" for entry in offered})
             raise UsageError(f"--license {','.join(config.license)} matches none of {known}")
     if not chosen:
         raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")

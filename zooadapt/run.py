@@ -16,9 +16,9 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, manifest, page, plan, report, sources
+from zooadapt import cluster, connection, manifest, metadata, page, plan, report, sources
 from zooadapt.config import Config
-from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
+from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
@@ -38,16 +38,20 @@ def adapt(config: Config) -> int:
     what is recorded has been compacted.
     """
     started = time.monotonic()
-    job, entries = _job(config), plan.select(config)
+    job, listed = _job(config), plan.listed(config)
+    entries = plan.select(config, listed)
     plan.check_targets(entries, config.targets)
     store = _open_mirror(config, job)
     click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id):
         manifest.check_tables(store)
         records = manifest.read_records(store)
+        found = _check(entries, config, job)
         if config.check_sources:
-            manifest.update_licences(store, records, entries, job.run_id)
-        todo = _plan(entries, config, job, records)
+            view = metadata.View(config, listed, found)
+            if changes := str(metadata.follow(store, records, view, job.run_id)):
+                click.echo(f"sources: {changes}")
+        todo = _plan(entries, config, records, found)
         click.echo(f"plan: {report.plan_line(todo)}")
         with tempfile.TemporaryFile() as log:
             outcomes = _Outcomes(log)
@@ -74,7 +78,8 @@ def dry_run(config: Config) -> int:
     plan.check_targets(entries, config.targets)
     store = open_store(job.dest, job.dest_options)
     manifest.check_tables(store)
-    todo = _plan(entries, config, job, manifest.read_records(store))
+    found = _check(entries, config, job)
+    todo = _plan(entries, config, manifest.read_records(store), found)
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")
     sources = _look_up([request.entry for request in todo.requests], job)
@@ -108,17 +113,27 @@ def _open_mirror(config: Config, job: Job) -> Store:
     return store
 
 
-def _plan(entries: Sequence[ModelEntry], config: Config, job: Job, records: list[Row]) -> plan.Plan:
+def _check(entries: Sequence[ModelEntry], config: Config, job: Job) -> metadata.Found:
+    """What the sources say now, if the options ask for it; those that say nothing are counted."""
     if not config.check_sources:
-        return plan.make(entries, config, records)
+        return {}
     now = dict(zip(entries, _look_up(entries, job), strict=True))
-    silent = [(entry.name, found) for entry, found in now.items() if isinstance(found, FetchError)]
+    silent = [
+        (entry.name, error)
+        for entry, error in now.items()
+        if isinstance(error, FetchError) and not isinstance(error, Absent)
+    ]
     if silent:
         name, error = silent[0]
         click.echo(f"{len(silent)} sources couldn't be checked, among them {name}: {error}")
+    return now
 
+
+def _plan(
+    entries: Sequence[ModelEntry], config: Config, records: list[Row], now: metadata.Found
+) -> plan.Plan:
     def changed(entry: ModelEntry, recorded: str) -> bool:
-        source = now[entry]
+        source = now.get(entry)
         return isinstance(source, Source) and source.identity != recorded
 
     return plan.make(entries, config, records, changed)
