@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from tqdm import tqdm
 
-from zooadapt import garbage, manifest, page, zoos
+from zooadapt import garbage, manifest, zoos
 from zooadapt.errors import RunError, UsageError, one_line
 from zooadapt.manifest import Row
 from zooadapt.names import model_folder
@@ -202,6 +202,8 @@ def _leave_page(store: Store) -> None:
     """Nothing of what was taken down is to stand on the mirror's page; it isn't made for want."""
     try:
         if store.exists(manifest.PAGE):
+            from zooadapt import page  # needs torch, which a removal doesn't
+
             page.write(store)
     except Exception as error:
         _log.warning("the mirror's page wasn't written: %s", one_line(error))

@@ -211,6 +211,8 @@ class Ending:
     bytes_written: int
     stages: dict[str, float]
     """Seconds by stage, of all workers together."""
+    left: int = 0
+    """Models that weren't begun, as the time was up."""
 
 
 def closing(ending: Ending, example: Row | None, options: bool = False) -> str:

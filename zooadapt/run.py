@@ -16,7 +16,17 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, manifest, metadata, page, plan, report, sources
+from zooadapt import (
+    __version__,
+    cluster,
+    connection,
+    manifest,
+    metadata,
+    page,
+    plan,
+    report,
+    sources,
+)
 from zooadapt.config import Config
 from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
@@ -59,10 +69,13 @@ def adapt(config: Config) -> int:
                 if todo.requests:
                     _work(todo, config, job, store, outcomes)
             finally:
-                tables = _compact(store, job)
+                try:
+                    tables = _compact(store, job)
+                finally:
+                    _leave_events(store, job, outcomes)
             seconds = time.monotonic() - started
-            code = _finish(config, entries, store, job, tables, outcomes, seconds)
             left = len(todo.requests) - outcomes.models
+            code = _finish(config, entries, store, job, tables, outcomes, seconds, left)
             if not left:
                 return code
             click.echo(
@@ -104,6 +117,7 @@ def _open_mirror(config: Config, job: Job) -> Store:
     options = {name: value for name, value in asdict(config).items() if name in shown}
     options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
     options["zoo"] = [redact(spec) for spec in config.zoo]
+    options["zooadapt_version"] = __version__
     try:
         store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
     except Exception as cause:
@@ -198,7 +212,18 @@ class _Outcomes:
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
         url = summary.entry.url and redact(summary.entry.url)
         event = replace(summary, entry=replace(summary.entry, url=url, config=None))
-        self.log.write(json.dumps(asdict(event)).encode() + b"\n")
+        head = {"time": _now(), "outcome": _outcome(summary)}
+        self.log.write(json.dumps({**head, **asdict(event)}).encode() + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _outcome(summary: ModelSummary) -> str:
+    """The worst of a model's variants: failed, unsupported or made."""
+    statuses = {failure.status for failure in summary.failures}
+    return next((status for status in ("failed", "unsupported") if status in statuses), "made")
 
 
 def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: _Outcomes) -> None:
@@ -229,6 +254,7 @@ def _finish(
     tables: manifest.Tables,
     outcomes: _Outcomes,
     seconds: float,
+    left: int,
 ) -> int:
     """Say what became of everything asked for, and leave it in the mirror's run folder."""
     asked = {(entry.zoo, entry.name) for entry in entries}
@@ -253,21 +279,25 @@ def _finish(
         bytes_read=outcomes.bytes_read,
         bytes_written=outcomes.bytes_written,
         stages=outcomes.stages,
+        left=left,
     )
     if failures:
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
-    _leave_log(store, job, outcomes, ending)
+    summary = json.dumps(asdict(ending), indent=2).encode()
+    store.write(f"runs/{job.run_id}/summary.json", [summary])
     _leave_page(store)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     return FAILED if counts["failed"] else OK
 
 
-def _leave_log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
-    """The run's event log and its summary."""
-    outcomes.log.seek(0)
-    store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
-    store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])
+def _leave_events(store: Store, job: Job, outcomes: _Outcomes) -> None:
+    """The run's event log, however the run ends. Nobody's run fails for want of it."""
+    try:
+        outcomes.log.seek(0)
+        store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
+    except Exception as error:
+        _log.warning("the run's event log wasn't written: %s", one_line(error))
 
 
 def _leave_page(store: Store) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, of_mirror
+from zooadapt.cli.common import OK, as_json, of_mirror
 from zooadapt.config import parse_chans
 from zooadapt.errors import UsageError
 
@@ -71,4 +71,28 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
     return tuple(asked) or ALL
 
 
-COMMANDS = (remove,)
+@click.command()
+@of_mirror
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="At most this many, the latest.",
+)
+@as_json  # fmt: skip
+def runs(store: "Store", limit: int, as_json: bool) -> int:
+    """List the runs of a mirror's jobs, the latest first."""
+    from zooadapt import history, listing
+
+    seen = history.seen(store, limit)
+    if not seen and not as_json:
+        click.echo("no runs")
+        return OK
+    found = listing.runs(seen)
+    click.echo(listing.as_json(found) if as_json else listing.run_lines(found))
+    return OK
+
+
+COMMANDS = (remove, runs)
