@@ -225,7 +225,8 @@ def due(spec: str, dest: Path, **options: Any) -> list[str]:
     """The models that a job would make."""
     config = replace(config_of(spec, str(dest)), **options)
     records = manifest.read_records(open_store(str(dest)))
-    todo = run._plan(plan.select(config), config, run._job(config), records)
+    entries = plan.select(config)
+    todo = run._plan(entries, config, records, run._check(entries, config, run._job(config)))
     return [request.entry.name for request in todo.requests]
 
 

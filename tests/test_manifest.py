@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.seaweed import SeaweedFS
-from zooadapt import manifest
+from tests.test_plan import config as options
+from zooadapt import manifest, metadata
 from zooadapt.columns import KEY, MANIFEST_SCHEMA
-from zooadapt.errors import Damaged, RunError, UsageError
+from zooadapt.errors import Damaged, FetchError, RunError, UsageError
 from zooadapt.rebuild import rebuild
 from zooadapt.records import ModelEntry
 from zooadapt.store import Store, open_store
@@ -69,7 +70,7 @@ def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:
     manifest.compact(store)
     schema = pq.read_schema(Path(store.root) / "manifest.parquet")
     assert schema.names[:5] == list(KEY)
-    assert [field.name for field in schema if field.nullable] == ["license"]
+    assert [field.name for field in schema if field.nullable] == ["license", "source_gone"]
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.metadata[b"zooadapt_layout_version"] == b"1"
     assert not [name for name in schema.names if hasattr(pd.Series, name)]
@@ -138,9 +139,9 @@ def test_a_damaged_record_is_named_and_the_rest_go_on(
 
 def test_a_record_of_a_newer_layout_is_refused(store: Store) -> None:
     key = record(store, 1, [variant(1)], [])
-    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 2, "variants": 0')
+    newer = store.read(key).replace(b'"layout_version": 1', b'"layout_version": 3, "variants": 0')
     store.write(key, [newer.replace(b'"variants": [', b'"parts": [')])
-    with pytest.raises(RunError, match=r"newer zooadapt \(layout 2\): upgrade") as refused:
+    with pytest.raises(RunError, match=r"newer zooadapt \(layout 3\): upgrade") as refused:
         manifest.compact(store)
     assert key in str(refused.value)
     assert not isinstance(refused.value, Damaged)
@@ -316,8 +317,10 @@ def test_compactions_at_once_lose_no_row(
 def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> None:
     record(store, 1, [variant(1, license="mit"), variant(4, license="mit")], [])
     entry = ModelEntry("zoo", "net", "net", "", "apache-2.0", hub_id="x/y")
+    view = metadata.View(options("--check-sources"), [entry], {entry: FetchError("silent")})
     before = manifest.merge(manifest.read_records(store)).usable
-    manifest.update_licences(store, manifest.read_records(store), [entry], "run9")
+    done = metadata.follow(store, manifest.read_records(store), view, "run9")
+    assert str(done) == "models with another licence: 1"
     after = manifest.compact(store).usable
     assert [row["license"] for row in after] == ["apache-2.0"] * 2
     changing = ("license", "run_id", "created_at")

@@ -1,5 +1,6 @@
 """The mirror's page: what it says and never says, and what can be done with it in a browser."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -300,7 +301,9 @@ def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
             "x", 2, 2, 0, 0, 5.0, outcomes.models, outcomes.bytes_read, outcomes.bytes_written,
             outcomes.stages,
         )  # fmt: skip
-        jobs._leave_log(store, job, outcomes, ending)
+        jobs._leave_events(store, job, outcomes)
+        summary = json.dumps(dataclasses.asdict(ending)).encode()
+        store.write(f"runs/{job.run_id}/summary.json", [summary])
     events = store.read(f"runs/{job.run_id}/events.jsonl").decode().splitlines()
     assert [json.loads(event)["seconds"] for event in events] == [
         {"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0},

@@ -68,6 +68,7 @@ MANIFEST_SCHEMA = _schema(
         ("torch_version", pa.string(), "that computed the proof"),
         ("run_id", pa.string(), "the run that recorded the variant"),
         ("created_at", _TIME, "when it was recorded"),
+        ("source_gone?", pa.string(), "since when its source was found gone, ISO 8601"),
     ]
 )
 
@@ -77,13 +78,14 @@ FAILURES_SCHEMA = _schema(
         (
             "status",
             pa.string(),
-            "unsupported: known not to be adaptable; failed: may be tried again",
+            "unsupported: known not to be adaptable; failed: may be tried again; "
+            "removed: taken down, and not made again",
         ),
         ("stage", pa.string(), "where it failed"),
         ("error_type", pa.string(), "the class of the error"),
         ("error", pa.string(), "the error in one line"),
-        ("attempts", pa.int64(), "runs that failed so far"),
-        ("run_id", pa.string(), "the last run that failed"),
+        ("attempts", pa.int64(), "runs that failed so far; 0 where it was removed"),
+        ("run_id", pa.string(), "the last run that failed, or the removal"),
     ]
 )
 

@@ -218,7 +218,7 @@ _OPTIONS = [
     _option("--dry-run", is_flag=True, help="Print the plan and stop."),
     _option("--retry-failed", is_flag=True, help="Take up recorded failures again."),
     _option("--check-sources", is_flag=True,
-            help="Look whether sources or their metadata changed."),
+            help="Look whether sources or their metadata changed, or went."),
     _option("--max-hours", type=click.FloatRange(min=0, min_open=True), metavar="HOURS",
             help="Begin nothing more after so long; the same command goes on."),
     _option("--cpus", type=click.IntRange(min=1), metavar="N",

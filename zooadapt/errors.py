@@ -7,6 +7,7 @@
     ├── Conflict              somebody else changed an object we meant to replace
     └── StageError            one model failed at one stage; the others go on
         ├── FetchError        its checkpoint can't be had, or isn't the stated one
+        │   ├── Absent        its source answers that it isn't there
         │   └── Unreachable   its source gives no answer
         ├── CheckpointError   its checkpoint can't be read, or doesn't fit the model
         ├── StemError         its stems can't be told
@@ -58,6 +59,10 @@ class FetchError(StageError):
     """The checkpoint can't be had, or its bytes aren't the ones its source states."""
 
     stage = "fetch"
+
+
+class Absent(FetchError):
+    """The source answers that the checkpoint isn't there, and may have been once."""
 
 
 class Unreachable(FetchError):

@@ -32,10 +32,11 @@ from zooadapt.multipart import Unfinished
 from zooadapt.names import CONFIG, source_stem
 from zooadapt.rebuild import ASIDE
 from zooadapt.store import Store
+from zooadapt.takedowns import Takedowns
 
 _log = logging.getLogger("zooadapt")
 
-_OURS = re.compile(r"(weights/[^/]+/[^/]+/(?:\d+ch-[^/]+|source)-[0-9a-f]{16})/[^/]+")
+OURS = re.compile(r"(weights/[^/]+/[^/]+/(?:\d+ch-[^/]+|source)-[0-9a-f]{16})/[^/]+")
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 _PLACES = ("weights", "records", "runs")
 _AT_ONCE = 16
@@ -117,7 +118,7 @@ def _folders(keys: Iterable[str]) -> Folders:
     """The folders of variants and stems; anything else below weights/ isn't ours to judge."""
     found: Folders = {}
     for key in keys:
-        if ours := _OURS.fullmatch(key):
+        if ours := OURS.fullmatch(key):
             found.setdefault(ours[1], []).append(key)
     return found
 
@@ -144,16 +145,21 @@ def _is_source(folder: str) -> bool:
     return posixpath.basename(folder).startswith("source-")
 
 
-def _named(rows: Iterable[Row], records: Iterable[Row]) -> tuple[set[str], dict[str, datetime]]:
+def _named(rows: Iterable[Row], records: Sequence[Row]) -> tuple[set[str], dict[str, datetime]]:
     """The folders of the variants as they are now, and since when others aren't any more."""
     now: dict[tuple[object, ...], str] = {}
     replaced: dict[str, datetime] = {}
-    for record in records:  # oldest first
-        for row in manifest.merge([record]).usable:
+    taken = Takedowns(records)
+    for place, record in enumerate(records):  # oldest first
+        for row in [] if record.get("amends") else manifest.merge([record]).usable:
             before = now.get(manifest.key(row))
             if before and before != row["folder"]:
                 replaced[before] = row["created_at"]
-            now[manifest.key(row)] = row["folder"]
+            if taken.voids(place, row) and (event := taken.of(row)):
+                replaced[row["folder"]] = datetime.fromisoformat(event.created_at)
+                now.pop(manifest.key(row), None)
+            else:
+                now[manifest.key(row)] = row["folder"]
     return {*now.values(), *(row["folder"] for row in rows)}, replaced
 
 

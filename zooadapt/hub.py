@@ -33,7 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     parse_ratelimit_headers,
 )
 
-from zooadapt.errors import FetchError, Unreachable, one_line, redact
+from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact
 from zooadapt.records import Located, Source
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -104,7 +104,7 @@ def locate(hub_id: str) -> Located:
             return found
     if any(_resolve(repo, file, revision) for file in SHARDED):
         raise FetchError(f"hf://{repo} is split into several files, which aren't put together")
-    raise FetchError(f"hf://{repo} has none of {', '.join(FILES)}")
+    raise Absent(f"hf://{repo} has none of {', '.join(FILES)}")
 
 
 def text(hub_id: str, file: str) -> str | None:
@@ -186,7 +186,9 @@ def _translated(repo: str) -> Iterator[None]:
             f"hf://{repo} is gated: accept its terms on the Hub and set HF_TOKEN"
         ) from cause
     except (RepositoryNotFoundError, RevisionNotFoundError) as cause:
-        raise FetchError(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
+        # Without a token the Hub answers 401 for what isn't there, too: that says nothing.
+        kind = Absent if cause.response.status_code == 404 else FetchError
+        raise kind(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
     except HfHubHTTPError as cause:
         raise FetchError(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
     except Exception as cause:

@@ -13,9 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zooadapt import takedowns
 from zooadapt.errors import Damaged, RunError, one_line
 
 LAYOUT_VERSION = 1
+REMOVING = 2
+"""The layout of records that remove something: who doesn't know them would bring it back."""
 VERSION_KEY = "zooadapt_layout_version"
 """Under which a table's Parquet metadata state its layout."""
 
@@ -41,19 +44,27 @@ def columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
 
 
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of that schema; they may have more columns."""
-    named = [{name: row[name] for name in schema.names} for row in rows]
+    """The rows as a table of that schema; they may have more columns, and lack nullable ones.
+
+    Raises KeyError for any other that they lack.
+    """
+    later = {field.name: None for field in schema if field.nullable}
+    whole = ({**later, **row} for row in rows)
+    named = [{name: row[name] for name in schema.names} for row in whole]
     return pa.Table.from_pylist(named, schema)
 
 
 def decoded(data: bytes, name: str, schema: pa.Schema) -> pa.Table:
-    """The table that `encoded` made; `name` is for the errors. Raises Damaged and RunError."""
+    """The table that `encoded` made; `name` is for the errors. Raises Damaged and RunError.
+
+    Nullable columns that it lacks, as it is older than they are, are added without values.
+    """
     try:
         with pq.ParquetFile(BytesIO(data), page_checksum_verification=True) as file:
             stated = {key.decode(): value for key, value in (file.metadata.metadata or {}).items()}
             version = int(stated[VERSION_KEY])
             if version <= LAYOUT_VERSION:
-                found = file.read()
+                found = _with_later(file.read(), schema)
                 found.select(schema.names).cast(schema)  # raises where they don't fit
                 return found
     except Exception as cause:  # the bytes are in memory: whatever it is, it is wrong with them
@@ -63,18 +74,28 @@ def decoded(data: bytes, name: str, schema: pa.Schema) -> pa.Table:
     raise _newer(name, version)
 
 
+def _with_later(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    for field in schema:
+        if field.nullable and field.name not in found.schema.names:
+            found = found.append_column(field, pa.nulls(len(found), field.type))
+    return found
+
+
 def record(data: bytes, name: str, variants: pa.Schema, failures: pa.Schema) -> Row:
     """A record; `variants` and `failures` say the types. Raises Damaged and RunError."""
     try:
         found: Row = json.loads(data)
         version: int = found["layout_version"]
-        if version <= LAYOUT_VERSION:
+        if version <= REMOVING:
             for key, kind in _HEAD.items():
                 if not isinstance(found[key], kind):
                     raise TypeError(f"{key} is {found[key]!r}")
             datetime.fromisoformat(found["created_at"])
             _check_rows(found["variants"], variants)
             _check_rows(found["failures"], failures)
+            takedowns.check(found)
+            if not isinstance(found.get("amends", []), list):
+                raise TypeError(f"amends is {found['amends']!r}")
             return found
     except Exception as cause:
         raise Damaged(f"{name} is damaged ({reason(cause)})") from cause

@@ -9,7 +9,7 @@ import json
 import logging
 import posixpath
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,17 +18,19 @@ from typing import Any
 import pyarrow as pa
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from zooadapt import layout
+from zooadapt import layout, takedowns
 from zooadapt.columns import FAILURES_SCHEMA, KEY, MANIFEST_SCHEMA
 from zooadapt.errors import Conflict, Damaged, UsageError
 from zooadapt.names import safe
-from zooadapt.records import ModelEntry
 from zooadapt.store import Store
 
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 PAGE = "index.html"
 """For people, beside the tables and made from them."""
+
+AMENDABLE = ("license", "source_gone")
+"""The columns that may change while the weights don't."""
 
 Row = layout.Row
 
@@ -40,9 +42,15 @@ _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 def write_record(
     store: Store, zoo: str, model: str, run_id: str, content: Mapping[str, Any]
 ) -> str:
-    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten."""
+    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten.
+
+    With patterns under ``removed`` or ``restored`` it is of a layout that a zooadapt which doesn't
+    know them refuses.
+    """
     key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
-    head = {"layout_version": layout.LAYOUT_VERSION, "zoo": zoo, "model": model, "run_id": run_id}
+    removing = any(content.get(kind) for kind in takedowns.LISTS)
+    version = layout.REMOVING if removing else layout.LAYOUT_VERSION
+    head = {"layout_version": version, "zoo": zoo, "model": model, "run_id": run_id}
     store.write(key, [json.dumps({**content, **head}, indent=1).encode()])
     return key
 
@@ -85,49 +93,44 @@ class Tables:
     failures: list[Row]
 
 
-def merge(records: Iterable[Row]) -> Tables:
+def merge(records: Sequence[Row]) -> Tables:
     """The rows of the manifest and of the failures, from records oldest first.
 
     A variant's latest success wins and hides its failures; else its latest failure is kept, with
-    the number of runs that failed.
+    the number of runs that failed. What was removed is a failure, whatever else is recorded of it
+    (see `takedowns`). A record that ``amends`` columns changes what they say of a variant, if it
+    is still the latest.
     """
     successes: dict[tuple[Any, ...], Row] = {}
     failures: dict[tuple[Any, ...], Row] = {}
-    for record in records:
+    taken = takedowns.Takedowns(records)
+    for place, record in enumerate(records):
         common = {key: record[key] for key in ("zoo", "model", "run_id")}
-        for variant in record["variants"]:
-            successes[key({**common, **variant})] = {
-                **common,
-                **variant,
-                "created_at": datetime.fromisoformat(record["created_at"]),
-            }
-        for failure in record["failures"]:
-            name = key({**common, **failure})
-            attempts = failures.get(name, {}).get("attempts", 0) + 1
-            failures[name] = {**common, **failure, "attempts": attempts}
+        for outcome in [*record["variants"], *record["failures"]]:
+            row = {**common, **outcome}
+            name = key(row)
+            if taken.voids(place, row):
+                if (event := taken.of(row)) and event.removes:
+                    failures[name] = takedowns.failure(event, row)
+            elif "status" in outcome:
+                attempts = failures.get(name, {}).get("attempts", 0) + 1
+                failures[name] = {**row, "attempts": attempts}
+            else:
+                successes[name] = _made(record, row, successes.get(name))
     left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
     return Tables([successes[name] for name in sorted(successes)], left)
 
 
-def update_licences(
-    store: Store, records: list[Row], entries: Iterable[ModelEntry], run_id: str
-) -> None:
-    """Record anew, weights untouched, the variants whose source now states another licence."""
-    licences = {(entry.zoo, entry.name): entry.license for entry in entries}
-    for row in merge(records).usable:
-        name = (row["zoo"], row["model"])
-        if name in licences and row["license"] != licences[name]:
-            record = next(r for r in reversed(records) if _holds(r, row))
-            variant = next(v for v in record["variants"] if key({**row, **v}) == key(row))
-            changed = {**variant, "license": licences[name]}
-            now = datetime.now(UTC).isoformat()
-            content = {**record, "created_at": now, "variants": [changed], "failures": []}
-            write_record(store, *name, run_id, content)
-
-
-def _holds(record: Row, row: Row) -> bool:
-    same = all(record[name] == row[name] for name in ("zoo", "model"))
-    return same and any(key({**row, **variant}) == key(row) for variant in record["variants"])
+def _made(record: Row, row: Row, current: Row | None) -> Row:
+    """The success that counts after a record of one, given the one before it."""
+    row = {**row, "created_at": datetime.fromisoformat(record["created_at"])}
+    amended = record.get("amends")
+    if not amended or not current:
+        return row
+    if current["folder"] != row["folder"]:  # other weights, made meanwhile
+        return current
+    changed = {name: row.get(name) for name in AMENDABLE if name in amended}
+    return {**current, **changed, "run_id": row["run_id"], "created_at": row["created_at"]}
 
 
 def key(row: Row) -> tuple[Any, ...]:

@@ -82,11 +82,13 @@ class Coverage:
     """Variants in the mirror."""
     unsupported: int
     failed: int
+    removed: int = 0
+    """Taken down."""
 
     @property
     def total(self) -> int:
         """Variants that were asked for."""
-        return self.usable + self.unsupported + self.failed
+        return self.usable + self.unsupported + self.failed + self.removed
 
 
 def coverage(rows: Iterable[Row], failures: Iterable[Row]) -> list[Coverage]:
@@ -97,6 +99,6 @@ def coverage(rows: Iterable[Row], failures: Iterable[Row]) -> list[Coverage]:
         target = row["in_chans"], short(row["bands"]), row["scheme"]
         found.setdefault(target, Counter())[status] += 1
     return [
-        Coverage(*target, counts["usable"], counts["unsupported"], counts["failed"])
+        Coverage(*target, *(counts[of] for of in ("usable", "unsupported", "failed", "removed")))
         for target, counts in sorted(found.items())
     ]

@@ -14,10 +14,15 @@ from zooadapt.errors import StageError, Unsupported, UsageError, redact
 from zooadapt.manifest import Row
 from zooadapt.pipeline import versions
 from zooadapt.records import ModelEntry, Request
+from zooadapt.takedowns import Takedowns
 from zooadapt.targets import Bands, Target
 
 Key = tuple[Any, ...]
 """zoo, model, in_chans, bands, scheme"""
+
+
+_LEFT = ("done", "unsupported", "failed", "removed")
+"""What isn't due."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Plan:
     """Recorded as not adaptable by these versions of zooadapt and timm."""
     failed: int
     """Recorded as failed and left alone."""
+    removed: int = 0
+    """Taken down, and left alone until that is undone."""
 
     @property
     def due(self) -> int:
@@ -39,22 +46,28 @@ class Plan:
         return sum(len(request.targets) for request in self.requests)
 
 
-def select(config: Config) -> list[ModelEntry]:
-    """The models that the options select, in the zoos' order.
+def listed(config: Config) -> list[ModelEntry]:
+    """All models of the zoos, in their order. Raises UsageError for a zoo that lists none."""
+    places = config.source_root, config.source_storage_options
+    found = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
+    _check_unique(found)
+    return found
+
+
+def select(config: Config, entries: list[ModelEntry] | None = None) -> list[ModelEntry]:
+    """The models that the options select, of these or else of all that the zoos list.
 
     Raises UsageError for a zoo or glob that matches nothing.
     """
-    places = config.source_root, config.source_storage_options
-    listed = [entry for spec in config.zoo for entry in zoos.listed(spec, *places)]
-    _check_unique(listed)
-    chosen = matching(listed, config.models, "--models") if config.models else listed
+    offered = listed(config) if entries is None else entries
+    chosen = matching(offered, config.models, "--models") if config.models else offered
     if config.exclude:
-        excluded = matching(listed, config.exclude, "--exclude")
+        excluded = matching(offered, config.exclude, "--exclude")
         chosen = [entry for entry in chosen if entry not in set(excluded)]
     if config.license:
         chosen = [entry for entry in chosen if _licensed(entry, config.license)]
         if not chosen:
-            known = sorted({entry.license or "unknown" for entry in listed})
+            known = sorted({entry.license or "unknown" for entry in offered})
             raise UsageError(f"--license {','.join(config.license)} matches none of {known}")
     if not chosen:
         raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")
@@ -116,16 +129,17 @@ def _refusal(target: Target, base: Bands) -> str:
 def make(
     entries: Iterable[ModelEntry],
     config: Config,
-    records: Iterable[Row],
+    records: Sequence[Row],
     changed: Callable[[ModelEntry, str], bool] = lambda entry, identity: False,
 ) -> Plan:
     """The plan for the entries, given the mirror's records, oldest first.
 
-    A variant is done if a record of this adapter version says so, made from the same place.
+    A variant is done if a record of this adapter version says so, made from the same place. What
+    was taken down isn't due, whatever the options.
     `changed` tells whether the source's identity is no longer the given, recorded one.
     """
     states, targets = _States(records), config.targets
-    requests, counts, models = [], {"done": 0, "unsupported": 0, "failed": 0}, 0
+    requests, counts, models = [], dict.fromkeys(_LEFT, 0), 0
     for entry in entries:
         models += 1
         location = sources.recorded_location(entry, config.source_root)
@@ -147,23 +161,30 @@ def make(
 class _States:
     """What the records say of each variant."""
 
-    def __init__(self, records: Iterable[Row]) -> None:
+    def __init__(self, records: Sequence[Row]) -> None:
         self._states: dict[tuple[Key, str], str] = {}
         self._identities: dict[tuple[Key, str], str] = {}
         self._versions: dict[tuple[Key, str], dict[str, str]] = {}
         """With which each failure was recorded."""
-        for record in records:
-            if record["adapter_version"] == ADAPTER_VERSION:
-                self._add(record)
+        self._taken = Takedowns(records)
+        for place, record in enumerate(records):
+            # What amends says nothing of what was made of which weights.
+            if record["adapter_version"] == ADAPTER_VERSION and not record.get("amends"):
+                self._add(place, record)
 
-    def _add(self, record: Row) -> None:
+    def _add(self, place: int, record: Row) -> None:
         location = record["source"]["location"]
+        name = {key: record[key] for key in ("zoo", "model")}
         for failure in record["failures"]:
+            if self._taken.voids(place, {**name, **failure}):
+                continue
             failed = self._key(record, failure), location
             if self._states.get(failed) != "done":
                 self._states[failed] = failure["status"]
                 self._versions[failed] = record["versions"]
         for variant in record["variants"]:
+            if self._taken.voids(place, {**name, **variant}):
+                continue
             made = self._key(record, variant), location
             self._states[made] = "done"
             self._identities[made] = record["source"]["identity"]
@@ -177,7 +198,10 @@ class _States:
         return entry.zoo, entry.name, target.in_chans, target.names, target.scheme
 
     def of(self, entry: ModelEntry, target: Target, location: str) -> str:
-        """done, unsupported by these versions, failed, or due where nothing is recorded."""
+        """done, unsupported by these versions, failed, removed, or due: nothing is recorded."""
+        event = self._taken.last(entry.zoo, entry.name, target.in_chans, target.names)
+        if event and event.removes:
+            return "removed"
         key = self._wanted(entry, target), location
         state = self._states.get(key, "due")
         outdated = state == "unsupported" and self._versions[key] != versions(entry.zoo)

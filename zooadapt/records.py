@@ -9,7 +9,7 @@ from zooadapt.errors import StageError, Unsupported, one_line
 from zooadapt.names import file_name
 from zooadapt.targets import Bands, Target
 
-Status = Literal["unsupported", "failed"]
+Status = Literal["unsupported", "failed", "removed"]
 Proof = Literal["forward", "stem"]
 Use = Literal["plain", "standardise", "shift"]
 

@@ -18,6 +18,7 @@ from zooadapt.records import ModelSummary, Source
 if TYPE_CHECKING:
     from zooadapt.garbage import Garbage
     from zooadapt.plan import Plan
+    from zooadapt.removal import Removal
     from zooadapt.verify import Findings, Wrong
 
 
@@ -36,6 +37,7 @@ def plan_line(plan: "Plan") -> str:
     parts += [f"{plan.done} done already"] if plan.done else []
     parts += [f"{plan.unsupported} known to be unsupported"] if plan.unsupported else []
     parts += [f"{plan.failed} failed before (--retry-failed takes them up)"] if plan.failed else []
+    parts += [f"{plan.removed} taken down"] if plan.removed else []
     return ", ".join(parts)
 
 
@@ -155,6 +157,18 @@ def garbage_table(garbage: "Sequence[Garbage]", now: datetime) -> str:
     return "\n".join(lines)
 
 
+def removal_table(removals: "Sequence[Removal]") -> str:
+    """A line for each model that goes: its listed variants, and the bytes of all its objects."""
+    lines = []
+    for removal in removals:
+        rows = removal.variants
+        counted = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
+        shown = counted or ("nothing listed" if removal.keys else "nothing left")
+        stems = " and its original stems" if removal.whole and removal.keys else ""
+        lines.append(f"  {size(removal.bytes):>8}  {removal.zoo}/{removal.model}  {shown}{stems}")
+    return "\n".join(lines)
+
+
 def dry_run(plan: "Plan", sources: Sequence[Source | FetchError], free: int | None) -> str:
     """A line for each model that is due, and what it costs to read and write."""
     lines, read, written, unknown = [], 0, 0, []
@@ -197,6 +211,8 @@ class Ending:
     bytes_written: int
     stages: dict[str, float]
     """Seconds by stage, of all workers together."""
+    left: int = 0
+    """Models that weren't begun, as the time was up."""
 
 
 def closing(ending: Ending, example: Row | None, options: bool = False) -> str:

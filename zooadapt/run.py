@@ -16,9 +16,19 @@ from typing import IO
 
 import click
 
-from zooadapt import cluster, connection, manifest, page, plan, report, sources
+from zooadapt import (
+    __version__,
+    cluster,
+    connection,
+    manifest,
+    metadata,
+    page,
+    plan,
+    report,
+    sources,
+)
 from zooadapt.config import Config
-from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
+from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, Store, open_store
@@ -38,16 +48,20 @@ def adapt(config: Config) -> int:
     what is recorded has been compacted.
     """
     started = time.monotonic()
-    job, entries = _job(config), plan.select(config)
+    job, listed = _job(config), plan.listed(config)
+    entries = plan.select(config, listed)
     plan.check_targets(entries, config.targets)
     store = _open_mirror(config, job)
     click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id):
         manifest.check_tables(store)
         records = manifest.read_records(store)
+        found = _check(entries, config, job)
         if config.check_sources:
-            manifest.update_licences(store, records, entries, job.run_id)
-        todo = _plan(entries, config, job, records)
+            view = metadata.View(config, listed, found)
+            if changes := str(metadata.follow(store, records, view, job.run_id)):
+                click.echo(f"sources: {changes}")
+        todo = _plan(entries, config, records, found)
         click.echo(f"plan: {report.plan_line(todo)}")
         with tempfile.TemporaryFile() as log:
             outcomes = _Outcomes(log)
@@ -55,10 +69,13 @@ def adapt(config: Config) -> int:
                 if todo.requests:
                     _work(todo, config, job, store, outcomes)
             finally:
-                tables = _compact(store, job)
+                try:
+                    tables = _compact(store, job)
+                finally:
+                    _leave_events(store, job, outcomes)
             seconds = time.monotonic() - started
-            code = _finish(config, entries, store, job, tables, outcomes, seconds)
             left = len(todo.requests) - outcomes.models
+            code = _finish(config, entries, store, job, tables, outcomes, seconds, left)
             if not left:
                 return code
             click.echo(
@@ -74,7 +91,8 @@ def dry_run(config: Config) -> int:
     plan.check_targets(entries, config.targets)
     store = open_store(job.dest, job.dest_options)
     manifest.check_tables(store)
-    todo = _plan(entries, config, job, manifest.read_records(store))
+    found = _check(entries, config, job)
+    todo = _plan(entries, config, manifest.read_records(store), found)
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")
     sources = _look_up([request.entry for request in todo.requests], job)
@@ -99,6 +117,7 @@ def _open_mirror(config: Config, job: Job) -> Store:
     options = {name: value for name, value in asdict(config).items() if name in shown}
     options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
     options["zoo"] = [redact(spec) for spec in config.zoo]
+    options["zooadapt_version"] = __version__
     try:
         store.write(f"runs/{job.run_id}/config.json", [json.dumps(options, indent=2).encode()])
     except Exception as cause:
@@ -108,17 +127,27 @@ def _open_mirror(config: Config, job: Job) -> Store:
     return store
 
 
-def _plan(entries: Sequence[ModelEntry], config: Config, job: Job, records: list[Row]) -> plan.Plan:
+def _check(entries: Sequence[ModelEntry], config: Config, job: Job) -> metadata.Found:
+    """What the sources say now, if the options ask for it; those that say nothing are counted."""
     if not config.check_sources:
-        return plan.make(entries, config, records)
+        return {}
     now = dict(zip(entries, _look_up(entries, job), strict=True))
-    silent = [(entry.name, found) for entry, found in now.items() if isinstance(found, FetchError)]
+    silent = [
+        (entry.name, error)
+        for entry, error in now.items()
+        if isinstance(error, FetchError) and not isinstance(error, Absent)
+    ]
     if silent:
         name, error = silent[0]
         click.echo(f"{len(silent)} sources couldn't be checked, among them {name}: {error}")
+    return now
 
+
+def _plan(
+    entries: Sequence[ModelEntry], config: Config, records: list[Row], now: metadata.Found
+) -> plan.Plan:
     def changed(entry: ModelEntry, recorded: str) -> bool:
-        source = now[entry]
+        source = now.get(entry)
         return isinstance(source, Source) and source.identity != recorded
 
     return plan.make(entries, config, records, changed)
@@ -183,7 +212,18 @@ class _Outcomes:
         self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
         url = summary.entry.url and redact(summary.entry.url)
         event = replace(summary, entry=replace(summary.entry, url=url, config=None))
-        self.log.write(json.dumps(asdict(event)).encode() + b"\n")
+        head = {"time": _now(), "outcome": _outcome(summary)}
+        self.log.write(json.dumps({**head, **asdict(event)}).encode() + b"\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _outcome(summary: ModelSummary) -> str:
+    """The worst of a model's variants: failed, unsupported or made."""
+    statuses = {failure.status for failure in summary.failures}
+    return next((status for status in ("failed", "unsupported") if status in statuses), "made")
 
 
 def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: _Outcomes) -> None:
@@ -214,6 +254,7 @@ def _finish(
     tables: manifest.Tables,
     outcomes: _Outcomes,
     seconds: float,
+    left: int,
 ) -> int:
     """Say what became of everything asked for, and leave it in the mirror's run folder."""
     asked = {(entry.zoo, entry.name) for entry in entries}
@@ -238,21 +279,25 @@ def _finish(
         bytes_read=outcomes.bytes_read,
         bytes_written=outcomes.bytes_written,
         stages=outcomes.stages,
+        left=left,
     )
     if failures:
         click.echo(report.failure_table(failures))
     example = next(filter(wanted, reversed(tables.usable)), None)
-    _leave_log(store, job, outcomes, ending)
+    summary = json.dumps(asdict(ending), indent=2).encode()
+    store.write(f"runs/{job.run_id}/summary.json", [summary])
     _leave_page(store)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     return FAILED if counts["failed"] else OK
 
 
-def _leave_log(store: Store, job: Job, outcomes: _Outcomes, ending: report.Ending) -> None:
-    """The run's event log and its summary."""
-    outcomes.log.seek(0)
-    store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
-    store.write(f"runs/{job.run_id}/summary.json", [json.dumps(asdict(ending), indent=2).encode()])
+def _leave_events(store: Store, job: Job, outcomes: _Outcomes) -> None:
+    """The run's event log, however the run ends. Nobody's run fails for want of it."""
+    try:
+        outcomes.log.seek(0)
+        store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
+    except Exception as error:
+        _log.warning("the run's event log wasn't written: %s", one_line(error))
 
 
 def _leave_page(store: Store) -> None:

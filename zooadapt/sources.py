@@ -12,7 +12,7 @@ import aiohttp
 import fsspec
 
 from zooadapt import hub
-from zooadapt.errors import FetchError, Unreachable, one_line, redact, stage
+from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact, stage
 from zooadapt.names import file_name
 from zooadapt.records import DESCRIBED, Job, Located, ModelEntry, Source
 
@@ -42,14 +42,14 @@ def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
 def locate(entry: ModelEntry, job: Job) -> Located:
     """Ask the source for the checkpoint's URI, size, hash and identity; reads none of it.
 
-    Raises FetchError where it isn't there or may not be read.
+    Raises Absent where it isn't there, FetchError where it may not be read.
     """
     where = location(entry, job.source_root)
     with stage(FetchError):
         try:
             return _described(_locate(entry, where, job), entry)
         except FileNotFoundError as cause:
-            raise FetchError(f"{redact(where)} isn't there") from cause
+            raise Absent(f"{redact(where)} isn't there") from cause
 
 
 def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
@@ -93,7 +93,7 @@ def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
                 f"together"
             )
     names = " nor ".join(url.rpartition("/")[2] for url in urls)
-    raise FetchError(f"{redact(folder)} has neither {names}")
+    raise Absent(f"{redact(folder)} has neither {names}")
 
 
 def _at(url: str, uri: str, options: dict[str, Any]) -> Located:

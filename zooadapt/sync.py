@@ -21,6 +21,7 @@ from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, source_stem
 from zooadapt.store import Store
+from zooadapt.takedowns import LISTS, Takedowns
 from zooadapt.zoos import named
 
 _AT_ONCE = 4
@@ -74,7 +75,10 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     the same command goes on where it was stopped. A variant that can't be copied stops no other.
     Raises RunError where the destination can't be used.
     """
-    there = {row["folder"] for row in manifest.merge(manifest.read_records(dest)).usable}
+    recorded = manifest.read_records(dest)
+    taken = Takedowns(recorded)
+    rows = _without_removed(rows, taken, dest)
+    there = {row["folder"] for row in manifest.merge(recorded).usable}
     due = [row for row in rows if row["folder"] not in there]
     models: dict[tuple[str, str], list[Row]] = {}
     for row in due:
@@ -82,7 +86,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     size = sum(row["bytes"] for row in due)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
     with closing(bar), ThreadPoolExecutor(_AT_ONCE) as pool:
-        copy = _Copy(source, dest, _recorded(source, due), bar)
+        copy = _Copy(source, dest, _recorded(source, due), taken, bar)
         wrong = {}
         for failed in pool.map(copy.model, models.values()):
             wrong.update(failed)
@@ -92,6 +96,17 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
         raise RunError(f"{redact(dest.root)} can't be written: {one_line(cause)}") from cause
     done = [row for row in due if row["folder"] not in wrong]
     return Synced(len(done), len(rows) - len(due), sum(row["bytes"] for row in done), wrong)
+
+
+def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list[Row]:
+    """The rows but for those that the destination has taken down."""
+    left = [row for row in rows if not taken.removed(row)]
+    if len(left) < len(rows):
+        _log.warning(
+            "%d variants were taken down from %s and aren't copied; zooadapt remove --undo allows "
+            "them again", len(rows) - len(left), redact(dest.root),
+        )  # fmt: skip
+    return left
 
 
 def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
@@ -116,9 +131,11 @@ class _Copy:
     """Copies one model after the other; from several threads."""
 
     def __init__(
-        self, source: Store, dest: Store, records: Mapping[str, Row], bar: "tqdm[Any]"
-    ) -> None:
-        self.source, self.dest, self.records, self.bar = source, dest, records, bar
+        self, source: Store, dest: Store, records: Mapping[str, Row], taken: Takedowns,
+        bar: "tqdm[Any]",
+    ) -> None:  # fmt: skip
+        self.source, self.dest, self.bar = source, dest, bar
+        self.records, self.taken = records, taken
         self.run_id = f"sync-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
     def model(self, rows: Sequence[Row]) -> dict[str, str]:
@@ -171,4 +188,8 @@ class _Copy:
         }  # fmt: skip
         stated = {name: row[name] for name in MANIFEST_SCHEMA.names if name not in layout.FROM_HEAD}
         content = {**found, "variants": [stated], "failures": []}
+        for ours in (*LISTS, "amends"):
+            content.pop(ours, None)
+        if self.taken.of(row):  # undone since: what was recorded before it doesn't count
+            content["created_at"] = datetime.now(UTC).isoformat()
         manifest.write_record(self.dest, row["zoo"], row["model"], self.run_id, content)

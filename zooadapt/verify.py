@@ -105,8 +105,9 @@ def _without(name: str, error: Damaged) -> str:
 
 
 def _unrecorded(rows: list[Row], records: list[Row]) -> list[Wrong]:
-    """The rows of the manifest that no record states, to the last figure."""
+    """The rows of the manifest that no record states, to the last figure, nor all together."""
     stated = [row for record in records for row in manifest.merge([record]).usable]
+    stated += manifest.merge(records).usable  # where several have amended one
     known = {str(row) for row in layout.columns(stated, MANIFEST_SCHEMA)}
     what = "no record says what the manifest says of it: zooadapt rebuild"
     return [Wrong(row["folder"], what) for row in rows if str(row) not in known]

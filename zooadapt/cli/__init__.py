@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from zooadapt import __version__
-from zooadapt.cli import reading, upkeep
+from zooadapt.cli import jobs, reading, upkeep
 from zooadapt.cli.common import OK, STOPPED, USAGE
 from zooadapt.config import Config, run_options
 from zooadapt.errors import UsageError, ZooadaptError, one_line, redact
@@ -33,7 +33,7 @@ def adapt(config: Config) -> int:
     return run.dry_run(config) if config.dry_run else run.adapt(config)
 
 
-for _command in (*reading.COMMANDS, adapt, *upkeep.COMMANDS):
+for _command in (*reading.COMMANDS, adapt, *jobs.COMMANDS, *upkeep.COMMANDS):
     zooadapt.add_command(_command)
 
 

@@ -292,8 +292,10 @@
 
   // The models
 
-  const MARKS = { usable: "✓", unsupported: "–", failed: "✗" };
-  const MEANT = { usable: "in the mirror", unsupported: "unsupported", failed: "failed" };
+  const MARKS = { usable: "✓", unsupported: "–", failed: "✗", removed: "⊘" };
+  const MEANT = {
+    usable: "in the mirror", unsupported: "unsupported", failed: "failed", removed: "taken down",
+  };
 
   function models() {
     const section = document.getElementById("coverage");
@@ -345,7 +347,7 @@
       const shown = form.get("shown");
       return (row) => searched.every((word) => row.text.includes(word)) &&
         (!shown || row.has.has(shown) ||
-          (shown === "lacking" && (row.has.has("unsupported") || row.has.has("failed"))));
+          (shown === "lacking" && ["unsupported", "failed", "removed"].some((s) => row.has.has(s))));
     }
 
     listing(section, "models", rows, cells, matcher);

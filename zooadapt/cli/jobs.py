@@ -1,0 +1,98 @@
+"""The commands of those who run jobs on a mirror: what was run, and what has to go."""
+
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from zooadapt.cli.common import OK, as_json, of_mirror
+from zooadapt.config import parse_chans
+from zooadapt.errors import UsageError
+
+if TYPE_CHECKING:
+    from zooadapt.removal import Pattern
+    from zooadapt.store import Store
+
+
+@click.command()
+@click.argument("model")
+@of_mirror
+@click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
+@click.option("--chans", callback=parse_chans, metavar="N,…", help="Only variants so wide.")
+@click.option("--bands", multiple=True, metavar="BANDS", help="Only these, as for `adapt`.")
+@click.option(
+    "--reason",
+    default="taken down",
+    show_default=True,
+    metavar="TEXT",
+    help="Why, for failures.parquet.",
+)
+@click.option("--undo", is_flag=True, help="Let the next job make it again.")
+@click.option("--yes/--dry-run", "sure", default=False, help="Else it is only shown.")  # fmt: skip
+def remove(
+    store: "Store", model: str, zoo: str | None, chans: tuple[int, ...], bands: tuple[str, ...],
+    reason: str, undo: bool, sure: bool,
+) -> int:  # fmt: skip
+    """Take models down from a mirror, and keep them from being made again.
+
+    MODEL is a name or a glob, such as 'resnet*'. Without --chans and --bands all of a model goes,
+    its original stems included.
+    """
+    from zooadapt import removal, report
+
+    reason = " ".join(reason.split())
+    if not reason:
+        raise UsageError("--reason is empty; say why in a few words")
+    run_id = f"remove-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    with store.session(run_id) if sure else nullcontext():
+        found = removal.find(store, model, zoo, _patterns(chans, bands))
+        if sure:
+            (removal.undo if undo else removal.remove)(store, found, reason, run_id)
+    models = f"{len(found)} model{'s' * (len(found) != 1)}"
+    if undo:
+        done = "be made again by the next job that is asked for it"
+        click.echo(f"{models} may {done}" if sure else f"{models} could {done}; --yes allows it")
+        return OK
+    click.echo(report.removal_table(found))
+    variants = sum(len(each.variants) for each in found)
+    size = report.size(sum(each.bytes for each in found))
+    done = "removed" if sure else "would go; --yes removes them, and no job makes them again"
+    click.echo(f"{models}, {variants} variants, {size}, {done}")
+    return OK
+
+
+def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern, ...]":
+    from zooadapt import catalogue
+    from zooadapt.removal import ALL, Pattern
+
+    names = [",".join(catalogue.target(None, text, None).bands.names) for text in bands]
+    asked = [*(Pattern(in_chans=n) for n in chans), *(Pattern(bands=each) for each in names)]
+    return tuple(asked) or ALL
+
+
+@click.command()
+@of_mirror
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="At most this many, the latest.",
+)
+@as_json  # fmt: skip
+def runs(store: "Store", limit: int, as_json: bool) -> int:
+    """List the runs of a mirror's jobs, the latest first."""
+    from zooadapt import history, listing
+
+    seen = history.seen(store, limit)
+    if not seen and not as_json:
+        click.echo("no runs")
+        return OK
+    found = listing.runs(seen)
+    click.echo(listing.as_json(found) if as_json else listing.run_lines(found))
+    return OK
+
+
+COMMANDS = (remove, runs)
