@@ -3,8 +3,8 @@
     python jobs/simulate.py --models 100000 --nodes 1,10,100,1000 --plot scale.svg
 
 The real scheduling code, with stages that only wait in simulated time (see `zooadapt.simulation`).
-The sizes are those of timm's list (jobs/data: 1,151 architectures, 1,826 tags, 4 bytes a parameter),
-repeated with a seeded jitter. For each source and number of nodes it prints
+The sizes are those of timm's list (jobs/data: 1,826 tags of 1,151 architectures, of 4 bytes a
+parameter), repeated with a seeded jitter. For each source and number of nodes it prints
 
 - models a second, and hours for all;
 - efficiency: the time that the busiest link would take alone, were it never idle, over the run's;
@@ -12,8 +12,9 @@ repeated with a seeded jitter. For each source and number of nodes it prints
 """
 
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,21 @@ TIMM = ROOT / "jobs" / "data" / "timm-1.0.31.csv"
 SOURCES: dict[str, Costs] = {
     "anonymous": Costs(limit=3_000),
     "token": Costs(limit=5_000),
-    "bucket": Costs(lookup=0.03, lookup_cpu=2e-3),
-    "no driver": Costs(lookup=0.0, lookup_cpu=0.0, task=0.0, model=0.0),
+    "bucket": Costs(lookup=0.03),
+    "ideal": Costs(lookup=0.0, lookup_cpu=0.0, task=0.0, model=0.0),
 }
 """By where checkpoints come from: the Hub without and with a free account's token, a bucket beside
-the cluster (a look-up is a HEAD request of 0.03 s), and a bucket with a driver that costs nothing."""
+the cluster (its HEAD request is assumed to take 0.03 s), and the same with a driver that costs
+nothing: what the nodes could do."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "zooadapt",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.4,
+    "legend.frameon": False,
+}
 COLOURS = ("#2f5d8a", "#c4762b", "#3c7d4f", "#8a4f7d")
 
 Results = dict[str, dict[int, Result]]
@@ -71,12 +82,57 @@ def main(
         raise click.BadParameter(f"no source {', '.join(unknown)}; there are {', '.join(SOURCES)}")
     sizes = scaling.stretched(scaling.listed(TIMM), models, seed)
     click.echo(f"{models:,} models, {sum(sizes) / 1e12:,.1f} TB")
-    click.echo(f"{'source':<10}{'nodes':>7}{'models/s':>10}{'hours':>9}{'efficiency':>12}{'driver':>8}")
+    click.echo("source       nodes  models/s     hours  efficiency  driver  too large")
     results: Results = {source: {} for source in sources}
     for source in sources:
         for number in nodes:
             cluster = Cluster(number, cpus=cpus, bandwidth=bandwidth * 1e6)
-            costs = _bounded(SOURCES[source], source_bandwidth)
-            results[source][number] = _shown(source, number, scaling.run(sizes, cluster, costs))
+            costs = replace(SOURCES[source], source=source_bandwidth * 1e6)
+            result = scaling.run(sizes, cluster, costs)
+            click.echo(_line(source, number, result))
+            results[source][number] = result
     if plot:
-        plot.write_text(drawn(results, models))
+        plot.write_text(drawn(results))
+
+
+def _line(source: str, nodes: int, result: Result) -> str:
+    hours = result.seconds / 3600
+    return (
+        f"{source:<10}{nodes:>8,}{result.throughput:>10,.1f}{hours:>10,.2f}"
+        f"{result.efficiency:>12.1%}{result.load:>8.1%}{result.failed:>11,}"
+    )
+
+
+def drawn(results: Results) -> str:
+    """The three figures over the number of nodes, as an SVG; the same figures give the same."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.3), layout="constrained")
+        panels = figure.subplots(1, 3)
+        _panel(panels[0], results, "models a second", lambda result: result.throughput)
+        _panel(panels[1], results, "efficiency, of the bandwidth bound", lambda r: r.efficiency)
+        _panel(panels[2], results, "load of the driver", lambda result: result.load)
+        panels[0].set_yscale("log")
+        for axes in panels[1:]:
+            axes.set_ylim(0, 1.05)
+        panels[0].legend()
+        buffer = StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+        return buffer.getvalue()
+
+
+def _panel(axes: "Axes", results: Results, title: str, value: Callable[[Result], float]) -> None:
+    for (source, by_nodes), colour in zip(results.items(), COLOURS, strict=False):
+        values = [value(result) for result in by_nodes.values()]
+        axes.plot([*by_nodes], values, "o-", color=colour, label=source, markersize=4)
+    axes.set_xscale("log")
+    axes.set_xlabel("nodes")
+    axes.set_title(title, fontsize=10)
+    axes.grid(visible=True)
+
+
+if __name__ == "__main__":
+    main()
