@@ -3,7 +3,7 @@
     python jobs/records.py --counts 25000,50000,100000
 
 Writes records of a model each, with four variants, to a folder, then measures `Store.list`,
-`manifest.read_records` and `manifest.compact`, each in a process of its own, for its peak of memory.
+`manifest.read_records` and `manifest.compact`, each in a process of its own, for its peak memory.
 On S3 the same takes a LIST request for 1,000 records and a GET for each, whatever the machine.
 """
 
