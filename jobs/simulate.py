@@ -11,6 +11,7 @@ parameter), repeated with a seeded jitter. For each source and number of nodes i
 - the driver's load: the part of the run in which its one core was busy.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -80,6 +81,7 @@ def main(
     unknown = set(sources) - set(SOURCES)
     if unknown:
         raise click.BadParameter(f"no source {', '.join(unknown)}; there are {', '.join(SOURCES)}")
+    gc.disable()  # there are no cycles, and to look for them among a million records takes long
     sizes = scaling.stretched(scaling.listed(TIMM), models, seed)
     click.echo(f"{models:,} models, {sum(sizes) / 1e12:,.1f} TB")
     click.echo("source       nodes  models/s     hours  efficiency  driver  too large")
