@@ -220,7 +220,9 @@ def test_an_older_reader_takes_the_column_for_what_it_is_not_asked_for(store: St
     data = store.read(manifest.MANIFEST)
     assert len(layout.decoded(data, "manifest", older).select(older.names)) == 3
     (key, *_) = store.list("records")
-    assert layout.record(store.read(key), key, older, older)["model"]
+    sound, damaged = layout.records({key: store.read(key)}, older, older)
+    assert sound[0]["model"]
+    assert not damaged
 
 
 def test_amends_is_a_list_of_columns(store: Store) -> None:

@@ -193,7 +193,7 @@ def _names(value: str) -> list[str]:
 
 def _option(name: str, **settings: Any) -> Callable[[Command], Command]:
     variable = "ZOOADAPT_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=variable, show_default=True, **settings)
+    return click.option(name, **{"envvar": variable, "show_default": True, **settings})
 
 
 _OPTIONS = [

@@ -36,6 +36,9 @@ Row = layout.Row
 
 _log = logging.getLogger("zooadapt")
 
+_AT_ONCE = 1000
+"""Records read and checked together."""
+
 _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 
 
@@ -75,13 +78,14 @@ def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
     Raises RunError naming a record of a newer layout.
     """
     keys = [key for key in store.list("records") if key.endswith(".json")]
-    found = store.read_many(keys)  # one that was set aside since is no longer listed next time
-    records, damaged = [], {}
-    for key in keys:
-        try:
-            records.append(layout.record(found[key], key, MANIFEST_SCHEMA, FAILURES_SCHEMA))
-        except Damaged as error:
-            damaged[key] = error
+    records: list[Row] = []
+    damaged: dict[str, Damaged] = {}
+    for start in range(0, len(keys), _AT_ONCE):
+        # one that was set aside since is no longer listed next time
+        found = store.read_many(keys[start : start + _AT_ONCE])
+        sound, wrong = layout.records(found, MANIFEST_SCHEMA, FAILURES_SCHEMA)
+        records += sound
+        damaged |= wrong
     return sorted(records, key=lambda record: (record["created_at"], record["run_id"])), damaged
 
 

@@ -16,6 +16,7 @@ from zooadapt.layout import Row
 from zooadapt.records import ModelSummary, Source
 
 if TYPE_CHECKING:
+    from zooadapt.estimate import Estimate
     from zooadapt.garbage import Garbage
     from zooadapt.plan import Plan
     from zooadapt.removal import Removal
@@ -169,8 +170,17 @@ def removal_table(removals: "Sequence[Removal]") -> str:
     return "\n".join(lines)
 
 
-def dry_run(plan: "Plan", sources: Sequence[Source | FetchError], free: int | None) -> str:
-    """A line for each model that is due, and what it costs to read and write."""
+def dry_run(
+    plan: "Plan",
+    sources: Sequence[Source | FetchError],
+    free: int | None,
+    estimated: "Estimate",
+    bandwidth: float,
+) -> str:
+    """A line for each model that is due, and what it costs to read and write.
+
+    `estimated` is of those of known size, and `bandwidth` in MB a second.
+    """
     lines, read, written, unknown = [], 0, 0, []
     for request, source in zip(plan.requests, sources, strict=True):
         bytes_ = source.bytes if isinstance(source, Source) else None
@@ -184,7 +194,21 @@ def dry_run(plan: "Plan", sources: Sequence[Source | FetchError], free: int | No
     lines.append(f"to read:  {size(read)}{_unknown(unknown)}")
     lines.append(f"to write: about {size(written)}")
     lines.append(f"free:     {size(free) if free is not None else 'the store does not say'}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_estimate(estimated, bandwidth)])
+
+
+def _estimate(of: "Estimate", bandwidth: float) -> list[str]:
+    """Lines of what a run takes; `zooadapt.estimate` has the formulas."""
+    return [
+        "estimated:",
+        f"  requests  {of.lookups:,} look-ups and {of.source_reads:,} reads of sources; "
+        f"{of.writes:,} writes and {of.reads:,} reads of the store",
+        f"  bytes     {size(of.bytes_in)} from sources, {size(of.bytes_sent)} to the store and "
+        f"{size(of.bytes_back)} back",
+        f"  transfer  {of.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
+        f"  proofs    {of.gpu_seconds / 3600:,.2f} GPU hours",
+        f"  storage   {size(of.stored)}",
+    ]
 
 
 def _unknown(sources: Sequence[Source | FetchError]) -> str:

@@ -20,6 +20,7 @@ from zooadapt import (
     __version__,
     cluster,
     connection,
+    estimate,
     manifest,
     metadata,
     page,
@@ -31,7 +32,7 @@ from zooadapt.config import Config
 from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
-from zooadapt.store import LocalStore, Store, open_store
+from zooadapt.store import LocalStore, S3Store, Store, open_store
 
 OK, FAILED, STOPPED = 0, 1, 3
 
@@ -96,8 +97,21 @@ def dry_run(config: Config) -> int:
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")
     sources = _look_up([request.entry for request in todo.requests], job)
-    click.echo(report.dry_run(todo, sources, store.free_bytes()))
+    estimated = _estimate(todo, sources, store)
+    click.echo(report.dry_run(todo, sources, store.free_bytes(), estimated, config.bandwidth))
     return OK
+
+
+def _estimate(
+    todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store
+) -> estimate.Estimate:
+    """What the models of known size take."""
+    composes = isinstance(store, LocalStore | S3Store)
+    return estimate.total(
+        estimate.of_model(source.bytes, len(request.targets), composes)
+        for request, source in zip(todo.requests, sources, strict=True)
+        if isinstance(source, Source) and source.bytes is not None
+    )
 
 
 def _job(config: Config) -> Job:

@@ -5,10 +5,12 @@ taken first, or a long one would be left over at the end; and no more at once th
 Small models travel in batches, so that it takes fewer tasks than models to keep a cluster busy.
 """
 
-import heapq
+import math
+from bisect import bisect_right, insort_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, Protocol
 
 from zooadapt.errors import StageError, TooLarge, WorkerDied
@@ -70,9 +72,8 @@ class Work:
         size = self.located.source.bytes if self.located else None
         return size if size is not None and size <= SMALL and not self.deaths else None
 
-    def __lt__(self, other: "Work") -> bool:
-        """Whether it goes before the other."""
-        return self.memory > other.memory
+
+_memory = attrgetter("memory")
 
 
 @dataclass(eq=False, slots=True)
@@ -133,7 +134,9 @@ class Schedule:
     given_up: Callable[[Request, StageError], ModelSummary]
     """Records that all of a request failed."""
     found: list[Work] = field(default_factory=list)
-    """Looked up; a heap, the largest first."""
+    """Looked up; the largest last, so that what fits is found in a few steps."""
+    waiting: Work | None = None
+    """Of those found the one that smaller ones have passed, for want of memory."""
     adapted: deque[Batch] = field(default_factory=deque)
     running: dict[Stage, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
     is_over: Callable[[], bool] = lambda: False
@@ -193,30 +196,35 @@ class Schedule:
         if first.small is None:
             return others
         room, most = SMALL - first.small, len(self.found) // self.executor.capacity.at_once
-        while self.found and len(others) < min(most, _MOST) - 1:
-            size = self.found[0].small
+        index = bisect_right(self.found, first.memory, key=_memory)  # after those no larger
+        while index and len(others) < min(most, _MOST) - 1:
+            index -= 1
+            size = self.found[index].small
             if size is None or size > room:
                 break
             room -= size
-            others.append(heapq.heappop(self.found))
+            others.append(self._pop(index))
         return others
 
     def _next(self) -> Work | None:
         """The largest that fits in memory now; none while one that was passed too often waits."""
-        passed: list[Work] = []
-        chosen = None
-        while self.found and chosen is None:
-            work = heapq.heappop(self.found)
-            if self.memory == 0 or self.memory + work.memory <= self.executor.capacity.memory:
-                chosen = work
-            else:
-                passed.append(work)
-                if work.passed >= _PATIENCE:
-                    break
-        for work in passed:
-            work.passed += chosen is not None
-            heapq.heappush(self.found, work)
-        return chosen
+        free = self.executor.capacity.memory - self.memory if self.memory else math.inf
+        index = bisect_right(self.found, free, key=_memory) - 1
+        if index < 0:
+            return None
+        waiting = self.waiting or self.found[-1]
+        if _memory(waiting) > free:
+            if waiting.passed >= _PATIENCE:
+                return None
+            waiting.passed += 1
+            self.waiting = waiting
+        return self._pop(index)
+
+    def _pop(self, index: int) -> Work:
+        work = self.found.pop(index)
+        if work is self.waiting:
+            self.waiting = None
+        return work
 
     def _take(self, stage: Stage, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
         if isinstance(outcomes, Died):
@@ -237,6 +245,9 @@ class Schedule:
         else:
             self.memory -= batch.memory
 
+    def _wait(self, work: Work) -> None:
+        insort_left(self.found, work, key=_memory)  # the one that came first goes first
+
     def _admit(self, work: Work) -> None:
         """Let it wait for its turn, unless no node could hold it."""
         largest = self.executor.capacity.largest_node
@@ -247,7 +258,7 @@ class Schedule:
             )
             self.summarised(self.given_up(work.request, error))
         else:
-            heapq.heappush(self.found, work)
+            self._wait(work)
 
     def _again(self, batch: Batch, died: Died) -> None:
         """Try each model again in another process, alone if it may be its fault; not for ever."""
@@ -262,7 +273,7 @@ class Schedule:
                 self.memory += work.memory
                 self.adapted.append(Batch([work], work.memory))
             else:
-                heapq.heappush(self.found, work)
+                self._wait(work)
 
     def _give_up(self, work: Work, cause: Exception) -> None:
         who = "validating" if work.adapted else "adapting"

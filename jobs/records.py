@@ -1,0 +1,106 @@
+"""What it takes to list, read and compact a mirror's records.
+
+    python jobs/records.py --counts 25000,50000,100000
+
+Writes records of a model each, with four variants, to a folder, then measures `Store.list`,
+`manifest.read_records` and `manifest.compact`, each in a process of its own, for its peak memory.
+On S3 the same takes a LIST request for 1,000 records and a GET for each, whatever the machine.
+"""
+
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from zooadapt import manifest  # noqa: E402
+from zooadapt.columns import MANIFEST_SCHEMA  # noqa: E402
+from zooadapt.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
+from zooadapt.store import open_store  # noqa: E402
+
+CHANS = (1, 4, 8, 25)
+MEASURED: dict[str, Callable[[Any], object]] = {
+    "list": lambda store: store.list("records"),
+    "read": manifest.read_records,
+    "compact": manifest.compact,
+}
+
+
+@click.command(help=__doc__)
+@click.option("--counts", default="10000,20000", show_default=True, help="Records.")
+@click.option("--folder", type=Path, help="Where to work; a temporary folder by default.")
+def main(counts: str, folder: Path | None) -> None:
+    """Print a line for each count and measured call."""
+    click.echo("records  what         s  ms each  peak MB")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        there = 0
+        for count in map(int, counts.split(",")):
+            write(Path(name), range(there, count))
+            there = count
+            for what in MEASURED:
+                seconds, peak = _alone(name, what)
+                each = 1000 * seconds / count
+                click.echo(f"{count:>9,}  {what:<8}{seconds:>7.1f}{each:>8.3f}{peak / 1e6:>9,.0f}")
+
+
+def _alone(folder: str, what: str) -> tuple[float, int]:
+    """Seconds, and the most bytes that a process needed for it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (folder, what))
+
+
+def measure(folder: str, what: str) -> tuple[float, int]:
+    """The same, in this process."""
+    store = open_store(folder)
+    started = time.monotonic()
+    MEASURED[what](store)
+    seconds = time.monotonic() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write(root: Path, numbers: range) -> None:
+    """Records as a run leaves them, without its care for each file."""
+    for number in numbers:
+        name = f"some_architecture_patch16_224_{number}.in1k"
+        folder = root / "records" / "timm" / name
+        folder.mkdir(parents=True)
+        (folder / "20261124T000000Z-abcdef-123456.json").write_bytes(record(name, number))
+
+
+def record(name: str, number: int) -> bytes:
+    """A model's record, as long as a real one."""
+    content = {
+        "created_at": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)).isoformat(),
+        "adapter_version": 1,
+        "source": {"location": f"hf://timm/{name}", "identity": f"commit={'0' * 40} bytes=1"},
+        "versions": {"zooadapt": "0.1.0", "timm": "1.0.31"},
+        "variants": [_variant(name, chans) for chans in CHANS],
+        "failures": [],
+        "layout_version": LAYOUT_VERSION,
+        "zoo": "timm",
+        "model": name,
+        "run_id": "20261124T000000Z-abcdef",
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _variant(name: str, chans: int) -> dict[str, Any]:
+    samples: dict[str, Any] = {"int64": 10**8, "double": 1.2e-6, "bool": True, "string": name}
+    columns = [field for field in MANIFEST_SCHEMA if field.name not in FROM_HEAD]
+    row = {field.name: samples.get(str(field.type), []) for field in columns}
+    lists = {"input_mean": [0.485] * chans, "input_std": [0.229] * chans, "stems": ["conv1.weight"]}
+    return {**row, **lists, "in_chans": chans, "bands": "", "scheme": "repeat"}
+
+
+if __name__ == "__main__":
+    main()
