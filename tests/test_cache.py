@@ -17,7 +17,7 @@ from tests.support import seaweed, web
 from tests.support.seaweed import SeaweedFS
 from tests.test_names import ODD
 from tests.test_pipeline import counted, entry, run
-from zooadapt import blocks
+from zooadapt import blocks, cache
 from zooadapt.cli import main
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.names import CONFIG, WEIGHTS
@@ -177,6 +177,15 @@ def test_two_processes_at_once_transfer_it_once(
         reader.join(120)
     assert [reader.exitcode for reader in readers] == [0, 0, 0]
     assert len([path for path in asked if path.endswith(WEIGHTS)]) == 1
+
+
+def test_one_of_two_writers_of_a_file_takes_nothing_from_the_other(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.parquet"
+    with cache.replacing(file) as first, cache.replacing(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("fault", ["lies", "lacks it", "isn't there"])

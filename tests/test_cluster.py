@@ -105,6 +105,7 @@ def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     return {summary.entry.name: summary for summary in ended}
 
 
+@pytest.mark.slow  # as test_resume holds
 def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     local_ray: None, small: Path, tmp_path: Path
 ) -> None:

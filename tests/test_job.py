@@ -237,6 +237,7 @@ def test_source_and_mirror_on_s3(
         ]  # fmt: skip
 
 
+@pytest.mark.slow  # a job; test_two_stores holds it too
 def test_storage_options_in_the_config(
     s3: SeaweedFS, bucket: str, small: Path, alone: Runner, tmp_path: Path
 ) -> None:
@@ -280,6 +281,7 @@ def test_a_cluster_that_is_not_there(alone: Runner, tmp_path: Path) -> None:
 # What the mirror doesn't tell
 
 
+@pytest.mark.slow  # three jobs
 def test_a_failure_counts_though_an_older_success_stands(
     small: Path, alone: Runner, tmp_path: Path
 ) -> None:
@@ -291,6 +293,7 @@ def test_a_failure_counts_though_an_older_success_stands(
     assert len(rows(tmp_path / "mirror")) == 1
 
 
+@pytest.mark.slow  # a job; test_secrets holds it too
 def test_no_secret_of_a_url_is_kept_or_printed(alone: Runner, tmp_path: Path) -> None:
     options = ["--chans", "4", "--models", SMALL, "--dest", str(tmp_path)]
     done = alone.job(*options, "--source-root", "http://bob:s3cr@tpw@127.0.0.1:9/zoo")

@@ -133,6 +133,7 @@ def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
         assert len(run.where("adapt")) == 5
 
 
+@pytest.mark.slow  # a cluster of its own
 def test_a_model_goes_to_a_node_that_can_hold_it_and_to_no_other(
     nodes: Cluster, tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_model_goes_to_a_node_that_can_hold_it_and_to_no_other(
     assert set(run.where("adapt")) == {large.node_id}
 
 
+@pytest.mark.slow  # a cluster of its own
 def test_one_that_no_disk_holds_waits_for_none(nodes: Cluster, tmp_path: Path) -> None:
     nodes.add_node(num_cpus=2, memory=4 * 10**9, resources={"disk_mb": 50})
     large = nodes.add_node(num_cpus=1, memory=4 * 10**9, resources={"disk_mb": 150})

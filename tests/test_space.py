@@ -100,6 +100,7 @@ def fails(count: int, zoo: Path, server: seaweed.SeaweedFS) -> bool:
         return True
 
 
+@pytest.mark.slow  # a store of its own, restarted
 def test_a_full_s3_store(small: Path, tmp_path: Path) -> None:
     with seaweed.running(tmp_path, volumes=10, megabytes=1) as server:
         full = next(count for count in range(1, 100) if fails(count, small, server))

@@ -47,6 +47,7 @@ def test_the_literal_command_on_a_cluster(cluster: Cluster) -> None:
     assert rows(cluster.dest)["in_chans"].tolist() == [1, 4, 8, 25]
 
 
+@pytest.mark.slow  # test_deploy runs what is sent
 def test_with_a_working_directory_and_its_own_environment(cluster: Cluster, tmp_path: Path) -> None:
     variables = {"ZOOADAPT_DEST": str(tmp_path), "ZOOADAPT_ZOO": "sample"}
     environment = json.dumps({"env_vars": variables})

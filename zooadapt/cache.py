@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,10 +140,13 @@ def _digest(folder: Path) -> str:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary name for a file that is then there whole, or not at all."""
-    unfinished = file.with_name(f"{file.name}.partial")
-    yield unfinished
-    unfinished.replace(file)
+    """A temporary name, of nobody else's, for a file that is then there whole, or not at all."""
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _variant(store: Store, row: Row, folder: Path) -> Path:
