@@ -45,7 +45,7 @@ sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 import zooadapt  # noqa: E402
 from tests import test_pipeline  # noqa: E402
 from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
-from zooadapt import cluster, plan, schedule  # noqa: E402
+from zooadapt import cluster, plan, schedule, simulation  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
@@ -372,7 +372,7 @@ def _through(requests: Iterator[Request], job: Job, stages: cluster.Stages, size
     with cluster.RayExecutor(job, cluster.Workers(), stages, named=False) as executor:
         taken = itertools.islice(requests, _WARMING + _SCHEDULED)
         schedule.Schedule(
-            taken, executor, ended, lambda request, error: idle.summary(request)
+            taken, executor, ended, lambda request, error: simulation.summary(request)
         ).run()
     wall, own = (end - begin for begin, end in zip(times[_WARMING - 1], times[-1], strict=True))
     click.echo(

@@ -15,9 +15,10 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
-from zooadapt import cluster, manifest, pipeline, proving
+from zooadapt import cluster, manifest, pipeline, proving, validators
 from zooadapt.errors import RunError
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request
+from zooadapt.schedule import Batch
 from zooadapt.store import open_store
 from zooadapt.zoos import listed
 
@@ -137,6 +138,35 @@ def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) 
     crowd = cluster.Workers(cpus=3)  # more than there are
     with cluster.RayExecutor(job, crowd):
         assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
+
+
+def test_gpus_that_never_came_are_asked_for_only_while_something_waits(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = validators.Validators(pipeline.prove, Job("run", "/nowhere"), HALF)
+    asked.start()
+    asked.release()
+    assert len(asked.refs) == 1, "it may be on its way"
+    monkeypatch.setattr(validators, "_IDLE", 0.0)
+    asked.prove(Batch([], 0), "prove")
+    asked.release()
+    assert len(asked.refs) == 1, "something waits for it"
+    asked._waiting.clear()
+    asked.release()
+    assert asked.refs == []
+
+
+def test_a_gpu_that_joins_or_goes_does_not_change_where_proofs_are_done(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"cpu": [node(16, 64)], "both": [node(16, 64), node(0, 64, gpus=1)]}
+    job = Job("run", "/nowhere")
+    for first, then, wanted in (("cpu", "both", 16), ("both", "cpu", 2)):
+        monkeypatch.setattr(ray, "nodes", lambda first=first: kinds[first])
+        with cluster.RayExecutor(job, cluster.Workers()) as executor:
+            monkeypatch.setattr(ray, "nodes", lambda then=then: kinds[then])
+            executor._look_around()
+            assert executor.capacity.validators == wanted
 
 
 def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(

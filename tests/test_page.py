@@ -29,6 +29,7 @@ from zooadapt.cli.reading import pull
 from zooadapt.columns import FAILURES_SCHEMA
 from zooadapt.history import Run
 from zooadapt.layout import Row
+from zooadapt.outcomes import Outcomes
 from zooadapt.records import Job, ModelEntry, ModelSummary
 from zooadapt.report import Ending
 from zooadapt.store import Store, open_store
@@ -294,14 +295,14 @@ def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
     entry = ModelEntry("timm", "net", "net", "", None)
     job = Job("20261124T020000Z-abc123", store.root)
     with TemporaryFile() as log:
-        outcomes = jobs._Outcomes(log)
+        outcomes = Outcomes(log)
         for seconds in ({"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0}):
             outcomes.add(ModelSummary(entry, ("4",), (), 100, 400, seconds, "cpu"))
         ending = Ending(
             "x", 2, 2, 0, 0, 5.0, outcomes.models, outcomes.bytes_read, outcomes.bytes_written,
             outcomes.stages,
         )  # fmt: skip
-        jobs._leave_events(store, job, outcomes)
+        outcomes.leave_events(store, job.run_id)
         summary = json.dumps(dataclasses.asdict(ending)).encode()
         store.write(f"runs/{job.run_id}/summary.json", [summary])
     events = store.read(f"runs/{job.run_id}/events.jsonl").decode().splitlines()

@@ -12,6 +12,7 @@ from tests.test_page import summarise
 from zooadapt import __version__, history, manifest, plan, run
 from zooadapt.cli import main
 from zooadapt.errors import RunError
+from zooadapt.outcomes import Outcomes
 from zooadapt.records import Failure, Job, ModelEntry, ModelSummary
 from zooadapt.store import Store, open_store
 
@@ -50,10 +51,10 @@ def test_each_run_is_a_line_the_latest_first(
     killed = begun(store, 4, zooadapt_version="0.1.0")
     stopped = begun(store, 5, zooadapt_version="0.1.0")
     with TemporaryFile() as log:
-        outcomes = run._Outcomes(log)
+        outcomes = Outcomes(log)
         outcomes.add(summary())
         outcomes.add(summary(FAILED))
-        run._leave_events(store, Job(stopped, store.root), outcomes)
+        outcomes.leave_events(store, stopped)
     begun(store, 6)
     text = {"new": 1, "usable": 1, "unsupported": 0, "failed": 0, "seconds": 7200.0, "left": 3}
     summarise(store, 6, json.dumps(text))
@@ -93,10 +94,10 @@ def test_what_is_damaged_is_named(
 def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
     store, job = open_store(str(tmp_path)), Job("20261124T020000Z-abc123", str(tmp_path))
     with TemporaryFile() as log:
-        outcomes = run._Outcomes(log)
+        outcomes = Outcomes(log)
         for failures in ([], [FAILED]):
             outcomes.add(summary(*failures))
-        run._leave_events(store, job, outcomes)
+        outcomes.leave_events(store, job.run_id)
     text = store.read(f"runs/{job.run_id}/events.jsonl").decode()
     first, second = map(json.loads, text.splitlines())
     assert (first["outcome"], second["outcome"]) == ("made", "failed")
@@ -109,7 +110,7 @@ def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_leaves_its_events(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(todo: Any, config: Any, job: Any, store: Any, outcomes: run._Outcomes) -> None:
+    def work(todo: Any, config: Any, job: Any, store: Any, outcomes: Outcomes) -> None:
         outcomes.add(summary())
         raise end
 

@@ -10,6 +10,7 @@ from tests.support import idle
 from zooadapt.errors import StageError, TooLarge, WorkerDied
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request, Source
 from zooadapt.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Stage
+from zooadapt.simulation import summary
 
 GB = 10**9
 JOB = Job("run", "nowhere")
@@ -59,7 +60,7 @@ class InOrder:
     def _outcome(self, stage: Stage, request: Request) -> Outcome:
         if stage == "locate":
             return Located(Source("hf://x", "", self.sizes(request.entry.name), ""), None, "")
-        return idle.adapt(request, JOB, None) if stage == "adapt" else idle.summary(request)
+        return idle.adapt(request, JOB, None) if stage == "adapt" else summary(request)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -77,7 +78,7 @@ def run(executor: InOrder, names: Iterable[str]) -> tuple[list[str], dict[str, S
 
     def given_up(request: Request, error: StageError) -> ModelSummary:
         errors[request.entry.name] = error
-        return idle.summary(request)
+        return summary(request)
 
     Schedule(
         map(request, names), executor, lambda summary: ended.append(summary.entry.name), given_up
@@ -176,7 +177,7 @@ def test_what_is_adapted_when_the_time_is_up_is_proved_and_nothing_else_is_begun
         map(request, [str(number) for number in range(3 * AHEAD)]),
         executor,
         lambda summary: ended.append(summary.entry.name),
-        lambda request, error: idle.summary(request),
+        lambda request, error: summary(request),
         is_over=lambda: len(ended) >= 5,
     )
     schedule.run()

@@ -13,9 +13,9 @@ from tests.conftest import SMALL
 from tests.support import checkpoints, hub
 from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 from tests.support.seaweed import BUCKET, SeaweedFS
-from zooadapt import run
 from zooadapt.cli import main
 from zooadapt.errors import redact
+from zooadapt.outcomes import Outcomes
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Source
 
 TOKEN = "hf_Zq81vTokenOfNobody"
@@ -198,7 +198,7 @@ def test_an_event_holds_no_signed_url() -> None:
         entry = ModelEntry(
             "zoo", "m", "m", "", None, url="https://bob:s3cret@host/m.pth?sig=s3cret"
         )
-        run._Outcomes(log).add(ModelSummary(entry, (), (), 0, 0, {}, ""))
+        Outcomes(log).add(ModelSummary(entry, (), (), 0, 0, {}, ""))
         log.seek(0)
         assert json.loads(log.read())["entry"]["url"] == "https://host/m.pth"
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,11 @@ from zooadapt import pipeline, sources
 from zooadapt.errors import FetchError, RunError, StageError, one_line
 from zooadapt.metrics import Metrics
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
-from zooadapt.schedule import Batch, Capacity, Died, Outcome, Schedule, Stage
+from zooadapt.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Schedule, Stage
 from zooadapt.validators import Validators, quoted
 
 _LOOKUPS = 16
 """Sources asked at once."""
-_PER_GPU = 2
-"""Validators that share a GPU: one reads its model back while the other runs its own."""
 _LOOK_AROUND = 5.0
 """Seconds after which it is seen again what nodes there are."""
 _NAMED = 5_000
@@ -73,25 +71,25 @@ class Workers:
     @property
     def validators(self) -> int:
         """Some for each GPU; without any, as many as there is work for, up to one for each CPU."""
-        return self.gpus * _PER_GPU or self.cpus
+        return self.gpus * PER_GPU or self.cpus
 
     @property
     def at_once(self) -> int:
         """Batches worked on: one more than there are CPUs, as adapting often waits for a store."""
-        return self.cpus + 1 + self.gpus * _PER_GPU
+        return self.cpus + 1 + self.gpus * PER_GPU
 
     @property
     def options(self) -> dict[str, Any]:
         """The Ray resources of one validator."""
         # Never CPUs: two jobs that hold what the other's tasks wait for would wait for ever.
         if self.gpus:
-            return {"num_gpus": 1 / _PER_GPU, "num_cpus": 0}
+            return {"num_gpus": 1 / PER_GPU, "num_cpus": 0}
         return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 
     def __str__(self) -> str:
         if self.gpus:
             plural = "s" * (self.gpus > 1)
-            return f"validating on {self.gpus} GPU{plural}, {_PER_GPU} workers each"
+            return f"validating on {self.gpus} GPU{plural}, {PER_GPU} workers each"
         plural = "s" * (self.validators > 1)
         return f"the cluster has no GPU: validating on {self.validators} CPU worker{plural}"
 
@@ -177,12 +175,15 @@ class RayExecutor:
         Where `named`, Ray's tools show which models a task is of.
         """
         self._job, self._asked, self._stages, self._named = job, asked, stages, named
+        division = workers(asked)
+        self._on_gpus = bool(division.gpus)
+        """Whether proofs are done there; it stays so, whatever joins or goes."""
         self._look_around()
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(stages.prove, job, workers(asked).options)
-        for _ in range(workers().gpus * _PER_GPU or not asked.gpus):
+        self._validators = Validators(stages.prove, job, division.options)
+        for _ in range(workers().gpus * PER_GPU or not asked.gpus):
             self._validators.start()
 
     def __enter__(self) -> "RayExecutor":
@@ -195,7 +196,9 @@ class RayExecutor:
     def _look_around(self) -> None:
         """See what nodes have joined or left."""
         self._looked = time.monotonic()
-        self.capacity = _capacity(workers(self._asked))
+        division = workers(self._asked)
+        gpus = max(1, division.gpus) if self._on_gpus else 0
+        self.capacity = _capacity(replace(division, gpus=gpus))
 
     def start(self, stage: Stage, batch: Batch) -> None:
         """Begin, without waiting."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 
 from zooadapt import compose, multipart
 from zooadapt.blocks import BLOCK
+from zooadapt.schedule import PER_GPU
 
 SENT = 9_000_000
 """Bytes sent for a variant that is composed: measured on average, see the README."""
@@ -30,8 +31,6 @@ _SEAM = 2 * 2**20
 """Bytes read back around each seam of such a variant."""
 _BUILDING = 0.2
 """Seconds of a CPU to build a model for its proof, see `parameters`."""
-_PER_GPU = 2
-"""Validators that share a GPU, as in `cluster`: one builds while the other runs."""
 _OPERATIONS = 400
 """Floating point operations a parameter and image."""
 _SPEED = 1e13
@@ -103,7 +102,7 @@ def of_model(size: int, variants: int, composes: bool) -> Estimate:
 
 def gpu_seconds(size: int, variants: int) -> float:
     """For which a GPU is held to prove so many variants of a checkpoint of `size` bytes."""
-    return building_seconds(variants) / _PER_GPU + running_seconds(size, variants)
+    return building_seconds(variants) / PER_GPU + running_seconds(size, variants)
 
 
 def building_seconds(variants: int) -> float:

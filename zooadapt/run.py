@@ -9,10 +9,9 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -31,6 +30,7 @@ from zooadapt import (
 from zooadapt.config import Config
 from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
+from zooadapt.outcomes import Outcomes
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, S3Store, Store, open_store
 
@@ -65,7 +65,7 @@ def adapt(config: Config) -> int:
         todo = _plan(entries, config, records, found)
         click.echo(f"plan: {report.plan_line(todo)}")
         with tempfile.TemporaryFile() as log:
-            outcomes = _Outcomes(log)
+            outcomes = Outcomes(log)
             try:
                 if todo.requests:
                     _work(todo, config, job, store, outcomes)
@@ -73,7 +73,7 @@ def adapt(config: Config) -> int:
                 try:
                     tables = _compact(store, job)
                 finally:
-                    _leave_events(store, job, outcomes)
+                    outcomes.leave_events(store, job.run_id)
             seconds = time.monotonic() - started
             left = len(todo.requests) - outcomes.models
             code = _finish(config, entries, store, job, tables, outcomes, seconds, left)
@@ -96,7 +96,8 @@ def dry_run(config: Config) -> int:
     todo = _plan(entries, config, manifest.read_records(store), found)
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")
-    sources = _look_up([request.entry for request in todo.requests], job)
+    due = [request.entry for request in todo.requests]
+    sources = [found[entry] for entry in due] if found else _look_up(due, job)
     estimated = _estimate(todo, sources, store)
     click.echo(report.dry_run(todo, sources, store.free_bytes(), estimated, config.bandwidth))
     return OK
@@ -199,48 +200,7 @@ def _compact(store: Store, job: Job) -> manifest.Tables:
         ) from cause
 
 
-@dataclass
-class _Outcomes:
-    """What became of the models of this run; in memory only what the end of it needs."""
-
-    log: IO[bytes]
-    """An event a model, as JSON lines."""
-    made: int = 0
-    """Variants."""
-    failures: list[Row] = field(default_factory=list)
-    models: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds, of all workers together."""
-
-    def add(self, summary: ModelSummary) -> None:
-        """One more model ended."""
-        self.models += 1
-        self.made += len(summary.made)
-        self.bytes_read += summary.bytes_read
-        self.bytes_written += summary.bytes_written
-        for stage, seconds in summary.seconds.items():
-            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
-        model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
-        self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
-        url = summary.entry.url and redact(summary.entry.url)
-        event = replace(summary, entry=replace(summary.entry, url=url, config=None))
-        head = {"time": _now(), "outcome": _outcome(summary)}
-        self.log.write(json.dumps({**head, **asdict(event)}).encode() + b"\n")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _outcome(summary: ModelSummary) -> str:
-    """The worst of a model's variants: failed, unsupported or made."""
-    statuses = {failure.status for failure in summary.failures}
-    return next((status for status in ("failed", "unsupported") if status in statuses), "made")
-
-
-def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: _Outcomes) -> None:
+def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: Outcomes) -> None:
     """Run what is due, as far as the time goes."""
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     with connection.connected() as line:
@@ -266,7 +226,7 @@ def _finish(
     store: Store,
     job: Job,
     tables: manifest.Tables,
-    outcomes: _Outcomes,
+    outcomes: Outcomes,
     seconds: float,
     left: int,
 ) -> int:
@@ -303,15 +263,6 @@ def _finish(
     _leave_page(store)
     click.echo(report.closing(ending, example, options=bool(job.dest_options)))
     return FAILED if counts["failed"] else OK
-
-
-def _leave_events(store: Store, job: Job, outcomes: _Outcomes) -> None:
-    """The run's event log, however the run ends. Nobody's run fails for want of it."""
-    try:
-        outcomes.log.seek(0)
-        store.write(f"runs/{job.run_id}/events.jsonl", outcomes.log)
-    except Exception as error:
-        _log.warning("the run's event log wasn't written: %s", one_line(error))
 
 
 def _leave_page(store: Store) -> None:

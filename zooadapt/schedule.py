@@ -24,6 +24,8 @@ SMALL = 64 * 2**20
 """Bytes of the checkpoints of a batch; a larger one travels alone."""
 _MOST = 64
 """Models of a batch."""
+PER_GPU = 2
+"""Validators that share a GPU: one reads its model back while the other runs its own."""
 _PATIENCE = 32
 """How many smaller models go before one that waits for memory."""
 _DEATHS = 3

@@ -37,13 +37,11 @@ from zooadapt.records import (
     Request,
     Source,
 )
-from zooadapt.schedule import Batch, Capacity, Died, Outcome, Stage
+from zooadapt.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Stage
 from zooadapt.targets import Bands
 
 WINDOW = 300.0
 """Seconds in which a source counts look-ups."""
-_PER_GPU = 2
-"""Validators that share a GPU, as in `cluster`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Cluster:
     @property
     def capacity(self) -> Capacity:
         """As `cluster` makes it of nodes with a GPU each."""
-        validators = self.nodes * _PER_GPU
+        validators = self.nodes * PER_GPU
         return Capacity(
             validators=validators,
             adapting=self.nodes * self.cpus + 1,
@@ -141,7 +139,7 @@ class Simulated:
         speed = cluster.bandwidth
         nodes = [_Node(Link(speed), Link(speed)) for _ in range(cluster.nodes)]
         self._cpus = deque(nodes * cluster.cpus)
-        self._validators = deque(nodes * _PER_GPU)
+        self._validators = deque(nodes * PER_GPU)
         self._waiting: deque[Batch] = deque()
         self._source = Link(costs.source)
         self._threads = [0.0] * costs.lookups
@@ -228,7 +226,7 @@ class Simulated:
         self._at(sent, partial(self._adapted, batch, node, sent))
 
     def _adapted(self, batch: Batch, node: _Node, when: float) -> None:
-        outcomes = [_adapted(work.request.entry) for work in batch.works]
+        outcomes = [adapted(work.request.entry) for work in batch.works]
         self._done.append(("adapt", batch, outcomes))
         self._cpus.append(node)
         self._assign(when)
@@ -257,7 +255,8 @@ def _sizes(batch: Batch) -> list[int]:
     return [work.located.source.bytes or 0 for work in batch.works if work.located]
 
 
-def _adapted(entry: ModelEntry) -> Adapted:
+def adapted(entry: ModelEntry) -> Adapted:
+    """That nothing was made of a model, and is to be proved."""
     return Adapted(entry, Checkpoint("", "", "", "", 0), _FACTS, (), (), "", (), (), {})
 
 

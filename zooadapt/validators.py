@@ -74,7 +74,8 @@ class Validators:
         """`options` are the Ray resources of one."""
         self._prove, self._job, self._options = prove, job, options
         self._waiting: deque[_Call] = deque()
-        self._starting: dict[ray.ObjectRef, Any] = {}
+        self._starting: dict[ray.ObjectRef, tuple[float, Any]] = {}
+        """Since when, the longest first."""
         self._busy: dict[ray.ObjectRef, tuple[Any, Batch]] = {}
         self._idle: list[tuple[float, Any]] = []
         """Since when, the longest first."""
@@ -89,7 +90,7 @@ class Validators:
         """Begin one more, without waiting."""
         remote = _Validator.options(**self._options)  # type: ignore[attr-defined]
         actor = remote.remote(self._prove)
-        self._starting[actor.ready.remote()] = actor
+        self._starting[actor.ready.remote()] = time.monotonic(), actor
 
     def prove(self, batch: Batch, name: str) -> None:
         """Have a batch proved as soon as a validator is there."""
@@ -102,7 +103,7 @@ class Validators:
 
     def started(self, ref: ray.ObjectRef) -> None:
         """Take note that one is there, or ended before. Raises RunError if they all do."""
-        actor = self._starting.pop(ref)
+        _, actor = self._starting.pop(ref)
         try:
             ray.get(ref)
         except RayError as cause:
@@ -130,16 +131,19 @@ class Validators:
 
     def release(self) -> None:
         """Give back what nothing waits for: GPUs idle for a while, and those that never came."""
-        if not self._options.get("num_gpus"):
+        if self._waiting or not self._options.get("num_gpus"):
             return
-        while self._idle and time.monotonic() - self._idle[0][0] > _IDLE:
+        long_ago = time.monotonic() - _IDLE
+        while self._idle and self._idle[0][0] < long_ago:
             self._kill(self._idle.pop(0)[1])
-        while len(self._starting) > len(self._waiting) + (not self._idle and not self._busy):
-            self._kill(self._starting.popitem()[1])
+        for ref, (since, actor) in [*self._starting.items()]:
+            if since < long_ago:
+                del self._starting[ref]
+                self._kill(actor)
 
     def close(self) -> None:
         """End all of them."""
-        actors = [*self._starting.values(), *(actor for _, actor in self._idle)]
+        actors = [actor for _, actor in (*self._starting.values(), *self._idle)]
         for actor in [*actors, *(actor for actor, _ in self._busy.values())]:
             self._kill(actor)
 

@@ -1,17 +1,7 @@
 """Stages that do nothing, to measure what carries stages out. Importable, as the real ones are."""
 
-from zooadapt.records import (
-    Adapted,
-    Checkpoint,
-    Job,
-    Located,
-    ModelEntry,
-    ModelFacts,
-    ModelSummary,
-    Request,
-    Source,
-)
-from zooadapt.targets import Bands
+from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request, Source
+from zooadapt.simulation import adapted, summary
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:
@@ -23,13 +13,8 @@ def locate_small(entry: ModelEntry, job: Job) -> Located:
 
 
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
-    facts = ModelFacts(Bands.counted(3), 1, 1, (), (), 0, "")
-    return Adapted(request.entry, Checkpoint("", "", "", "", 0), facts, (), (), "", (), (), {})
+    return adapted(request.entry)
 
 
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
     return summary(Request(adapted.entry, ()))
-
-
-def summary(request: Request) -> ModelSummary:
-    return ModelSummary(request.entry, (), (), 0, 0, {}, "")
