@@ -10,11 +10,10 @@ import fsspec
 
 from zooadapt.config import absolute
 from zooadapt.errors import UsageError, one_line, redact
+from zooadapt.hub import FILES
 from zooadapt.names import CONFIG
 from zooadapt.records import Listing
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What timm looks for in a folder, in this order."""
 README = "README.md"
 _LARGEST = 2**24
 """Bytes of a text that is read."""
@@ -58,7 +57,7 @@ def found(listing: Listing) -> list[Folder]:
     if not there:
         raise UsageError(
             f"--zoo folder: no folder below {redact(url)} holds a {CONFIG} and beside it "
-            f"{' or '.join(WEIGHTS)}"
+            f"{' or '.join(FILES)}"
         )
     wanted = [f"{folder}/{name}" for folder in there for name in (CONFIG, README)]
     texts = _texts(filesystem, {path: files[path] for path in wanted if path in files})
@@ -93,7 +92,7 @@ def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
 
 
 def _weights(folder: str, files: Files) -> str | None:
-    paths = (f"{folder}/{name}" for name in WEIGHTS)
+    paths = (f"{folder}/{name}" for name in FILES)
     return next((path for path in paths if path in files), None)
 
 
@@ -103,7 +102,7 @@ def _say_ignored(url: str, folders: Sequence[str]) -> None:
         more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
         _log.warning(
             "below %s these hold a %s and no weights (%s), and are left out: %s%s",
-            redact(url), CONFIG, " or ".join(WEIGHTS), named, more,
+            redact(url), CONFIG, " or ".join(FILES), named, more,
         )  # fmt: skip
 
 
