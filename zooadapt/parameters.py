@@ -82,7 +82,9 @@ def _kept(file: Path) -> Counts:
 def _keep(file: Path, counts: Counts) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-    unfinished.write_text(json.dumps(counts))
+    # Not those that couldn't be built: what they lacked may be there next time.
+    numbers = {key: number for key, number in counts.items() if number is not None}
+    unfinished.write_text(json.dumps(numbers))
     unfinished.replace(file)
 
 

@@ -33,7 +33,10 @@ class Zoo(Protocol):
         ...
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """What is known of the model for the number of channels of its own weights."""
+        """What is known of the model for the number of channels of its own weights.
+
+        Raises StageError, and nothing else, where its description is no good: the others go on.
+        """
         ...
 
     def build(self, entry: ModelEntry, in_chans: int) -> "nn.Module":
@@ -152,7 +155,13 @@ def listed(
         raise UsageError(f"--zoo {spec}: {name} takes nothing behind its name")
     if not place and zoo.place and not zoo.place.startswith("["):
         raise UsageError(f"--zoo {spec}: say which, as {name}:{zoo.place}")
-    return list(zoo.models(Listing(place, source_root, dict(options or {}))))
+    entries = list(zoo.models(Listing(place, source_root, dict(options or {}))))
+    nowhere = next((entry.name for entry in entries if not entry.hub_id and not entry.url), None)
+    if nowhere is not None:
+        raise UsageError(
+            f"--zoo {name}: it says of {nowhere} neither url nor hub_id: tell its author"
+        )
+    return entries
 
 
 def named(zoo: str, model: str, glob: str) -> bool:

@@ -148,10 +148,16 @@ class FixedZoo(ABC):
     ) -> nn.Module:
         """The model that ``config.json`` describes; its channels are those of the tensors."""
         config = json.loads((folder / CONFIG).read_text())
+        with torch.device("meta"):
+            model = self._holding(config, tensors)
+        return model.eval() if _has_values(model) else self._holding(config, tensors).eval()
+
+    def _holding(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The model that a config describes, with these tensors, on the current default device."""
         model = self._module(config["architecture"], config["model_args"])
         _put_stems(model, config, tensors)
         model.load_state_dict(tensors, strict=True, assign=True)
-        return model.eval()
+        return model
 
     def _module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         """`module`; where it looks at values, on the CPU first."""
@@ -179,6 +185,13 @@ def put(model: nn.Module, name: str, weight: Tensor) -> None:
     module.weight = nn.Parameter(weight, requires_grad=weight.is_floating_point())
     width = "in_features" if isinstance(module, nn.Linear) else "in_channels"
     setattr(module, width, weight.shape[1])
+
+
+def _has_values(model: nn.Module) -> bool:
+    """Whether nothing of a model is on the meta device, tensors it merely keeps included."""
+    kept = (value for module in model.modules() for value in vars(module).values())
+    tensors = [*model.parameters(), *model.buffers(), *kept]
+    return not any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
 
 
 def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -97,7 +97,7 @@ class HubZoo(FolderZoo):
         return [
             self._entry_of(
                 repo.id,
-                tuned.unread(repo.error) if repo.error else repo.texts[CONFIG] or "",
+                repo.texts.get(CONFIG) or tuned.unread(repo.error or f"{repo.id} has no {CONFIG}"),
                 repo.texts.get(README) or "",
                 hub_id=repo.id,
             )

@@ -8,12 +8,19 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from zooadapt.bands import RGB
-from zooadapt.errors import Unsupported
+from zooadapt.errors import CheckpointError, Unsupported
 from zooadapt.records import ModelFacts
 from zooadapt.targets import Bands
+from zooadapt.zoos import bounds
 
-_CODE = ("auto_map", "custom_pipelines", "trust_remote_code")
-"""Keys that would have code of a repository run."""
+_CODE = (
+    "auto_map", "custom_pipelines", "trust_remote_code", "attn_implementation",
+    "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "use_kernels",
+)  # fmt: skip
+"""Keys that would have code of a repository run; kernels are code too."""
+_SIZES = ("num_", "layer", "depth", "size", "dim", "channel")
+"""In the names of what a model is built by."""
 _ORIGIN = ("_name_or_path", "_commit_hash", "torch_dtype")
 """Keys that would say what isn't so of a variant."""
 _CLASSIFIERS = ("ForImageClassification", "ForSemanticSegmentation")
@@ -38,12 +45,34 @@ def cleaned(config: Any) -> Any:
 
 
 def read(config: Mapping[str, Any]) -> Any:
-    """transformers' own object of it. Raises Unsupported where it knows no such type of model."""
+    """transformers' own object of it.
+
+    Raises Unsupported where it knows no such type of model, or would build it of another
+    repository's; CheckpointError where a number in it is larger than any model's.
+    """
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise Unsupported(f"the installed transformers knows no model_type {kind!r}")
+    _check(config)
     own = {key: value for key, value in cleaned(config).items() if key not in _OURS}
     return CONFIG_MAPPING[kind].from_dict(own)
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check(value)
+        elif (key == "backbone" and value) or (key == "model_type" and wraps_timm(value)):
+            raise Unsupported(f"its {key}, {value!r:.60}, stands for a model of another library")
+        elif any(word in key for word in _SIZES) and key != "vocab_size":
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(n, int | float) and not abs(n) <= bounds.MOST for n in numbers):
+                raise CheckpointError(f"{key} is {value!r:.60}, and no model is so large")
+
+
+def wraps_timm(model_type: Any) -> bool:
+    """Whether it stands for whichever model of timm's its config names."""
+    return str(model_type).startswith("timm_")
 
 
 def with_channels(config: Mapping[str, Any], chans: int) -> dict[str, Any]:
@@ -83,13 +112,17 @@ def _full_of(text: str) -> dict[str, Any]:
 
 
 def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFacts:
-    """Channels, size, mean, std and classes. Raises ValueError where they contradict."""
+    """Channels, size, mean, std and classes.
+
+    Raises ValueError where they contradict, CheckpointError where no model is so large.
+    """
     try:
         full = _full(config)
     except Unsupported:
         full = dict(config)
     chans = _channels(full) or 3
     height, width = _size(preprocessor) or _pixels(_image_size(full)) or (_ANY_SIZE,) * 2
+    bounds.check_image((chans, height, width))
     mean, std = (_statistics(preprocessor, of, chans) for of in ("image_mean", "image_std"))
     return ModelFacts(
         bands=RGB if chans == 3 else Bands.counted(chans),

@@ -72,8 +72,9 @@ def license_of(readme: str | None) -> str | None:
     """The licence in the YAML front matter of a README; None where it states none."""
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", readme or "", re.DOTALL)
     try:
-        stated = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+        # Text alone: of what looks like a date or a number, YAML's own may raise anything.
+        stated = yaml.load(front[1], Loader=yaml.BaseLoader) if front else None
+    except (yaml.YAMLError, RecursionError):
         return None
     if not isinstance(stated, dict):
         return None
@@ -81,7 +82,7 @@ def license_of(readme: str | None) -> str | None:
     found = found[0] if isinstance(found, list) and found else found
     if found == "other":  # the Hub's word for one that it has no name for
         found = stated.get("license_name") or found
-    return found if isinstance(found, str) else None
+    return found or None if isinstance(found, str) else None
 
 
 def _read(name: str, listing: Listing, files: Sequence[str]) -> Repo:

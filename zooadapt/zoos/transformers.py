@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 from transformers.models.auto import modeling_auto
 
-from zooadapt.bands import RGB
 from zooadapt.errors import FetchError, Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG
 from zooadapt.records import Listing, ModelEntry, ModelFacts
@@ -44,10 +43,10 @@ class TransformersZoo:
 
         One whose description can't be read is listed all the same, and fails when it is built.
         """
-        if listing.place:
-            return [_entry(repo) for repo in ids.listed(listing, _FILES)]
         shipped = importlib.resources.files("zooadapt.zoos") / "transformers.txt"
-        names = ids.parsed(shipped.read_text(), shipped.name)
+        names = (
+            ids.names(listing) if listing.place else ids.parsed(shipped.read_text(), shipped.name)
+        )
         return [_entry(repo) for repo in ids.read(names, listing, _FILES)]
 
     def architectures(self) -> Iterable[ModelEntry]:
@@ -56,17 +55,17 @@ class TransformersZoo:
         But for those that stand for whichever model of timm's their config names.
         """
         mapped = [item for mapping in _LISTED for item in mapping.items()]
-        listed = [kinds for model_type, kinds in mapped if not model_type.startswith("timm_")]
+        listed = [kinds for model_type, kinds in mapped if not hf_configs.wraps_timm(model_type)]
         names = [
             name for kinds in listed for name in ([kinds] if isinstance(kinds, str) else kinds)
         ]
         return [_by_default(name) for name in dict.fromkeys(names)]
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """From the repository's own files; for one that couldn't be read, of no consequence."""
+        """From the repository's own files. Raises FetchError where they couldn't be read."""
         described = _described(entry)
         if described["error"]:
-            return ModelFacts(RGB, 224, 224, (0.5,) * 3, (0.5,) * 3, num_classes=0)
+            raise FetchError(described["error"])
         return hf_configs.facts(described["config"], described["preprocessor"])
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
@@ -76,8 +75,6 @@ class TransformersZoo:
         one of transformers' for images, or has channels of its own.
         """
         described, facts = _described(entry), self.facts(entry)
-        if described["error"]:
-            raise FetchError(described["error"])
         model = hf_models.built(hf_configs.with_channels(described["config"], in_chans))
         if in_chans != facts.chans and next(model.parameters()).is_meta:
             self._check_runs(entry, model, in_chans)

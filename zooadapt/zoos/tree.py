@@ -49,6 +49,11 @@ def found(listing: Listing) -> list[Folder]:
     listed.
     """
     url = absolute(listing.place, "--zoo folder")
+    if any("?" in part for part in url.split("::") if part.startswith(("http://", "https://"))):
+        raise UsageError(
+            f"--zoo folder: what lies below {redact(url)} can't be named with a query behind it; "
+            f"give credentials as source_storage_options"
+        )
     filesystem, files = _files(url, listing.options)
     held = {_parent(path) for path in files if path == f"{_parent(path)}/{CONFIG}"}
     weights = {folder: _weights(folder, files) for folder in sorted(held)}
@@ -63,7 +68,7 @@ def found(listing: Listing) -> list[Folder]:
     texts = _texts(filesystem, {path: files[path] for path in wanted if path in files})
     return [
         Folder(
-            name=folder.lstrip("/") or _last(url),
+            name=folder.lstrip("/") or _last(redact(url)),
             config=texts[f"{folder}/{CONFIG}"],
             readme=texts.get(f"{folder}/{README}", ""),
             weights=below(url, path),

@@ -20,15 +20,11 @@ from zooadapt.errors import CheckpointError, FetchError, Unsupported, UsageError
 from zooadapt.names import CONFIG
 from zooadapt.records import ModelFacts
 from zooadapt.targets import Bands
-from zooadapt.zoos import timm_releases
+from zooadapt.zoos import bounds, timm_releases
 
 _OURS = ("bands", "zooadapt")
 """Keys that say more than timm knows."""
 _UNREAD = "zooadapt couldn't read it"
-_MOST = 65_536
-"""For a number among the model's arguments: there is no such depth or width."""
-_MOST_VALUES = 2**27
-"""Of an image."""
 _MOST_CLASSES = 10**7
 
 
@@ -110,7 +106,7 @@ def _check_arguments(arguments: Any) -> None:
     if not isinstance(arguments, dict):
         raise CheckpointError(f"model_args is {arguments!r:.40} instead of a mapping")
     absurd = [n for n in _numbers(arguments) if not abs(n) <= _MOST_CLASSES]
-    absurd += [n for n in _numbers({**arguments, "num_classes": 0}) if abs(n) > _MOST]
+    absurd += [n for n in _numbers({**arguments, "num_classes": 0}) if abs(n) > bounds.MOST]
     if absurd:
         raise CheckpointError(f"model_args has {absurd[0]:g}, and no model is so large")
 
@@ -130,8 +126,7 @@ def _size(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> tuple[int, int, i
     own = arguments.get("img_size") or size
     height, width = (own, own) if isinstance(own, int) else own
     found = arguments.get("in_chans") or chans, height, width
-    if not all(isinstance(n, int) and n > 0 for n in found) or math.prod(found) > _MOST_VALUES:
-        raise CheckpointError(f"its images are of {found}: channels, height, width")
+    bounds.check_image(found)
     return found
 
 
