@@ -2,11 +2,13 @@
 
     python jobs/records.py --counts 25000,50000,100000
 
-Writes records of a model each, with four variants, to a folder, then measures `Store.list`,
-`manifest.read_records` and `manifest.compact`, each in a process of its own, for its peak memory.
-On S3 the same takes a LIST request for 1,000 records and a GET for each, whatever the machine.
+Writes records of a model each, with four variants, to a folder, then measures, each in a process of
+its own for its peak memory: `Store.list`; the first `manifest.compact`, which reads every record
+and makes the archive of them; a pass over all of them, as a plan takes it; another compaction.
+On S3 they take a LIST request for 1,000 records, and the first a GET for each as well.
 """
 
+import hashlib
 import json
 import multiprocessing
 import resource
@@ -26,13 +28,16 @@ sys.path.insert(0, str(ROOT))
 from zooadapt import manifest  # noqa: E402
 from zooadapt.columns import MANIFEST_SCHEMA  # noqa: E402
 from zooadapt.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
+from zooadapt.manifest import MANIFEST  # noqa: E402
+from zooadapt.recorded import ARCHIVE  # noqa: E402
 from zooadapt.store import open_store  # noqa: E402
 
 CHANS = (1, 4, 8, 25)
 MEASURED: dict[str, Callable[[Any], object]] = {
     "list": lambda store: store.list("records"),
-    "read": manifest.read_records,
-    "compact": manifest.compact,
+    "first": manifest.compact,
+    "read": lambda store: sum(map(len, manifest.histories(store))),
+    "again": manifest.compact,
 }
 
 
@@ -47,10 +52,17 @@ def main(counts: str, folder: Path | None) -> None:
         for count in map(int, counts.split(",")):
             write(Path(name), range(there, count))
             there = count
+            (Path(name) / ARCHIVE).unlink(missing_ok=True)
             for what in MEASURED:
                 seconds, peak = _alone(name, what)
                 each = 1000 * seconds / count
                 click.echo(f"{count:>9,}  {what:<8}{seconds:>7.1f}{each:>8.3f}{peak / 1e6:>9,.0f}")
+            sizes = [(Path(name) / table).stat().st_size for table in (MANIFEST, ARCHIVE)]
+            click.echo(
+                "{:>9,}  manifest {:,.0f} MB, archive {:,.0f} MB".format(
+                    count, *(size / 1e6 for size in sizes)
+                )
+            )
 
 
 def _alone(folder: str, what: str) -> tuple[float, int]:
@@ -82,7 +94,7 @@ def record(name: str, number: int) -> bytes:
     content = {
         "created_at": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)).isoformat(),
         "adapter_version": 1,
-        "source": {"location": f"hf://timm/{name}", "identity": f"commit={'0' * 40} bytes=1"},
+        "source": {"location": f"hf://timm/{name}", "identity": f"sha256={_digest(name)} bytes=1"},
         "versions": {"zooadapt": "0.1.0", "timm": "1.0.31"},
         "variants": [_variant(name, chans) for chans in CHANS],
         "failures": [],
@@ -98,8 +110,20 @@ def _variant(name: str, chans: int) -> dict[str, Any]:
     samples: dict[str, Any] = {"int64": 10**8, "double": 1.2e-6, "bool": True, "string": name}
     columns = [field for field in MANIFEST_SCHEMA if field.name not in FROM_HEAD]
     row = {field.name: samples.get(str(field.type), []) for field in columns}
+    digest = _digest(f"{name} {chans}")
+    unlike = {
+        "folder": f"weights/timm/{name}/{chans}ch-repeat-{digest[:16]}",
+        "sha256": digest,
+        "source_sha256": _digest(name),
+        "equivalence_error": int(digest[:8], 16) / 1e15,
+        "control_error": int(digest[8:16], 16) / 1e9,
+    }
     lists = {"input_mean": [0.485] * chans, "input_std": [0.229] * chans, "stems": ["conv1.weight"]}
-    return {**row, **lists, "in_chans": chans, "bands": "", "scheme": "repeat"}
+    return {**row, **unlike, **lists, "in_chans": chans, "bands": "", "scheme": "repeat"}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def made_here(spec: str, dest: Path, root: Path | None = None) -> pd.DataFrame:
 def due(spec: str, dest: Path, **options: Any) -> list[str]:
     """The models that a job would make."""
     config = replace(config_of(spec, str(dest)), **options)
-    records = manifest.read_records(open_store(str(dest)))
+    records = manifest.histories(open_store(str(dest)))
     entries = plan.select(config)
     todo = run._plan(entries, config, records, run._check(entries, config, run._job(config)))
     return [request.entry.name for request in todo.requests]

@@ -207,6 +207,6 @@ def test_each_is_a_failure_in_the_mirror_and_hurts_no_other(tmp_path: Path) -> N
     for tag, (_, message) in bad.items():
         assert failures[tag]["stage"] == "checkpoint"
         assert message.replace("\\", "") in failures[tag]["error"]
-    stored = f"{job.dest}/{tables.usable[0]['folder']}/model.safetensors"
+    stored = f"{job.dest}/{next(iter(tables.usable))['folder']}/model.safetensors"
     assert safetensors.torch.load_file(stored)["fc.weight"].dtype is torch.float16
     assert not canary.exists()

@@ -319,7 +319,7 @@ def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> Non
     entry = ModelEntry("zoo", "net", "net", "", "apache-2.0", hub_id="x/y")
     view = metadata.View(options("--check-sources"), [entry], {entry: FetchError("silent")})
     before = manifest.merge(manifest.read_records(store)).usable
-    done = metadata.follow(store, manifest.read_records(store), view, "run9")
+    done = metadata.follow(store, manifest.histories(store), view, "run9")
     assert str(done) == "models with another licence: 1"
     after = manifest.compact(store).usable
     assert [row["license"] for row in after] == ["apache-2.0"] * 2

@@ -11,7 +11,7 @@ import pytest
 from tests.support.hub import LoopbackHub, serving
 from tests.test_garbage import put
 from tests.test_manifest import record, table, variant
-from tests.test_plan import config
+from tests.test_plan import by_model, config
 from tests.test_removal import later
 from zooadapt import layout, manifest, metadata, plan, sources, sync
 from zooadapt.cli import main
@@ -50,7 +50,7 @@ def follow(
     store: Store, found: metadata.Found, records: list[Row] | None = None, of: Config | None = None,
     listed: list[ModelEntry] | None = None, run: str = "night",
 ) -> metadata.Followed:  # fmt: skip
-    known = manifest.read_records(store) if records is None else records
+    known = by_model(manifest.read_records(store) if records is None else records)
     everything = [*found] if listed is None else listed
     done = metadata.follow(store, known, metadata.View(of or options(), everything, found), run)
     manifest.compact(store)
@@ -185,7 +185,10 @@ def test_new_models_and_changed_weights_are_due_and_what_is_gone_is_not(store: S
 
     def due(changed: bool) -> list[tuple[str, list[int]]]:
         made = plan.make(
-            [NET, OTHER, tag], options(), records, lambda entry, seen: changed and entry == OTHER
+            [NET, OTHER, tag],
+            options(),
+            by_model(records),
+            lambda entry, seen: changed and entry == OTHER,
         )
         return [(r.entry.name, [t.in_chans for t in r.targets]) for r in made.requests]
 
@@ -221,7 +224,7 @@ def test_an_older_reader_takes_the_column_for_what_it_is_not_asked_for(store: St
     assert len(layout.decoded(data, "manifest", older).select(older.names)) == 3
     (key, *_) = store.list("records")
     sound, damaged = layout.records({key: store.read(key)}, older, older)
-    assert sound[0]["model"]
+    assert sound[key]["model"]
     assert not damaged
 
 

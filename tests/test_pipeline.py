@@ -37,7 +37,7 @@ def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path |
     assert isinstance(adapted, Adapted), adapted
     summary = pipeline.prove(adapted, job)
     assert not summary.failures, summary.failures
-    return manifest.compact(open_store(str(dest))).usable
+    return list(manifest.compact(open_store(str(dest))).usable)
 
 
 def test_each_stage_is_timed(small: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which models are selected, and what is still to do."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -48,8 +49,13 @@ def counts(request: Request) -> tuple[int, ...]:
     return tuple(target.in_chans for target in request.targets)
 
 
+def by_model(records: Sequence[Row]) -> list[list[Row]]:
+    models = dict.fromkeys(record["model"] for record in records)
+    return [[record for record in records if record["model"] == model] for model in models]
+
+
 def due(*records: Row, options: Config | None = None) -> list[tuple[str, tuple[int, ...]]]:
-    made = plan.make(ENTRIES, options or config(), records)
+    made = plan.make(ENTRIES, options or config(), by_model(records))
     return [(request.entry.name, counts(request)) for request in made.requests]
 
 
@@ -96,7 +102,7 @@ def test_everything_is_due_in_an_empty_mirror() -> None:
 
 
 def test_only_what_is_missing_is_due() -> None:
-    made = plan.make(ENTRIES, config(), [record("resnet18.a1", [1, 4]), record("vit.x", [4])])
+    made = plan.make(ENTRIES, config(), [[record("resnet18.a1", [1, 4])], [record("vit.x", [4])]])
     assert [(r.entry.name, counts(r)) for r in made.requests] == [
         ("resnet18.a2", (1, 4)),
         ("vit.x", (1,)),
@@ -133,14 +139,16 @@ def test_another_scheme_adapter_or_source_is_due() -> None:
 
 def test_a_source_that_changed_is_due() -> None:
     records = [record("resnet18.a1", [1, 4]), record("vit.x", [1, 4])]
-    made = plan.make(ENTRIES, config(), records, lambda entry, seen: entry.name == "vit.x")
+    made = plan.make(
+        ENTRIES, config(), by_model(records), lambda entry, seen: entry.name == "vit.x"
+    )
     assert [request.entry.name for request in made.requests] == ["resnet18.a2", "vit.x"]
     assert due(*records, options=replace(config(), check_sources=True)) == [("resnet18.a2", (1, 4))]
 
 
 def test_the_source_is_compared_with_the_one_each_variant_was_made_from() -> None:
     records = [record("vit.x", [1]), record("vit.x", [4], identity="two")]
-    made = plan.make(ENTRIES[2:], config(), records, lambda entry, identity: identity != "two")
+    made = plan.make(ENTRIES[2:], config(), [records], lambda entry, identity: identity != "two")
     assert [counts(request) for request in made.requests] == [(1,)]
 
 

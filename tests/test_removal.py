@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_garbage import keys, put
 from tests.test_manifest import record, variant
-from tests.test_plan import config
+from tests.test_plan import by_model, config
 from zooadapt import garbage, layout, manifest, overview, page, plan, removal
 from zooadapt.cli import main
 from zooadapt.description import ADAPTER_VERSION
@@ -74,7 +74,7 @@ def failures(store: Store) -> list[Row]:
 def planned(store: Store, *options: str) -> plan.Plan:
     records = [{"versions": {}, **r} for r in manifest.read_records(store)]
     assert ADAPTER_VERSION == 1  # as the made-up records say
-    return plan.make([ENTRY], config(*options), records)
+    return plan.make([ENTRY], config(*options), by_model(records))
 
 
 def below(store: Store, model: str = "net") -> list[str]:

@@ -43,7 +43,7 @@ def due(dest: Path, zoo: Path) -> int:
         dry_run=False, retry_failed=False, check_sources=False,
     )  # fmt: skip
     entries = [entry(SMALL), entry(OTHER)]
-    return plan.make(entries, config, manifest.read_records(open_store(str(dest)))).due
+    return plan.make(entries, config, manifest.histories(open_store(str(dest)))).due
 
 
 def test_a_part_is_a_mirror_that_jobs_go_on_with(root: Path, zoo: Path, tmp_path: Path) -> None:

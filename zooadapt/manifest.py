@@ -9,7 +9,7 @@ import json
 import logging
 import posixpath
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,10 +18,11 @@ from typing import Any
 import pyarrow as pa
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from zooadapt import layout, takedowns
+from zooadapt import layout, recorded, takedowns
 from zooadapt.columns import FAILURES_SCHEMA, KEY, MANIFEST_SCHEMA
 from zooadapt.errors import Conflict, Damaged, UsageError
 from zooadapt.names import safe
+from zooadapt.recorded import Reading
 from zooadapt.store import Store
 
 MANIFEST = "manifest.parquet"
@@ -35,9 +36,6 @@ AMENDABLE = ("license", "source_gone")
 Row = layout.Row
 
 _log = logging.getLogger("zooadapt")
-
-_AT_ONCE = 1000
-"""Records read and checked together."""
 
 _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 
@@ -63,30 +61,28 @@ def read_records(store: Store) -> list[Row]:
 
     Raises RunError naming a record of a newer layout.
     """
-    records, damaged = scan_records(store)
-    for error in damaged.values():
+    records = [record for history in histories(store) for record in history]
+    return sorted(records, key=recorded.age)
+
+
+def histories(store: Store) -> Iterator[list[Row]]:
+    """The same, the records of one model after those of the other."""
+    reading = Reading(store)
+    yield from reading.histories()
+    for error in reading.damaged.values():
         _log.warning(
             "%s and left out: what it recorded is made again; zooadapt rebuild sets it aside", error
         )
-    return records
 
 
-@retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(3), reraise=True)
 def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
-    """All records, the oldest first, and what is wrong with the damaged ones, by their keys.
+    """All records, each read itself, the oldest first, and what is wrong with the damaged ones.
 
     Raises RunError naming a record of a newer layout.
     """
-    keys = [key for key in store.list("records") if key.endswith(".json")]
-    records: list[Row] = []
-    damaged: dict[str, Damaged] = {}
-    for start in range(0, len(keys), _AT_ONCE):
-        # one that was set aside since is no longer listed next time
-        found = store.read_many(keys[start : start + _AT_ONCE])
-        sound, wrong = layout.records(found, MANIFEST_SCHEMA, FAILURES_SCHEMA)
-        records += sound
-        damaged |= wrong
-    return sorted(records, key=lambda record: (record["created_at"], record["run_id"])), damaged
+    reading = Reading(store, archived=False)
+    records = [record for history in reading.histories() for record in history]
+    return sorted(records, key=recorded.age), reading.damaged
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,14 @@ class Tables:
 
     usable: list[Row]
     failures: list[Row]
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """The two tables as they are written."""
+
+    usable: layout.Encoded
+    failures: layout.Encoded
 
 
 def merge(records: Sequence[Row]) -> Tables:
@@ -148,25 +152,31 @@ def key(row: Row) -> tuple[Any, ...]:
     wait=wait_random_exponential(multiplier=0.05, max=5),
     reraise=True,
 )
-def compact(store: Store) -> Tables:
-    """Make manifest.parquet and failures.parquet from all records; returns their rows.
+def compact(store: Store) -> Compacted:
+    """Make manifest.parquet and failures.parquet from all records.
 
     Each is replaced only if it is still the one that was there before the records were read;
     otherwise, a lost answer included, all is read again. Safe beside other jobs on the mirror.
-    Damaged records are left out. Raises RunError for a record or a table of a newer layout.
+    Damaged records are left out. Of what a model has recorded no more is held in memory than its
+    rows, as they are written. Raises RunError for a record or a table of a newer layout.
     """
     with store.exclusive():
         versions = [store.version(name) for name in (MANIFEST, FAILURES)]
-        tables = merge(scan_records(store)[0])
-        _replace(store, MANIFEST, encoded(tables), versions[0])
-        failures = layout.table(tables.failures, FAILURES_SCHEMA)
-        _replace(store, FAILURES, layout.encoded(failures), versions[1])
+        reading = Reading(store, archiving=True)
+        tables = _compacted(reading.histories())
+        _replace(store, MANIFEST, tables.usable.data, versions[0])
+        _replace(store, FAILURES, tables.failures.data, versions[1])
+        reading.leave_archive()
     return tables
 
 
-def encoded(tables: Tables) -> bytes:
-    """The content of manifest.parquet."""
-    return layout.encoded(layout.table(tables.usable, MANIFEST_SCHEMA))
+def _compacted(histories: Iterable[Sequence[Row]]) -> Compacted:
+    usable, failures = layout.Writer(MANIFEST_SCHEMA), layout.Writer(FAILURES_SCHEMA)
+    for records in histories:
+        tables = merge(records)
+        usable.add(tables.usable)
+        failures.add(tables.failures)
+    return Compacted(layout.Encoded(usable.close()), layout.Encoded(failures.close()))
 
 
 def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
@@ -175,7 +185,7 @@ def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
         if before == data:
             return
         with suppress(Damaged):  # that is what it is made again for
-            layout.decoded(before, name, _SCHEMAS[name])
+            layout.check(before, name, _SCHEMAS[name])
     store.replace(name, data, version)
 
 
@@ -204,9 +214,11 @@ def read_snapshot(store: Store, at: str) -> pa.Table:
     if len(at) == len("2026-11-24"):
         when += timedelta(days=1)
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    records = read_records(store)
-    before = [r for r in records if datetime.fromisoformat(r["created_at"]) <= when]
-    return layout.table(merge(before).usable, MANIFEST_SCHEMA)
+    until = (
+        [record for record in history if datetime.fromisoformat(record["created_at"]) <= when]
+        for history in histories(store)
+    )
+    return layout.decoded(_compacted(until).usable.data, MANIFEST, MANIFEST_SCHEMA)
 
 
 def snapshot(run_id: str) -> str:
@@ -219,10 +231,10 @@ def check_tables(store: Store) -> None:
 
     Raises RunError for one of a newer layout.
     """
-    for name in _SCHEMAS:
+    for name, schema in _SCHEMAS.items():
         try:
-            read_table(store, name)
-        except UsageError:
+            layout.check(store.read(name), store.path(name), schema)
+        except FileNotFoundError:
             pass
         except Damaged as error:
             _log.warning("%s", error)

@@ -10,7 +10,7 @@ Each change is a record that ``amends``: it changes columns of a row, and only w
 the weights that it was written for. So jobs that overlap lose nothing of each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -59,33 +59,54 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
-def follow(store: Store, records: Sequence[Row], view: View, run_id: str) -> Followed:
-    """Record anew, weights untouched, the variants of which something else is said now."""
+def follow(store: Store, histories: Iterable[Sequence[Row]], view: View, run_id: str) -> Followed:
+    """Record anew, weights untouched, the variants of which something else is said now.
+
+    Each history is of one model, its records from the oldest to the latest.
+    """
     judge, now = _Judge(view), datetime.now(UTC)
+    licences: set[str] = set()
+    gone: set[str] = set()
+    back: set[str] = set()
+    for records in histories:
+        changes = list(_changes(records, judge, now))
+        for row, _, changed in changes:
+            name = f"{row['zoo']}/{row['model']}"
+            licences |= {name} if "license" in changed else set()
+            if "source_gone" in changed:
+                (gone if changed["source_gone"] else back).add(name)
+        _amend(store, changes, run_id, now)
+    return Followed(len(licences), tuple(sorted(gone)), len(back))
+
+
+Change = tuple[Row, Row, Row]
+"""A variant's row, the record that tells how it was made, and the columns that change."""
+
+
+def _changes(records: Sequence[Row], judge: "_Judge", now: datetime) -> Iterator[Change]:
     holders = _holders(records)
-    changes: dict[int, tuple[Row, list[Row], set[str]]] = {}
-    licences: set[tuple[str, str]] = set()
-    gone: set[tuple[str, str]] = set()
-    back: set[tuple[str, str]] = set()
     for row in manifest.merge(records).usable:
-        record, name = holders[manifest.key(row), row["folder"]], (row["zoo"], row["model"])
+        record = holders[manifest.key(row), row["folder"]]
         is_gone = judge.gone(row, record["source"]["location"])
         before, stated = row.get("source_gone"), judge.licence(row)
         mark = before if is_gone is None else _mark(before, now) if is_gone else None
         changed = {"license": stated} if stated != row["license"] else {}
         changed |= {"source_gone": mark} if mark != before else {}
         if changed:
-            _, variants, columns = changes.setdefault(id(record), (record, [], set()))
-            variants.append({**_stated(record, row), **changed})
-            columns.update(changed)
-        licences |= {name} if "license" in changed else set()
-        if "source_gone" in changed:
-            (gone if mark else back).add(name)
-    for record, variants, columns in changes.values():
+            yield row, record, changed
+
+
+def _amend(store: Store, changes: Iterable[Change], run_id: str, now: datetime) -> None:
+    """One record for all the changes to variants of one."""
+    by_record: dict[int, list[Change]] = {}
+    for change in changes:
+        by_record.setdefault(id(change[1]), []).append(change)
+    for of_one in by_record.values():
+        record = of_one[0][1]
+        variants = [{**_stated(record, row), **changed} for row, _, changed in of_one]
         content = {**record, "created_at": now.isoformat(), "variants": variants, "failures": []}
-        content["amends"] = sorted(columns)
+        content["amends"] = sorted({column for _, _, changed in of_one for column in changed})
         manifest.write_record(store, record["zoo"], record["model"], run_id, content)
-    return Followed(len(licences), tuple(sorted("/".join(name) for name in gone)), len(back))
 
 
 def _mark(before: str | None, now: datetime) -> str:

@@ -1,13 +1,14 @@
 """What a run has to do: the models selected, less what the mirror's records say is done."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zooadapt import manifest, schemes, sources, zoos
+from zooadapt import schemes, sources, zoos
 from zooadapt.config import Config
 from zooadapt.description import ADAPTER_VERSION
 from zooadapt.errors import StageError, Unsupported, UsageError, redact
@@ -18,7 +19,7 @@ from zooadapt.takedowns import Takedowns
 from zooadapt.targets import Bands, Target
 
 Key = tuple[Any, ...]
-"""zoo, model, in_chans, bands, scheme"""
+"""in_chans, bands, scheme"""
 
 
 _LEFT = ("done", "unsupported", "failed", "removed")
@@ -127,86 +128,92 @@ def _refusal(target: Target, base: Bands) -> str:
 
 
 def make(
-    entries: Iterable[ModelEntry],
+    entries: Sequence[ModelEntry],
     config: Config,
-    records: Sequence[Row],
+    histories: Iterable[Sequence[Row]],
     changed: Callable[[ModelEntry, str], bool] = lambda entry, identity: False,
 ) -> Plan:
-    """The plan for the entries, given the mirror's records, oldest first.
+    """The plan for the entries, given the mirror's records: each model's, oldest first.
 
     A variant is done if a record of this adapter version says so, made from the same place. What
     was taken down isn't due, whatever the options.
     `changed` tells whether the source's identity is no longer the given, recorded one.
     """
-    states, targets = _States(records), config.targets
-    requests, counts, models = [], dict.fromkeys(_LEFT, 0), 0
-    for entry in entries:
-        models += 1
-        location = sources.recorded_location(entry, config.source_root)
-        due = []
+    targets, counts = config.targets, Counter(dict.fromkeys(_LEFT, 0))
+
+    def due(entry: ModelEntry, records: Sequence[Row]) -> tuple[Target, ...]:
+        states = _States(records, entry, sources.recorded_location(entry, config.source_root))
+        found = []
         for target in targets:
-            state = states.of(entry, target, location)
-            if state == "done" and changed(entry, states.identity(entry, target, location)):
+            state = states.of(target)
+            if state == "done" and changed(entry, states.identity(target)):
                 state = "due"
             if state == "due" or (state == "failed" and config.retry_failed):
-                due.append(target)
+                found.append(target)
             else:
                 counts[state] += 1
-        if due:
-            # Of a million requests most want the same: they share it.
-            requests.append(Request(entry, targets if len(due) == len(targets) else tuple(due)))
-    return Plan(models, tuple(requests), **counts)
+        # Of a million models most want the same: they share it.
+        return targets if len(found) == len(targets) else tuple(found)
+
+    asked = {(entry.zoo, entry.name): entry for entry in entries}
+    known: dict[tuple[str, str], tuple[Target, ...]] = {}
+    for records in histories:
+        name = records[0]["zoo"], records[0]["model"]
+        if entry := asked.get(name):
+            known[name] = due(entry, records)
+    left = (known[name] if name in known else due(entry, ()) for name, entry in asked.items())
+    requests = tuple(Request(e, due) for e, due in zip(entries, left, strict=True) if due)
+    return Plan(len(entries), requests, **counts)
 
 
 class _States:
-    """What the records say of each variant."""
+    """What a model's records say of its variants, as far as they were made from one place."""
 
-    def __init__(self, records: Sequence[Row]) -> None:
-        self._states: dict[tuple[Key, str], str] = {}
-        self._identities: dict[tuple[Key, str], str] = {}
-        self._versions: dict[tuple[Key, str], dict[str, str]] = {}
+    def __init__(self, records: Sequence[Row], entry: ModelEntry, location: str) -> None:
+        self._entry = entry
+        self._states: dict[Key, str] = {}
+        self._identities: dict[Key, str] = {}
+        self._versions: dict[Key, dict[str, str]] = {}
         """With which each failure was recorded."""
         self._taken = Takedowns(records)
         for place, record in enumerate(records):
+            is_ours = record["adapter_version"] == ADAPTER_VERSION
             # What amends says nothing of what was made of which weights.
-            if record["adapter_version"] == ADAPTER_VERSION and not record.get("amends"):
+            if is_ours and record["source"]["location"] == location and not record.get("amends"):
                 self._add(place, record)
 
     def _add(self, place: int, record: Row) -> None:
-        location = record["source"]["location"]
-        name = {key: record[key] for key in ("zoo", "model")}
-        for failure in record["failures"]:
-            if self._taken.voids(place, {**name, **failure}):
-                continue
-            failed = self._key(record, failure), location
-            if self._states.get(failed) != "done":
-                self._states[failed] = failure["status"]
-                self._versions[failed] = record["versions"]
-        for variant in record["variants"]:
-            if self._taken.voids(place, {**name, **variant}):
-                continue
-            made = self._key(record, variant), location
-            self._states[made] = "done"
-            self._identities[made] = record["source"]["identity"]
+        for failure in self._valid(place, record, record["failures"]):
+            if self._states.get(_key(failure)) != "done":
+                self._states[_key(failure)] = failure["status"]
+                self._versions[_key(failure)] = record["versions"]
+        for variant in self._valid(place, record, record["variants"]):
+            self._states[_key(variant)] = "done"
+            self._identities[_key(variant)] = record["source"]["identity"]
 
-    @staticmethod
-    def _key(record: Row, outcome: Row) -> Key:
-        return manifest.key({**outcome, "zoo": record["zoo"], "model": record["model"]})
+    def _valid(self, place: int, record: Row, outcomes: Iterable[Row]) -> list[Row]:
+        """Those that no removal made void."""
+        name = {column: record[column] for column in ("zoo", "model")}
+        return [each for each in outcomes if not self._taken.voids(place, {**name, **each})]
 
-    @staticmethod
-    def _wanted(entry: ModelEntry, target: Target) -> Key:
-        return entry.zoo, entry.name, target.in_chans, target.names, target.scheme
-
-    def of(self, entry: ModelEntry, target: Target, location: str) -> str:
+    def of(self, target: Target) -> str:
         """done, unsupported by these versions, failed, removed, or due: nothing is recorded."""
-        event = self._taken.last(entry.zoo, entry.name, target.in_chans, target.names)
+        zoo = self._entry.zoo
+        event = self._taken.last(zoo, self._entry.name, target.in_chans, target.names)
         if event and event.removes:
             return "removed"
-        key = self._wanted(entry, target), location
-        state = self._states.get(key, "due")
-        outdated = state == "unsupported" and self._versions[key] != versions(entry.zoo)
+        state = self._states.get(_wanted(target), "due")
+        outdated = state == "unsupported" and self._versions[_wanted(target)] != versions(zoo)
         return "due" if outdated else state
 
-    def identity(self, entry: ModelEntry, target: Target, location: str) -> str:
+    def identity(self, target: Target) -> str:
         """The source's identity when the variant was last made."""
-        return self._identities[self._wanted(entry, target), location]
+        return self._identities[_wanted(target)]
+
+
+def _key(outcome: Row) -> Key:
+    return tuple(outcome[column] for column in ("in_chans", "bands", "scheme"))
+
+
+def _wanted(target: Target) -> Key:
+    return target.in_chans, target.names, target.scheme

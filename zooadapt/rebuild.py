@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from zooadapt import manifest
 from zooadapt.errors import Damaged, UsageError
-from zooadapt.manifest import Tables
+from zooadapt.manifest import Compacted
+from zooadapt.recorded import ARCHIVE, Reading
 from zooadapt.store import Store
 
 ASIDE = "damaged"
@@ -15,7 +16,7 @@ ASIDE = "damaged"
 class Rebuilt:
     """What was made, of what."""
 
-    tables: Tables
+    tables: Compacted
     records: int
     """Sound ones."""
     aside: dict[str, Damaged]
@@ -29,12 +30,15 @@ def rebuild(store: Store) -> Rebuilt:
     UsageError where there are no records, RunError where something is of a newer layout.
     """
     manifest.check_tables(store)
-    records, damaged = manifest.scan_records(store)
-    if not records and not damaged:
+    reading = Reading(store, archived=False, archiving=True)
+    records = sum(map(len, reading.histories()))
+    if not records and not reading.damaged:
         raise UsageError(f"{store.root} holds no records to make a manifest from")
     aside = {}
-    for key, error in damaged.items():
+    for key, error in reading.damaged.items():
         store.write(f"{ASIDE}/{key}", [store.read(key)])
         store.remove(key)
         aside[f"{ASIDE}/{key}"] = error
-    return Rebuilt(manifest.compact(store), len(records), aside)
+    store.remove(ARCHIVE)
+    reading.leave_archive()
+    return Rebuilt(manifest.compact(store), records, aside)

@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -27,10 +27,12 @@ from zooadapt import (
     report,
     sources,
 )
+from zooadapt.columns import KEY
 from zooadapt.config import Config
 from zooadapt.errors import Absent, FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.manifest import Row
 from zooadapt.outcomes import Outcomes
+from zooadapt.recorded import Reading
 from zooadapt.records import Job, ModelEntry, ModelSummary, Source
 from zooadapt.store import LocalStore, S3Store, Store, open_store
 
@@ -56,13 +58,13 @@ def adapt(config: Config) -> int:
     click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id):
         manifest.check_tables(store)
-        records = manifest.read_records(store)
         found = _check(entries, config, job)
         if config.check_sources:
             view = metadata.View(config, listed, found)
-            if changes := str(metadata.follow(store, records, view, job.run_id)):
+            histories = Reading(store).histories()
+            if changes := str(metadata.follow(store, histories, view, job.run_id)):
                 click.echo(f"sources: {changes}")
-        todo = _plan(entries, config, records, found)
+        todo = _plan(entries, config, manifest.histories(store), found)
         click.echo(f"plan: {report.plan_line(todo)}")
         with tempfile.TemporaryFile() as log:
             outcomes = Outcomes(log)
@@ -93,7 +95,7 @@ def dry_run(config: Config) -> int:
     store = open_store(job.dest, job.dest_options)
     manifest.check_tables(store)
     found = _check(entries, config, job)
-    todo = _plan(entries, config, manifest.read_records(store), found)
+    todo = _plan(entries, config, manifest.histories(store), found)
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {report.plan_line(todo)}")
     due = [request.entry for request in todo.requests]
@@ -159,13 +161,16 @@ def _check(entries: Sequence[ModelEntry], config: Config, job: Job) -> metadata.
 
 
 def _plan(
-    entries: Sequence[ModelEntry], config: Config, records: list[Row], now: metadata.Found
+    entries: Sequence[ModelEntry],
+    config: Config,
+    histories: Iterable[Sequence[Row]],
+    now: metadata.Found,
 ) -> plan.Plan:
     def changed(entry: ModelEntry, recorded: str) -> bool:
         source = now.get(entry)
         return isinstance(source, Source) and source.identity != recorded
 
-    return plan.make(entries, config, records, changed)
+    return plan.make(entries, config, histories, changed)
 
 
 def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchError]:
@@ -187,11 +192,11 @@ def _look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchErro
         return list(pool.map(one, entries))
 
 
-def _compact(store: Store, job: Job) -> manifest.Tables:
+def _compact(store: Store, job: Job) -> manifest.Compacted:
     """The tables of all that is recorded. Raises RunError where they can't be written."""
     try:
         tables = manifest.compact(store)
-        store.write(manifest.snapshot(job.run_id), [manifest.encoded(tables)])
+        store.write(manifest.snapshot(job.run_id), [tables.usable.data])
         return tables
     except OSError as cause:
         raise RunError(
@@ -225,7 +230,7 @@ def _finish(
     entries: Sequence[ModelEntry],
     store: Store,
     job: Job,
-    tables: manifest.Tables,
+    tables: manifest.Compacted,
     outcomes: Outcomes,
     seconds: float,
     left: int,
@@ -257,7 +262,7 @@ def _finish(
     )
     if failures:
         click.echo(report.failure_table(failures))
-    example = next(filter(wanted, reversed(tables.usable)), None)
+    example = tables.usable.last(wanted, by=KEY)
     summary = json.dumps(asdict(ending), indent=2).encode()
     store.write(f"runs/{job.run_id}/summary.json", [summary])
     _leave_page(store)

@@ -203,6 +203,12 @@ class LocalStore(Store):
     def _move(self, temporary: str, final: str) -> None:
         os.replace(temporary, final)  # noqa: PTH105 - one atomic call on two fsspec paths
 
+    def list(self, prefix: str) -> list[str]:
+        """As of any store, in a fraction of the time and memory."""
+        start = len(self.root) + 1
+        folders = os.walk(self.path(prefix), followlinks=True)
+        return sorted(f"{at}/{name}"[start:] for at, _, names in folders for name in names)
+
     def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
         """The file itself, not copied, and its sha256 in hex."""
         with Path(self.path(key)).open("rb") as file:
@@ -253,6 +259,23 @@ class S3Store(Store):
         """As of any store, several blocks at once."""
         return in_order(lambda start, stop: self.read_range(key, start, stop), self.size(key))
 
+    def list(self, prefix: str) -> list[str]:
+        """As of any store, without keeping what S3 says of each: of a million that is gigabytes."""
+        bucket, folder, _ = self.fs.split_path(f"{self.path(prefix)}/")
+        start = len(self.root) - len(bucket)
+        page, found = {"Bucket": bucket, "Prefix": folder}, []
+        while page:
+            try:
+                answer = multipart.call_s3(self.fs, "list_objects_v2", **page)
+            except FileNotFoundError:  # there is no such bucket
+                return []
+            # SeaweedFS lists a folder that has become empty as itself
+            keys = (entry["Key"] for entry in answer.get("Contents", ()))
+            found += [key[start:] for key in keys if not key.endswith("/")]
+            following = answer.get("NextContinuationToken")
+            page = {**page, "ContinuationToken": following} if following else {}
+        return sorted(found)
+
     def version(self, key: str) -> str | None:
         """The object's ETag; None if absent."""
         self.fs.invalidate_cache()
@@ -278,7 +301,7 @@ class S3Store(Store):
         """Any number of jobs may share an S3 mirror."""
         return nullcontext()
 
-    def unfinished(self, prefix: str) -> list[multipart.Unfinished]:
+    def unfinished(self, prefix: str) -> Sequence[multipart.Unfinished]:
         """Multipart uploads, whose parts cost as much as objects and that no listing shows."""
         start = len(self.root) + 1
         found = multipart.unfinished(self.fs, f"{self.path(prefix)}/")
