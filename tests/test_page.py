@@ -273,6 +273,14 @@ def test_where_there_is_no_mirror(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not list(tmp_path.iterdir())
 
 
+def test_a_mirror_too_large_for_a_page(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_LARGEST", 1000)
+    assert main(["report", store.root]) == 2
+    assert "no browser shows a page of so many variants" in capsys.readouterr().err
+
+
 def test_runs_are_read_the_latest_first(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     summarise(store, 3)
     summarise(store, 4)

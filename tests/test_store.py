@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,14 @@ def test_listing_is_sorted_and_below_the_folder(store: Store) -> None:
     store.remove("a/1")
     assert store.list("a") == []
     assert store.list_top() == ["bc"]
+
+
+def test_more_is_listed_than_s3_names_at_once(bucket: str) -> None:
+    store = open_store(f"{bucket}/mirror")
+    keys = [f"many/{number:04}" for number in range(1001)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.write(key, [b""]), keys))
+    assert store.list("many") == keys
 
 
 def test_reading_many(store: Store) -> None:

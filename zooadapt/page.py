@@ -8,18 +8,21 @@ import base64
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from zooadapt import history, manifest, overview, plots, report
-from zooadapt.errors import redact
+from zooadapt.errors import UsageError, redact
 from zooadapt.manifest import FAILURES, MANIFEST, PAGE, Row
 from zooadapt.store import LocalStore, Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_LARGEST = 20_000_000
+"""Bytes of a manifest, which has about 150 for each variant."""
 _GROUPS = 100
 """Groups of failures on the page; failures.parquet has all."""
 _RUNS = 30
@@ -42,8 +45,15 @@ class Contents:
 def write(store: Store) -> str:
     """Make the page of a mirror and write it there; returns its URL, without secrets.
 
-    Raises UsageError where there is no mirror, RunError where its tables can't be understood.
+    Raises UsageError where there is no mirror, or one too large for a page, RunError where its
+    tables can't be understood.
     """
+    with suppress(FileNotFoundError):
+        if (size := store.size(MANIFEST)) > _LARGEST:
+            raise UsageError(
+                f"manifest.parquet has {report.size(size)}: no browser shows a page of so many "
+                f"variants; query it"
+            )
     rows = manifest.read_table(store, MANIFEST).select(overview.COLUMNS).to_pylist()
     contents = Contents(
         url=url_of(store),

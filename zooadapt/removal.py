@@ -17,6 +17,7 @@ from zooadapt import garbage, manifest, zoos
 from zooadapt.errors import RunError, UsageError, one_line
 from zooadapt.manifest import Row
 from zooadapt.names import model_folder
+from zooadapt.recorded import Reading
 from zooadapt.store import Store
 from zooadapt.takedowns import LISTS, Takedowns
 
@@ -70,27 +71,36 @@ def find(
 
     Raises UsageError where the mirror has no such model, or never had.
     """
-    records = manifest.read_records(store)
+    names = _models(store, glob, zoo)
+    records = _records_of(store, names)
     usable = manifest.merge(records).usable
+    return [_removal(store, name, tuple(patterns), records, usable) for name in names]
+
+
+def _records_of(store: Store, names: Iterable[tuple[str, str]]) -> list[Row]:
+    """Those of models, and of others that share their folders, as some stores know no case."""
+    folders = {model_folder(*name).lower() for name in names}
     return [
-        _removal(store, name, tuple(patterns), records, usable)
-        for name in _models(store, records, glob, zoo)
+        record
+        for history in Reading(store).histories()
+        if model_folder(history[0]["zoo"], history[0]["model"]).lower() in folders
+        for record in history
     ]
 
 
-def _models(store: Store, records: Iterable[Row], glob: str, zoo: str | None) -> list[list[str]]:
+def _models(store: Store, glob: str, zoo: str | None) -> list[tuple[str, str]]:
     """Zoo and name of the models; one that is called just so goes before those that match."""
-    known = {(record["zoo"], record["model"]) for record in records}
+    known = {(history[0]["zoo"], history[0]["model"]) for history in manifest.histories(store)}
     asked = [name for name in known if zoo in (None, name[0])]
     exact = [name for name in asked if glob in (name[1], "/".join(name))]
     found = exact or [name for name in asked if zoos.named(*name, glob)]
     if not found:
         raise UsageError(f"{store.root} has no record of {glob}; zooadapt ls shows what it has")
-    return [list(name) for name in sorted(found)]
+    return sorted(found)
 
 
 def _removal(
-    store: Store, name: Sequence[str], patterns: tuple[Pattern, ...],
+    store: Store, name: tuple[str, str], patterns: tuple[Pattern, ...],
     records: Sequence[Row], usable: Sequence[Row],
 ) -> Removal:  # fmt: skip
     zoo, model = name
@@ -175,9 +185,9 @@ def undo(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> No
     _leave_page(store)
 
 
-def _record(store: Store, found: Iterable[Removal], kind: str, reason: str, run_id: str) -> None:
+def _record(store: Store, found: Sequence[Removal], kind: str, reason: str, run_id: str) -> None:
     assert kind in LISTS
-    taken = Takedowns(manifest.read_records(store))
+    taken = Takedowns(_records_of(store, [(removal.zoo, removal.model) for removal in found]))
     for removal in found:
         patterns = [
             {"in_chans": pattern.in_chans, "bands": pattern.bands, "reason": reason}

@@ -1,5 +1,6 @@
 """Part of a mirror, or all of it, copied to another place: a mirror of its own, for jobs too."""
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,13 +112,13 @@ def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list
 
 def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
     """The source's records of these rows, by folder; none where it can't be listed."""
+    wanted, found = {row["folder"] for row in rows}, dict[str, Row]()
     try:
-        records = manifest.read_records(source)
+        for record in itertools.chain.from_iterable(manifest.histories(source)):
+            found |= {v["folder"]: record for v in record["variants"] if v["folder"] in wanted}
     except Exception as error:
         _log.warning("%s can't be listed: %s", redact(source.root), one_line(error))
-        records = []
-    found = {variant["folder"]: record for record in records for variant in record["variants"]}
-    lacking = sum(row["folder"] not in found for row in rows)
+    lacking = len(wanted - found.keys())
     if lacking:
         _log.warning(
             "%d variants have no record in %s, which may not be listed: a job at the destination "
