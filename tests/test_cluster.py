@@ -230,3 +230,15 @@ def test_what_may_still_come_counts_from_the_beginning(monkeypatch: pytest.Monke
     assert (asked.gpus, asked.cpus, capacity.validators) == (2, 16, 4)
     assert capacity.largest_node == 32 * 10**9
     assert capacity.memory >= capacity.largest_node
+
+
+def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = [node(4, 16), node(8, 64, gpus=1)]
+    monkeypatch.setattr(ray, "nodes", lambda: both)
+    fixed, growing = cluster.workers(), cluster.workers(cluster.Workers(cpus=2))
+    assert [cluster._capacity(each).adapting for each in (fixed, growing)] == [13, 4]
+    assert growing.memory == 64 * 10**9, "that a larger model may go to"
+    monkeypatch.setattr(ray, "nodes", lambda: both[1:])
+    assert cluster._capacity(cluster.workers(cluster.Workers(gpus=2))).adapting == 8

@@ -90,8 +90,8 @@ class Run:
 
 
 @contextmanager
-def running(folder: Path, models: int = 4) -> Iterator[Run]:
-    run = Run(folder, Workers(), models)
+def running(folder: Path, models: int = 4, asked: Workers | None = None) -> Iterator[Run]:
+    run = Run(folder, asked or Workers(), models)
     try:
         yield run
     finally:

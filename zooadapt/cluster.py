@@ -67,6 +67,8 @@ class Workers:
     cpus: int = 0
     memory: int = 0
     """Bytes of the largest node; 0 where nothing is asked for."""
+    grows: bool = False
+    """Whether Ray's autoscaler brings nodes, also for whatever waits for one."""
 
     @property
     def validators(self) -> int:
@@ -74,9 +76,17 @@ class Workers:
         return self.gpus * PER_GPU or self.cpus
 
     @property
+    def adapting(self) -> int:
+        """Batches that are adapted: one more than there are CPUs, lest one waits for the next.
+
+        Not where that would bring another node, perhaps with a GPU.
+        """
+        return self.cpus + (not self.grows)
+
+    @property
     def at_once(self) -> int:
-        """Batches worked on: one more than there are CPUs, as adapting often waits for a store."""
-        return self.cpus + 1 + self.gpus * PER_GPU
+        """Batches worked on."""
+        return self.adapting + self.gpus * PER_GPU
 
     @property
     def options(self) -> dict[str, Any]:
@@ -96,11 +106,14 @@ class Workers:
 
 def workers(asked: Workers = Workers()) -> Workers:
     """What the cluster has now, or what was asked for where that is more."""
-    nodes = _nodes()
+    grows = bool(asked.cpus or asked.gpus)
+    cpus = sum(node.get("CPU", 0) for node in _nodes(grows))
+    memory = [int(node.get("memory", 0)) for node in _nodes(grows=False)]
     return Workers(
         gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive()))),
-        cpus=max(asked.cpus, 1, int(sum(node.get("CPU", 0) for node in nodes))),
-        memory=max(asked.memory, *(int(node.get("memory", 0)) for node in nodes)),
+        cpus=max(asked.cpus, 1, int(cpus)),
+        memory=max(asked.memory, *memory),
+        grows=grows,
     )
 
 
@@ -109,21 +122,27 @@ def _alive() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Those of the nodes that adapt; where none does yet, of all."""
+def _nodes(grows: bool) -> list[dict[str, float]]:
+    """Those of the nodes that adapt; where none does yet, of all.
+
+    A GPU node that was brought has to go when nothing is to be validated, so its CPUs stay free, as
+    far as Ray has others.
+    """
     alive = _alive()
-    return [node for node in alive if node.get("CPU", 0) >= 1] or alive or [{}]
+    adapt = [node for node in alive if node.get("CPU", 0) >= 1]
+    stay = [node for node in adapt if not (grows and node.get("GPU"))]
+    return stay or adapt or alive or [{}]
 
 
 def _capacity(division: Workers) -> Capacity:
-    nodes = _nodes()
+    nodes = _nodes(division.grows)
     cpus = sum(node.get("CPU", 0) for node in nodes)
     memory = int(sum(node.get("memory", 0) for node in nodes))
     lacking = max(0, division.cpus - int(cpus))  # may still come, with a CPU's share of a node
     per_cpu = memory / cpus if cpus else division.memory
     return Capacity(
         validators=division.validators,
-        adapting=division.cpus + 1,
+        adapting=division.adapting,
         at_once=division.at_once,
         memory=max(division.memory, memory + int(lacking * per_cpu)),
         largest_node=division.memory,

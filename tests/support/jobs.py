@@ -65,10 +65,15 @@ def ray_folder() -> Iterator[dict[str, str]]:
         }
 
 
+def ray_port() -> int:
+    """The first of the five ports that `ray_head` may take, its cluster's own."""
+    return 20000 + os.getpid() % 5000 * 5
+
+
 @contextmanager
 def ray_head(env: Mapping[str, str], cpus: int = 2, *options: str) -> Iterator[str]:
     """A head node started with ``ray start --head``; yields its dashboard's address."""
-    port = 20000 + os.getpid() % 5000 * 5
+    port = ray_port()
     ray = str(Path(sys.executable).parent / "ray")
     command = [
         ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",

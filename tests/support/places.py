@@ -29,5 +29,6 @@ def _note(job: Job, stage: str, entry: ModelEntry) -> None:
     folder = Path(job.dest)
     node = ray.get_runtime_context().get_node_id()
     (folder / f"{stage}-{entry.name}-{node}-{os.getpid()}").touch()
-    while not (folder / f"{stage}-may-end").exists():
+    leave = [folder / f"{what}-may-end" for what in (stage, f"{stage}-{entry.name}")]
+    while not any(file.exists() for file in leave):
         time.sleep(0.05)
