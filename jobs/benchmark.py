@@ -47,6 +47,7 @@ from tests import test_pipeline  # noqa: E402
 from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
 from zooadapt import cluster, plan, schedule, simulation  # noqa: E402
 from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
+from zooadapt.nodes import Workers  # noqa: E402
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 
@@ -369,7 +370,7 @@ def _through(requests: Iterator[Request], job: Job, stages: cluster.Stages, size
     def ended(summary: ModelSummary) -> None:
         times.append((time.monotonic(), time.process_time()))
 
-    with cluster.RayExecutor(job, cluster.Workers(), stages, named=False) as executor:
+    with cluster.RayExecutor(job, Workers(), stages, named=False) as executor:
         taken = itertools.islice(requests, _WARMING + _SCHEDULED)
         schedule.Schedule(
             taken, executor, ended, lambda request, error: simulation.summary(request)

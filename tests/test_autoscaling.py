@@ -17,7 +17,7 @@ from tests.support.jobs import ROOT, Runner, ok, ray_folder, ray_head, ray_port
 from tests.test_job import rows
 from tests.test_nodes import ALL, running, until
 from zooadapt import cluster, validators
-from zooadapt.cluster import Workers
+from zooadapt.nodes import Workers
 
 ADDRESS = f"127.0.0.1:{ray_port()}"
 HEAD = "ray.head.default"

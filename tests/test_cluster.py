@@ -17,6 +17,7 @@ from tests.support.jobs import ROOT, ray_folder
 from tests.test_pipeline import counted
 from zooadapt import cluster, manifest, pipeline, proving, validators
 from zooadapt.errors import RunError
+from zooadapt.nodes import Workers, capacity, workers
 from zooadapt.records import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Batch
 from zooadapt.store import open_store
@@ -102,7 +103,7 @@ def entry(name: str) -> ModelEntry:
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     ended: list[ModelSummary] = []
     requests = [Request(entry(name), counted(4)) for name in names]
-    cluster.run(requests, job, cluster.Workers(), ended.append)
+    cluster.run(requests, job, Workers(), ended.append)
     return {summary.entry.name: summary for summary in ended}
 
 
@@ -135,7 +136,7 @@ def test_a_validator_whose_device_broke_is_replaced(
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("one", str(tmp_path), source_root=str(small))
-    crowd = cluster.Workers(cpus=3)  # more than there are
+    crowd = Workers(cpus=3)  # more than there are
     with cluster.RayExecutor(job, crowd):
         assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
 
@@ -163,7 +164,7 @@ def test_a_gpu_that_joins_or_goes_does_not_change_where_proofs_are_done(
     job = Job("run", "/nowhere")
     for first, then, wanted in (("cpu", "both", 16), ("both", "cpu", 2)):
         monkeypatch.setattr(ray, "nodes", lambda first=first: kinds[first])
-        with cluster.RayExecutor(job, cluster.Workers()) as executor:
+        with cluster.RayExecutor(job, Workers()) as executor:
             monkeypatch.setattr(ray, "nodes", lambda then=then: kinds[then])
             executor._look_around()
             assert executor.capacity.validators == wanted
@@ -172,7 +173,7 @@ def test_a_gpu_that_joins_or_goes_does_not_change_where_proofs_are_done(
 def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
     local_ray: None, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_cluster_lives", lambda: False)
+    monkeypatch.setattr("zooadapt.nodes.lives", lambda: False)
     job = Job("kill-validators", str(tmp_path), source_root=str(small))
     with pytest.raises(RunError, match="cluster is gone"):
         run(job, SMALL)
@@ -203,7 +204,7 @@ def test_validators_get_the_gpus_where_there_are_any(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
-    division = cluster.workers()
+    division = workers()
     assert division.options == options
     assert str(division).endswith(line)
     assert division.at_once > division.validators
@@ -218,18 +219,18 @@ def test_a_head_that_takes_no_work_and_nodes_that_are_gone_do_not_count(
 ) -> None:
     nodes = [node(0, 64), node(4, 16), node(2, 8, gpus=1), node(32, 256, alive=False)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert cluster.workers() == cluster.Workers(gpus=1, cpus=6, memory=16 * 10**9)
-    capacity = cluster._capacity(cluster.workers())
-    assert (capacity.memory, capacity.largest_node) == (24 * 10**9, 16 * 10**9)
+    assert workers() == Workers(gpus=1, cpus=6, memory=16 * 10**9)
+    found = capacity(workers())
+    assert (found.memory, found.largest_node) == (24 * 10**9, 16 * 10**9)
 
 
 def test_what_may_still_come_counts_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [node(0, 4)])
-    asked = cluster.workers(cluster.Workers(gpus=2, cpus=16, memory=32 * 10**9))
-    capacity = cluster._capacity(asked)
-    assert (asked.gpus, asked.cpus, capacity.validators) == (2, 16, 4)
-    assert capacity.largest_node == 32 * 10**9
-    assert capacity.memory >= capacity.largest_node
+    asked = workers(Workers(gpus=2, cpus=16, memory=32 * 10**9))
+    found = capacity(asked)
+    assert (asked.gpus, asked.cpus, found.validators) == (2, 16, 4)
+    assert found.largest_node == 32 * 10**9
+    assert found.memory >= found.largest_node
 
 
 def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
@@ -237,8 +238,8 @@ def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
 ) -> None:
     both = [node(4, 16), node(8, 64, gpus=1)]
     monkeypatch.setattr(ray, "nodes", lambda: both)
-    fixed, growing = cluster.workers(), cluster.workers(cluster.Workers(cpus=2))
-    assert [cluster._capacity(each).adapting for each in (fixed, growing)] == [13, 4]
+    fixed, growing = workers(), workers(Workers(cpus=2))
+    assert [capacity(each).adapting for each in (fixed, growing)] == [13, 4]
     assert growing.memory == 64 * 10**9, "that a larger model may go to"
     monkeypatch.setattr(ray, "nodes", lambda: both[1:])
-    assert cluster._capacity(cluster.workers(cluster.Workers(gpus=2))).adapting == 8
+    assert capacity(workers(Workers(gpus=2))).adapting == 8

@@ -13,8 +13,9 @@ from ray.cluster_utils import Cluster
 from tests.support import places
 from tests.support.jobs import ROOT, ray_folder
 from zooadapt import cluster
-from zooadapt.cluster import RayExecutor, Stages, Workers
+from zooadapt.cluster import RayExecutor, Stages
 from zooadapt.errors import StageError, TooLarge
+from zooadapt.nodes import Workers
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Schedule
 
@@ -115,6 +116,23 @@ def test_cpu_nodes_adapt_gpu_nodes_validate_and_those_that_join_are_used(
         assert run.join() == ALL
     assert set(run.where("adapt")) == {first.node_id, second.node_id}
     assert set(run.where("prove")) == {gpu.node_id}
+
+
+def test_what_no_node_has_is_said_and_waited_for(
+    nodes: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("zooadapt.nodes._PATIENCE", 1.0)
+    with running(tmp_path, models=1, asked=Workers(gpus=1, cpus=1, memory=2 * 10**9)) as run:
+        until(lambda: "no node has a CPU, and what waits" in caplog.text)
+        nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.let("adapt", "prove")
+        until(lambda: "no node has a GPU, and what waits" in caplog.text)
+        nodes.add_node(num_cpus=0, num_gpus=1)
+        assert run.join() == ["m0"]
+    assert not run.failed
 
 
 @pytest.mark.slow  # Ray takes its time to miss a node

@@ -12,16 +12,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
-from zooadapt import pipeline, sources
+from zooadapt import nodes, pipeline, sources
 from zooadapt.errors import FetchError, RunError, StageError, one_line
 from zooadapt.metrics import Metrics
+from zooadapt.nodes import Workers
 from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
-from zooadapt.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Schedule, Stage
+from zooadapt.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Stage
 from zooadapt.validators import Validators, quoted
 
 _LOOKUPS = 16
@@ -57,96 +57,6 @@ def _adapt(
         with quoted(request.entry, job):
             results.append(stage(request, job, located))
     return results
-
-
-@dataclass(frozen=True)
-class Workers:
-    """What the two kinds of work are done with: what the cluster has, or may grow to."""
-
-    gpus: int = 0
-    cpus: int = 0
-    memory: int = 0
-    """Bytes of the largest node; 0 where nothing is asked for."""
-    grows: bool = False
-    """Whether Ray's autoscaler brings nodes, also for whatever waits for one."""
-
-    @property
-    def validators(self) -> int:
-        """Some for each GPU; without any, as many as there is work for, up to one for each CPU."""
-        return self.gpus * PER_GPU or self.cpus
-
-    @property
-    def adapting(self) -> int:
-        """Batches that are adapted: one more than there are CPUs, lest one waits for the next.
-
-        Not where that would bring another node, perhaps with a GPU.
-        """
-        return self.cpus + (not self.grows)
-
-    @property
-    def at_once(self) -> int:
-        """Batches worked on."""
-        return self.adapting + self.gpus * PER_GPU
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The Ray resources of one validator."""
-        # Never CPUs: two jobs that hold what the other's tasks wait for would wait for ever.
-        if self.gpus:
-            return {"num_gpus": 1 / PER_GPU, "num_cpus": 0}
-        return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-
-    def __str__(self) -> str:
-        if self.gpus:
-            plural = "s" * (self.gpus > 1)
-            return f"validating on {self.gpus} GPU{plural}, {PER_GPU} workers each"
-        plural = "s" * (self.validators > 1)
-        return f"the cluster has no GPU: validating on {self.validators} CPU worker{plural}"
-
-
-def workers(asked: Workers = Workers()) -> Workers:
-    """What the cluster has now, or what was asked for where that is more."""
-    grows = bool(asked.cpus or asked.gpus)
-    cpus = sum(node.get("CPU", 0) for node in _nodes(grows))
-    memory = [int(node.get("memory", 0)) for node in _nodes(grows=False)]
-    return Workers(
-        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive()))),
-        cpus=max(asked.cpus, 1, int(cpus)),
-        memory=max(asked.memory, *memory),
-        grows=grows,
-    )
-
-
-def _alive() -> list[dict[str, float]]:
-    """The resources of every node."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _nodes(grows: bool) -> list[dict[str, float]]:
-    """Those of the nodes that adapt; where none does yet, of all.
-
-    A GPU node that was brought has to go when nothing is to be validated, so its CPUs stay free, as
-    far as Ray has others.
-    """
-    alive = _alive()
-    adapt = [node for node in alive if node.get("CPU", 0) >= 1]
-    stay = [node for node in adapt if not (grows and node.get("GPU"))]
-    return stay or adapt or alive or [{}]
-
-
-def _capacity(division: Workers) -> Capacity:
-    nodes = _nodes(division.grows)
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    memory = int(sum(node.get("memory", 0) for node in nodes))
-    lacking = max(0, division.cpus - int(cpus))  # may still come, with a CPU's share of a node
-    per_cpu = memory / cpus if cpus else division.memory
-    return Capacity(
-        validators=division.validators,
-        adapting=division.adapting,
-        at_once=division.at_once,
-        memory=max(division.memory, memory + int(lacking * per_cpu)),
-        largest_node=division.memory,
-    )
 
 
 def run(
@@ -194,15 +104,16 @@ class RayExecutor:
         Where `named`, Ray's tools show which models a task is of.
         """
         self._job, self._asked, self._stages, self._named = job, asked, stages, named
-        division = workers(asked)
+        division = nodes.workers(asked)
         self._on_gpus = bool(division.gpus)
         """Whether proofs are done there; it stays so, whatever joins or goes."""
-        self._look_around()
+        self._patience = nodes.Patience()
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
         self._validators = Validators(stages.prove, job, division.options)
-        for _ in range(workers().gpus * PER_GPU or not asked.gpus):
+        self._look_around()
+        for _ in range(nodes.workers().gpus * PER_GPU or not asked.gpus):
             self._validators.start()
 
     def __enter__(self) -> "RayExecutor":
@@ -215,9 +126,11 @@ class RayExecutor:
     def _look_around(self) -> None:
         """See what nodes have joined or left."""
         self._looked = time.monotonic()
-        division = workers(self._asked)
+        division = nodes.workers(self._asked)
         gpus = max(1, division.gpus) if self._on_gpus else 0
-        self.capacity = _capacity(replace(division, gpus=gpus))
+        self.capacity = nodes.capacity(replace(division, gpus=gpus))
+        waiting = {"CPU": bool(self._tasks), "GPU": self._on_gpus and self._validators.are_awaited}
+        self._patience.wait_for([kind for kind, waits in waiting.items() if waits])
 
     def start(self, stage: Stage, batch: Batch) -> None:
         """Begin, without waiting."""
@@ -288,7 +201,7 @@ class RayExecutor:
         except RayTaskError as cause:
             raise RunError(one_line(cause.cause or cause)) from cause
         except RayError as cause:
-            if not _cluster_lives():
+            if not nodes.lives():
                 raise RunError(
                     f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the "
                     f"same command goes on"
@@ -317,10 +230,3 @@ def _tells_of_a_node(cause: RayError) -> bool:
     """Whether the process ended with its node."""
     text = str(cause).lower()
     return isinstance(cause, NodeDiedError) or ("node" in text and "died" in text)
-
-
-def _cluster_lives() -> bool:
-    try:
-        return any(node["Alive"] for node in ray.nodes())
-    except Exception:
-        return False

@@ -22,6 +22,7 @@ from zooadapt import (
     estimate,
     manifest,
     metadata,
+    nodes,
     page,
     plan,
     report,
@@ -212,10 +213,10 @@ def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: Out
         click.echo(f"ray: {line}")
         if isinstance(store, LocalStore):
             connection.check_local_dest(Path(store.root), job.run_id)
-        asked = cluster.Workers(
+        asked = nodes.Workers(
             config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9)
         )
-        click.echo(f"ray: {cluster.workers(asked)}")
+        click.echo(f"ray: {nodes.workers(asked)}")
         with report.Progress(len(todo.requests)) as progress:
 
             def ended(summary: ModelSummary) -> None:

@@ -86,6 +86,11 @@ class Validators:
         """What is to be waited for; see `is_starting`."""
         return [*self._starting, *self._busy]
 
+    @property
+    def are_awaited(self) -> bool:
+        """Whether a batch waits for one."""
+        return bool(self._waiting)
+
     def start(self) -> None:
         """Begin one more, without waiting."""
         remote = _Validator.options(**self._options)  # type: ignore[attr-defined]
