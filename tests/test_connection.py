@@ -60,3 +60,11 @@ def test_a_folder_that_a_node_does_not_see(
     monkeypatch.setattr(Path, "unlink", lambda self: None)
     with pytest.raises(UsageError, match="isn't the same folder on"):
         connection.check_local_dest(tmp_path, "run")
+
+
+def test_a_node_that_is_just_gone_stops_no_run(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [here, {**here, "NodeID": "a" * 56}])
+    connection.check_local_dest(tmp_path, "run")

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.exceptions import NodeDiedError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zooadapt.errors import RunError, UsageError, one_line
@@ -105,7 +106,8 @@ def check_local_dest(folder: Path, run_id: str) -> None:
         nodes = {
             node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]
         }
-        seen = ray.get([_sees.options(**_on(node)).remote(str(probe)) for node in nodes])
+        asked = [_sees.options(**_on(node)).remote(str(probe)) for node in nodes]
+        seen = [_is_gone_or_sees(answer) for answer in asked]
     finally:
         probe.unlink()
     blind = [name for name, sees in zip(nodes.values(), seen, strict=True) if not sees]
@@ -114,6 +116,13 @@ def check_local_dest(folder: Path, run_id: str) -> None:
             f"--dest {folder} isn't the same folder on {', '.join(blind)}; use a shared folder or "
             f"an object store"
         )
+
+
+def _is_gone_or_sees(answer: ray.ObjectRef) -> bool:
+    try:
+        return bool(ray.get(answer))
+    except (NodeDiedError, TaskUnschedulableError):  # the autoscaler may be taking it away
+        return True
 
 
 def _on(node: str) -> dict[str, Any]:
