@@ -61,6 +61,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tuned.edit(root / name, changes)
     shutil.copytree(root / "cir", root / "bad" / "json")
     (root / "bad" / "json" / "config.json").write_text("{")
+    (root / "bad" / "json" / "README.md").write_text("---\nlicense: 2024-13-45\n---\n")
     (root / "tokenizer").mkdir()
     (root / "tokenizer" / "config.json").write_text("{}")
     return root

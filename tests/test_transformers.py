@@ -415,6 +415,13 @@ def test_a_list_that_is_not_there() -> None:
         ("---\nlicense:\n- mit\n- bsd\n---\n", "mit"),
         ("# None\n---\nlicense: mit\n---\n", None),
         ("---\n: [\n---\n", None),
+        ("---\nlicense: null\n---\n", None),
+        ("---\nlicense: other\nlicense_name: ~\n---\n", "other"),
+        ("---\nlicense: mit\ndate: 2024-13-45\n---\n", "mit"),
+        ("---\nlicense: mit\ntime: 2024-01-01 25:61:00\n---\n", "mit"),
+        ("---\nlicense: mit\nv: 0x_\n---\n", "mit"),
+        (f"---\nlicense: mit\nn: {'9' * 5000}\n---\n", "mit"),
+        (f"---\nlicense: {'[' * 5000}\n---\n", None),
         (None, None),
     ],
 )
