@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import zooadapt
 from tests.support import tuned
 from tests.support.jobs import ROOT, Runner, ok, ray_folder
 from tests.support.seaweed import SeaweedFS
+from tests.support.web import Files, serving, serving_files
 from zooadapt import bands, manifest, pipeline, plan, run, zoos
 from zooadapt.cli import main
 from zooadapt.config import Config
@@ -265,6 +267,31 @@ def test_a_secret_in_the_url_is_neither_printed_nor_kept(
     assert done.returncode == 2
     assert "127.0.0.1:9/zoo can't be listed" in done.stderr
     assert SECRET not in done.stdout + done.stderr
+
+
+class Listed(Files):
+    """A static web server that lists its folders."""
+
+    list_directory = SimpleHTTPRequestHandler.list_directory  # type: ignore[assignment]
+
+
+def test_over_http_a_password_becomes_no_name(own: Path) -> None:
+    with serving(Listed, root=own / "cir", asked=[]) as url:
+        host = url.removeprefix("http://")
+        (entry,) = listed(f"http://bob:{SECRET}@{host}").values()
+    assert entry.name == host
+    assert entry.url == f"http://bob:{SECRET}@{host}/model.safetensors"
+
+
+def test_over_http_a_query_is_taken_of_an_archive_only(own: Path, tmp_path: Path) -> None:
+    """What lies below a URL can't be named behind its query, which may be a secret."""
+    shutil.make_archive(str(tmp_path / "all"), "zip", own / "team")
+    with serving_files(tmp_path) as url:
+        assert "land" in listed(f"zip://::simplecache::{url}/all.zip?sig={SECRET}")
+    for place in (f"{url}/zoo?sig={SECRET}", f"simplecache::{url}/zoo?sig={SECRET}"):
+        with pytest.raises(UsageError, match="can't be named with a query behind it") as raised:
+            listed(place)
+        assert SECRET not in str(raised.value)
 
 
 def test_the_run_s_options_name_the_zoo_without_secrets(tmp_path: Path) -> None:
