@@ -22,7 +22,7 @@ from zooadapt import pipeline, seeded, zoos
 from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
 from zooadapt.manifest import Row
 from zooadapt.records import Job, Listing, ModelEntry, ModelSummary, Request
-from zooadapt.zoos import hf_configs, ids
+from zooadapt.zoos import hf_configs, hf_models, ids
 from zooadapt.zoos.transformers import TransformersZoo
 
 SECTION = (ROOT / "README.md").read_text().partition("\n### transformers\n")[2]
@@ -363,6 +363,14 @@ def test_a_number_that_no_model_has_is_said_before_anything_is_made(
     monkeypatch.setattr(hf_configs, "CONFIG_MAPPING", {"dinov2": None, "upernet": None})
     with pytest.raises(CheckpointError, match=f"^{key} is .*, and no model is so large"):
         hf_configs.facts(config, {})
+
+
+def test_a_config_within_may_be_left_to_its_types_defaults() -> None:
+    for kind in ("CLIPForImageClassification", "UperNetForSemanticSegmentation"):
+        config_class = getattr(transformers, kind).config_class
+        config = {"model_type": config_class.model_type, "architectures": [kind]}
+        with torch.device("meta"):
+            assert hf_models.built(hf_configs.with_channels(config, 4))
 
 
 def test_images_that_no_model_takes_are_said() -> None:
