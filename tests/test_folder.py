@@ -22,7 +22,7 @@ from tests.support.web import Files, serving, serving_files
 from zooadapt import bands, manifest, pipeline, plan, run, zoos
 from zooadapt.cli import main
 from zooadapt.config import Config
-from zooadapt.errors import StageError, UsageError
+from zooadapt.errors import FetchError, StageError, UsageError
 from zooadapt.mirror import open_mirror
 from zooadapt.records import Adapted, Job, Listing, ModelEntry, Request
 from zooadapt.store import open_store
@@ -411,3 +411,12 @@ def test_the_list_keeps_its_order(own: Path, tmp_path: Path) -> None:
     entries = list(zoo.models(Listing(str(tmp_path / "ids"), str(own))))
     assert [entry.hub_id for entry in entries] == ["team/land.v1", "team/land"]
     assert not any(entry.in_place for entry in entries)
+
+
+def test_a_repository_that_is_none_of_timms_has_no_facts(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("team/land\nteam/other\n")
+    (own / "team" / "other").mkdir(exist_ok=True)
+    there, other = zoos.listed(f"hub:{tmp_path}/ids", str(own))
+    assert FolderZoo().facts(there).chans == 4
+    with pytest.raises(FetchError, match=r"^team/other has no config.json$"):
+        FolderZoo().facts(other)
