@@ -125,6 +125,33 @@ def test_a_folder_and_what_cannot_be_built(
     assert rows == [{"params": None, "input_height": None}]
 
 
+def test_what_is_not_there_hides_none_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there" / "vit").mkdir(parents=True)
+    config = {"model_type": "vit", "architectures": ["ViTModel"], "image_size": 64}
+    (tmp_path / "there" / "vit" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "ids").write_text("no/such\nthere/vit\n")
+    zoo = ["--zoo", f"transformers:{tmp_path}/ids", "--source-root", str(tmp_path)]
+    absent, there = listed(capsys, *zoo, "--columns", "model,params,input_height,source")
+    assert [*absent.values()] == ["no/such", None, None, f"{tmp_path}/no/such"]
+    assert there["params"] > 10**7
+    assert there["input_height"] == 64
+
+
+def test_what_could_not_be_counted_is_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], builds: list[str]
+) -> None:
+    tuned.write(tmp_path / "fine")
+    tuned.write(tmp_path / "refused")
+    tuned.edit(tmp_path / "refused", {"model_args": {"nosuch": 1}})
+    zoo = ["--zoo", f"folder:{tmp_path}", "--columns", "params"]
+    first = listed(capsys, *zoo)
+    assert [row["params"] is None for row in first] == [False, True]
+    assert listed(capsys, *zoo) == first
+    assert len(builds) == 2 + 1
+
+
 def test_what_is_of_variants_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--chans", "4"], ["--bands", "R,G,B"], ["--scheme", "pad"]):
         assert main(["ls", "--available", *option]) == 2

@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import zooadapt
 from tests.support import tuned
 from tests.support.jobs import ROOT, Runner, ok, ray_folder
 from tests.support.seaweed import SeaweedFS
+from tests.support.web import Files, serving, serving_files
 from zooadapt import bands, manifest, pipeline, plan, run, zoos
 from zooadapt.cli import main
 from zooadapt.config import Config
-from zooadapt.errors import StageError, UsageError
+from zooadapt.errors import FetchError, StageError, UsageError
 from zooadapt.mirror import open_mirror
 from zooadapt.records import Adapted, Job, Listing, ModelEntry, Request
 from zooadapt.store import open_store
@@ -61,6 +63,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tuned.edit(root / name, changes)
     shutil.copytree(root / "cir", root / "bad" / "json")
     (root / "bad" / "json" / "config.json").write_text("{")
+    (root / "bad" / "json" / "README.md").write_text("---\nlicense: 2024-13-45\n---\n")
     (root / "tokenizer").mkdir()
     (root / "tokenizer" / "config.json").write_text("{}")
     return root
@@ -266,6 +269,31 @@ def test_a_secret_in_the_url_is_neither_printed_nor_kept(
     assert SECRET not in done.stdout + done.stderr
 
 
+class Listed(Files):
+    """A static web server that lists its folders."""
+
+    list_directory = SimpleHTTPRequestHandler.list_directory  # type: ignore[assignment]
+
+
+def test_over_http_a_password_becomes_no_name(own: Path) -> None:
+    with serving(Listed, root=own / "cir", asked=[]) as url:
+        host = url.removeprefix("http://")
+        (entry,) = listed(f"http://bob:{SECRET}@{host}").values()
+    assert entry.name == host
+    assert entry.url == f"http://bob:{SECRET}@{host}/model.safetensors"
+
+
+def test_over_http_a_query_is_taken_of_an_archive_only(own: Path, tmp_path: Path) -> None:
+    """What lies below a URL can't be named behind its query, which may be a secret."""
+    shutil.make_archive(str(tmp_path / "all"), "zip", own / "team")
+    with serving_files(tmp_path) as url:
+        assert "land" in listed(f"zip://::simplecache::{url}/all.zip?sig={SECRET}")
+    for place in (f"{url}/zoo?sig={SECRET}", f"simplecache::{url}/zoo?sig={SECRET}"):
+        with pytest.raises(UsageError, match="can't be named with a query behind it") as raised:
+            listed(place)
+        assert SECRET not in str(raised.value)
+
+
 def test_the_run_s_options_name_the_zoo_without_secrets(tmp_path: Path) -> None:
     config = config_of(f"folder:s3://key:{SECRET}@bucket/zoo,timm", str(tmp_path))
     run._open_mirror(config, run._job(config))
@@ -383,3 +411,12 @@ def test_the_list_keeps_its_order(own: Path, tmp_path: Path) -> None:
     entries = list(zoo.models(Listing(str(tmp_path / "ids"), str(own))))
     assert [entry.hub_id for entry in entries] == ["team/land.v1", "team/land"]
     assert not any(entry.in_place for entry in entries)
+
+
+def test_a_repository_that_is_none_of_timms_has_no_facts(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("team/land\nteam/other\n")
+    (own / "team" / "other").mkdir(exist_ok=True)
+    there, other = zoos.listed(f"hub:{tmp_path}/ids", str(own))
+    assert FolderZoo().facts(there).chans == 4
+    with pytest.raises(FetchError, match=r"^team/other has no config.json$"):
+        FolderZoo().facts(other)

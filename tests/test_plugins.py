@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.jobs import ROOT, Runner, ok, ray_folder
 from zooadapt import zoos
+from zooadapt.cli import main
 from zooadapt.errors import UsageError
 
 PLUGIN = ROOT / "tests" / "plugin"
@@ -96,7 +97,6 @@ def test_all_other_rows_are_served(
     mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import zooadapt
-    from zooadapt.cli import main
 
     opened = zooadapt.open_mirror(str(mirror))
     assert len(opened.find("lite/*")) == 2
@@ -147,6 +147,46 @@ def test_one_that_cannot_be_loaded_is_one_line(
     assert len(str(raised.value).splitlines()) == 1
     assert "mine" in zoos.names()
     assert zoos.get("sample").name == "sample"
+
+
+ONE = """
+from zooadapt.records import ModelEntry
+
+class Zoo:
+    name, library, place = "mine", "timm", ""
+
+    def models(self, listing):
+        return [ModelEntry("mine", "one", "one", "", None, url="package://a/b")]
+
+    def facts(self, entry):
+        return {}["one"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("", "", "it raises KeyError: 'one'"),
+        ('{}["one"]', "None", "it raises AttributeError: 'NoneType' object has no attribute"),
+        ("return [", "return len, [", "it raises AttributeError: "),
+        ("return [", "import nosuch; [", "it raises ModuleNotFoundError: No module named 'nosuch'"),
+        ("return [", "yield 1 / 0; [", "it raises ZeroDivisionError: division by zero"),
+        (', url="package://a/b"', "", "it says of one neither url nor hub_id"),
+    ],
+)
+def test_what_it_should_not_do_is_one_line_that_names_it(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    installed(tmp_path, ONE.replace(old, new) if old else ONE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their", raising=False)
+    job = ["adapt", "--dest", str(tmp_path / "made"), "--chans", "4", "--dry-run"]
+    for command in (job, ["ls", "--available"]):
+        assert main([*command, "--zoo", "mine"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"zooadapt: --zoo mine: {message}")
+        assert line.endswith(": tell its author")
 
 
 def test_none_takes_the_place_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

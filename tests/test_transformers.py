@@ -19,10 +19,10 @@ from tests.support.hub import LoopbackHub, serving
 from tests.support.jobs import ROOT
 from tests.test_pipeline import counted, run
 from zooadapt import pipeline, seeded, zoos
-from zooadapt.errors import FetchError, RunError, Unsupported, UsageError
+from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
 from zooadapt.manifest import Row
 from zooadapt.records import Job, Listing, ModelEntry, ModelSummary, Request
-from zooadapt.zoos import ids
+from zooadapt.zoos import hf_configs, hf_models, ids
 from zooadapt.zoos.transformers import TransformersZoo
 
 SECTION = (ROOT / "README.md").read_text().partition("\n### transformers\n")[2]
@@ -314,6 +314,26 @@ def test_a_checkpoint_that_lacks_something_fails(root: Path, tmp_path: Path) -> 
             {"model_type": "hgnet_v2", "architectures": ["HGNetV2ForImageClassification"]},
             "unsupported: it counts on 3 channels elsewhere too",
         ),
+        (
+            {"backbone": "resnet50"},
+            "unsupported: its backbone, 'resnet50', stands for a model of another library",
+        ),
+        (
+            {"model_type": "timm_wrapper", "architectures": ["TimmWrapperForImageClassification"]},
+            "unsupported: its model_type, 'timm_wrapper', stands for a model of another library",
+        ),
+        (
+            {
+                "model_type": "upernet",
+                "architectures": ["UperNetForSemanticSegmentation"],
+                "backbone_config": {"model_type": "timm_backbone"},
+            },
+            "unsupported: its model_type, 'timm_backbone', stands for a model of another library",
+        ),
+        (
+            {"hidden_size": 10**9},
+            "failed: google/vit-tiny: hidden_size is 1000000000, and no model is so large",
+        ),
     ],
 )
 def test_what_is_no_model_for_images_of_n_channels_is_said(
@@ -324,12 +344,60 @@ def test_what_is_no_model_for_images_of_n_channels_is_said(
     assert re.match(why, failed(entry, tmp_path, tmp_path / "mirror"))
 
 
-def test_auto_map_is_not_written(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 20_000_000),
+        ("hidden_size", 10**9),
+        ("image_size", [32, 10**6]),
+        ("num_labels", float("nan")),
+    ],
+)
+def test_a_number_that_no_model_has_is_said_before_anything_is_made(
+    key: str, value: Any, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even transformers' config, in which lists may be as long as the number says."""
+    config = {"model_type": "dinov2", **VIT, key: value}
+    config = {"model_type": "upernet", "backbone_config": config} if inside else config
+    monkeypatch.setattr(hf_configs, "CONFIG_MAPPING", {"dinov2": None, "upernet": None})
+    with pytest.raises(CheckpointError, match=f"^{key} is .*, and no model is so large"):
+        hf_configs.facts(config, {})
+
+
+def test_a_config_within_may_be_left_to_its_types_defaults() -> None:
+    for kind in ("CLIPForImageClassification", "UperNetForSemanticSegmentation"):
+        config_class = getattr(transformers, kind).config_class
+        config = {"model_type": config_class.model_type, "architectures": [kind]}
+        with torch.device("meta"):
+            assert hf_models.built(hf_configs.with_channels(config, 4))
+
+
+def test_images_that_no_model_takes_are_said() -> None:
+    with pytest.raises(CheckpointError, match=r"its images are of \(3, 60000, 60000\)"):
+        hf_configs.facts({"model_type": "vit", "image_size": 60_000}, {})
+    with pytest.raises(CheckpointError, match="its images are of"):
+        hf_configs.facts({"model_type": "vit"}, {"size": 10**9})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"auto_map": {"AutoModel": "evil.EvilModel"}},
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel"},
+        {"experts_implementation": "evil/kernel"},
+        {"use_kernels": True},
+    ],
+)
+def test_what_would_have_code_run_is_not_written(
+    changes: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
     name = "google/vit-tiny"
-    entry = changed(root, tmp_path, name, auto_map={"AutoModel": "evil.EvilModel"})
+    entry = changed(root, tmp_path, name, **changes)
     (row,) = run(entry, counted(4), tmp_path, tmp_path / "mirror")
     written = (tmp_path / "mirror" / row["folder"] / "config.json").read_text()
-    assert "auto_map" not in written
+    assert not changes.keys() & json.loads(written).keys()
 
 
 def test_from_the_hub(hub: LoopbackHub, root: Path, tmp_path: Path) -> None:
@@ -353,9 +421,12 @@ def test_an_id_that_is_not_there_is_a_failure_of_its_own(
         TransformersZoo().build(absent, 3)
     with pytest.raises(FetchError, match="isn't there"):
         TransformersZoo().build(revision, 3)
-    assert TransformersZoo().facts(absent).chans == 3
+    with pytest.raises(FetchError, match="hf://no/such isn't there"):
+        TransformersZoo().facts(absent)
     assert TransformersZoo().build(there, 4)
-    assert failed(absent, tmp_path, tmp_path / "mirror").startswith("failed: hf://no/such")
+    assert failed(absent, tmp_path, tmp_path / "mirror") == (
+        "failed: hf://no/such isn't there, or is private and needs HF_TOKEN"
+    )
 
 
 def test_a_gated_repository_needs_a_token(
@@ -415,6 +486,13 @@ def test_a_list_that_is_not_there() -> None:
         ("---\nlicense:\n- mit\n- bsd\n---\n", "mit"),
         ("# None\n---\nlicense: mit\n---\n", None),
         ("---\n: [\n---\n", None),
+        ("---\nlicense: null\n---\n", None),
+        ("---\nlicense: other\nlicense_name: ~\n---\n", "other"),
+        ("---\nlicense: mit\ndate: 2024-13-45\n---\n", "mit"),
+        ("---\nlicense: mit\ntime: 2024-01-01 25:61:00\n---\n", "mit"),
+        ("---\nlicense: mit\nv: 0x_\n---\n", "mit"),
+        (f"---\nlicense: mit\nn: {'9' * 5000}\n---\n", "mit"),
+        (f"---\nlicense: {'[' * 5000}\n---\n", None),
         (None, None),
     ],
 )

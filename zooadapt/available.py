@@ -69,7 +69,8 @@ def _row(entry: ModelEntry, source_root: str | None) -> dict[str, Any]:
 
 def _facts(entry: ModelEntry) -> ModelFacts | None:
     try:
-        return zoos.get(entry.zoo).facts(entry)
+        with zoos.blaming(entry.zoo):
+            return zoos.get(entry.zoo).facts(entry)
     except StageError:
         return None
 

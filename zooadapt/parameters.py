@@ -62,11 +62,12 @@ def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
     """What tells one build from another; None where the model's description is no good."""
     arguments = getattr(zoo, "arguments", None)
     try:
-        facts = zoo.facts(entry)
-        given = arguments(entry) if arguments else entry.config
+        with zoos.blaming(entry.zoo):
+            facts = zoo.facts(entry)
+            given = arguments(entry) if arguments else entry.config
+            size = facts.chans, facts.size, facts.num_classes
     except StageError:
         return None
-    size = facts.chans, facts.size, facts.num_classes
     what = json.dumps([entry.zoo, entry.architecture, given, size], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:32]
 

@@ -111,7 +111,7 @@ def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> N
     known = {name: zoos.get(name) for name in {entry.zoo for entry in entries}}
     bases = set()
     for entry in entries:
-        with suppress(StageError):  # will be its own failure
+        with suppress(StageError), zoos.blaming(entry.zoo):  # will be its own failure
             bases.add(known[entry.zoo].facts(entry).bands)
     for target in targets:
         refusals = [reason for base in bases if (reason := _refusal(target, base))]

@@ -1,13 +1,14 @@
 """Where models come from. A zoo lists its models, builds them, and knows its checkpoints."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zooadapt.errors import UsageError, one_line
+from zooadapt.errors import UsageError, ZooadaptError, one_line
 from zooadapt.records import Listing, ModelEntry, ModelFacts
 
 if TYPE_CHECKING:
@@ -155,13 +156,26 @@ def listed(
         raise UsageError(f"--zoo {spec}: {name} takes nothing behind its name")
     if not place and zoo.place and not zoo.place.startswith("["):
         raise UsageError(f"--zoo {spec}: say which, as {name}:{zoo.place}")
-    entries = list(zoo.models(Listing(place, source_root, dict(options or {}))))
-    nowhere = next((entry.name for entry in entries if not entry.hub_id and not entry.url), None)
-    if nowhere is not None:
+    with blaming(name):
+        entries = list(zoo.models(Listing(place, source_root, dict(options or {}))))
+        nowhere = [entry.name for entry in entries if not entry.hub_id and not entry.url]
+    if nowhere:
         raise UsageError(
-            f"--zoo {name}: it says of {nowhere} neither url nor hub_id: tell its author"
+            f"--zoo {name}: it says of {nowhere[0]} neither url nor hub_id: tell its author"
         )
     return entries
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Turn what a zoo of another package shouldn't raise into UsageError, which names it."""
+    try:
+        yield
+    except Exception as cause:
+        if name in _OURS or isinstance(cause, ZooadaptError):
+            raise
+        why = f"{type(cause).__name__}: {one_line(cause)}"
+        raise UsageError(f"--zoo {name}: it raises {why}: tell its author") from cause
 
 
 def named(zoo: str, model: str, glob: str) -> bool:

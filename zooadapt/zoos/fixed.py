@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from zooadapt import tracing
 from zooadapt.errors import Unsupported, UsageError, one_line
@@ -163,7 +164,7 @@ class FixedZoo(ABC):
         """`module`; where it looks at values, on the CPU first."""
         try:
             return self.module(architecture, arguments)
-        except NotImplementedError:  # what torch raises on the meta device
+        except (RuntimeError, TypeError):  # what torch raises on the meta device
             with torch.device("cpu"):
                 model = self.module(architecture, arguments)
             return model.to(torch.get_default_device())
@@ -189,9 +190,8 @@ def put(model: nn.Module, name: str, weight: Tensor) -> None:
 
 def _has_values(model: nn.Module) -> bool:
     """Whether nothing of a model is on the meta device, tensors it merely keeps included."""
-    kept = (value for module in model.modules() for value in vars(module).values())
-    tensors = [*model.parameters(), *model.buffers(), *kept]
-    return not any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
+    held = (value for module in model.modules() for value in tree_leaves(vars(module)))
+    return not any(isinstance(value, Tensor) and value.is_meta for value in held)
 
 
 def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -64,7 +64,7 @@ def _check(config: Mapping[str, Any]) -> None:
             _check(value)
         elif (key == "backbone" and value) or (key == "model_type" and wraps_timm(value)):
             raise Unsupported(f"its {key}, {value!r:.60}, stands for a model of another library")
-        elif any(word in key for word in _SIZES) and key != "vocab_size":
+        elif any(word in str(key) for word in _SIZES) and key != "vocab_size":
             numbers = value if isinstance(value, list) else [value]
             if any(isinstance(n, int | float) and not abs(n) <= bounds.MOST for n in numbers):
                 raise CheckpointError(f"{key} is {value!r:.60}, and no model is so large")

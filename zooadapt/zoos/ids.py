@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import fsspec
 import yaml
@@ -15,6 +16,7 @@ from zooadapt.records import Listing
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
 _AT_ONCE = 16
 """Repositories that are read at once."""
+_NOTHING = ("", "~", "null")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,15 @@ def license_of(readme: str | None) -> str | None:
         return None
     if not isinstance(stated, dict):
         return None
-    found = stated.get("license")
-    found = found[0] if isinstance(found, list) and found else found
-    if found == "other":  # the Hub's word for one that it has no name for
-        found = stated.get("license_name") or found
-    return found or None if isinstance(found, str) else None
+    found, name = (_first(stated.get(key)) for key in ("license", "license_name"))
+    # "other" is the Hub's word for one that it has no name for.
+    return name or found if found == "other" else found
+
+
+def _first(value: Any) -> str | None:
+    """A text, or the first of a list of them; None for YAML's nothing."""
+    found = value[0] if isinstance(value, list) and value else value
+    return found if isinstance(found, str) and found not in _NOTHING else None
 
 
 def _read(name: str, listing: Listing, files: Sequence[str]) -> Repo:

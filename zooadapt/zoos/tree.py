@@ -49,7 +49,9 @@ def found(listing: Listing) -> list[Folder]:
     listed.
     """
     url = absolute(listing.place, "--zoo folder")
-    if any("?" in part for part in url.split("::") if part.startswith(("http://", "https://"))):
+    parts = url.split("::")
+    named = parts[_place(parts)]
+    if "?" in named and named.startswith(("http://", "https://")):
         raise UsageError(
             f"--zoo folder: what lies below {redact(url)} can't be named with a query behind it; "
             f"give credentials as source_storage_options"
@@ -142,8 +144,13 @@ def below(url: str, path: str) -> str:
     'zip://models/net/config.json::s3://bucket/all.zip'
     """
     parts = url.split("::")
-    place = next((at for at, part in enumerate(parts) if "://" in part), len(parts) - 1)
+    place = _place(parts)
     slashes = "" if parts[place].endswith("://") else "/"
     parts[place] = parts[place].rstrip("/") if slashes else parts[place]
     parts[place] += slashes + path.lstrip("/")
     return "::".join(parts)
+
+
+def _place(parts: Sequence[str]) -> int:
+    """Which part of a chained URL is to name what lies below it."""
+    return next((at for at, part in enumerate(parts) if "://" in part), len(parts) - 1)
