@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.test_manifest import failure, variant
-from zooadapt import layout, manifest, recorded, verify
+from zooadapt import layout, manifest, recorded, removal, verify
 from zooadapt.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA
 from zooadapt.errors import Damaged, RunError
 from zooadapt.manifest import Row
@@ -198,6 +198,23 @@ def test_two_models_share_a_folder_where_a_store_knows_no_case(store: Counting) 
     assert [(row["model"], row["in_chans"]) for row in rows] == [
         ("NET", 1), ("net", 1), ("net", 4), ("net", 8),
     ]  # fmt: skip
+
+
+def test_a_model_has_one_history_though_its_records_lie_in_two_folders(tmp_path: Path) -> None:
+    """As after a mirror was copied from a store that knows no case to one that does."""
+    store = open_store(str(tmp_path))
+    for number, model in enumerate(("NET", "net"), 1):
+        key = record(store, number, model, [variant(1)])
+        if model == "NET":
+            store.write(key.replace("/NET/", "/net/"), [store.read(key)])
+            store.remove(key)
+    record(store, 3, "NET", [variant(1, folder="newer")])
+    for _ in range(2):  # from the records, and from the archive
+        found = [(row["model"], row["folder"]) for row in tables(store)[0]]
+        assert found == [("NET", "newer"), ("net", "folder")]
+        record(store, 0, "another", [])
+    removal.remove(store, removal.find(store, "NET"), "asked for", "run9")
+    assert [row["model"] for row in tables(store)[0]] == ["net"]
 
 
 def test_a_newer_record_stops_a_compaction_and_nothing_is_replaced(store: Counting) -> None:

@@ -63,9 +63,9 @@ class Reading:
 
         Raises RunError naming a record of a newer layout.
         """
-        for _, found in itertools.groupby(self._sound(), lambda item: posixpath.dirname(item[0])):
+        for _, found in itertools.groupby(self._sound(), lambda item: _folder(item[0])):
             models: dict[tuple[str, str], list[Row]] = {}
-            for _, record in found:  # perhaps of two, where a store knows no case
+            for _, record in found:  # perhaps of two, that differ in nothing but case
                 models.setdefault((record["zoo"], record["model"]), []).append(record)
             for _, records in sorted(models.items()):
                 yield sorted(records, key=age)
@@ -109,18 +109,25 @@ def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
 
 
 def _is_of(key: str, record: Row) -> bool:
-    """Whether a record lies where those of its model do; of some stores no case is known."""
-    folder = f"records/{safe(record['zoo'])}/{safe(record['model'])}"
-    return posixpath.dirname(key).lower() == folder.lower()
+    """Whether a record lies where those of its model do."""
+    return _folder(key) == f"records/{safe(record['zoo'])}/{safe(record['model'])}".lower()
 
 
 def _elsewhere(key: str) -> Damaged:
     return Damaged(f"{key} is damaged (it is of a model whose records lie elsewhere)")
 
 
+def _folder(key: str) -> str:
+    """That of a record, whatever the case of its letters: some store may have known none.
+
+    There two models shared one, and had one each once the mirror was copied to another.
+    """
+    return posixpath.dirname(key).lower()
+
+
 def _order(key: str) -> str:
     """So that keys are sorted by their parts, as "/" isn't the least of the characters."""
-    return key.replace("/", "\0")
+    return key.lower().replace("/", "\0")
 
 
 class _Archive:
