@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -157,6 +158,34 @@ def test_one_whose_records_were_judged_by_other_columns_is_not_used(store: Count
     assert len(store.read_alone) == 2 * len(MODELS)
 
 
+def test_one_of_a_newer_layout_is_neither_used_nor_replaced(store: Counting) -> None:
+    table = pq.read_table(f"{store.root}/{ARCHIVE}")
+    stated = {**table.schema.metadata, layout.VERSION_KEY.encode(): b"9"}
+    newer = layout.encoded(table.replace_schema_metadata(stated))
+    store.write(ARCHIVE, [newer])
+    assert (by_key(tables(store)[0]), []) == from_records(store)
+    with pytest.raises(RunError, match=f"{ARCHIVE} was written by a newer zooadapt"):
+        rebuild(store)
+    assert store.read(ARCHIVE) == newer
+
+
+def test_one_that_may_not_be_read_or_written_stops_nobody(
+    store: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, write = store.read, store.write
+
+    def refused(key: str, *content: object) -> Any:
+        if key == ARCHIVE:
+            raise ValueError("403, message='Forbidden'")  # not every filesystem raises OSError
+        return write(key, *content) if content else read(key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "read", refused)
+    monkeypatch.setattr(store, "write", refused)
+    assert len(tables(store)[0]) == 3 * len(MODELS)
+    assert f"{ARCHIVE}: 403" in caplog.text
+    assert f"{ARCHIVE} wasn't written: 403" in caplog.text
+
+
 def test_rebuilding_and_verifying_trust_the_records_alone(store: Counting) -> None:
     """An archive that tells something else, in good order: nobody knows of it who doesn't look."""
     table = pq.read_table(f"{store.root}/{ARCHIVE}")
@@ -177,6 +206,22 @@ def test_a_record_that_went_meanwhile_is_left_out(
     store.remove(key)
     monkeypatch.setattr(store, "list", lambda prefix: listed)
     assert "late" not in {row["model"] for row in tables(store)[0]}
+
+
+def test_records_may_go_while_it_is_seen_which_went(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "AT_ONCE", 100)
+    late = [record(store, 3, f"late{number}", [variant(1)]) for number in (1, 2)]
+    read_many = store.read_many
+
+    def read(keys: list[str]) -> dict[str, bytes]:
+        if late:
+            store.remove(late.pop())
+        return read_many(keys)
+
+    monkeypatch.setattr(store, "read_many", read)
+    assert not any(row["model"].startswith("late") for row in tables(store)[0])
 
 
 def test_a_record_of_another_models_folder_is_damaged(store: Counting) -> None:
