@@ -117,7 +117,7 @@ def test_what_killed_writers_left_goes(store: Store) -> None:
         write(store, f"{key}{TEMPORARY}")
         for key in (
             "manifest.parquet", "failures.parquet", "index.html", f"{folder(1)}/model.safetensors",
-            "records/zoo/net/run1-abc.json", "runs/run1/events.jsonl",
+            "records.parquet", "records/zoo/net/run1-abc.json", "runs/run1/events.jsonl",
         )
     ]  # fmt: skip
     half = write(store, f"{folder(7)}/model.safetensors{TEMPORARY}")
@@ -284,6 +284,14 @@ def test_uploads_that_were_never_completed_go(on_s3: Store, bucket: str) -> None
     assert [item.name for item in garbage.find(on_s3, later)] == []
     assert len(list(other.unfinished("weights"))) == 1
     assert len(list(on_s3.unfinished("other"))) == 1
+
+
+def test_the_upload_of_an_archive_is_aborted(on_s3: Store) -> None:
+    begin(on_s3, "records.parquet")
+    begin(on_s3, "records.parquet.other")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    found = garbage.find(on_s3, later)
+    assert [item.name for item in found if item.upload] == ["records.parquet"]
 
 
 def test_uploads_are_listed_page_by_page(on_s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,8 +276,10 @@ def test_where_there_is_no_mirror(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_mirror_too_large_for_a_page(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert main(["report", store.root]) == 0
     monkeypatch.setattr(page, "_LARGEST", 1000)
     assert main(["report", store.root]) == 2
+    assert not store.exists(manifest.PAGE)  # it tells of what was taken down since
     assert "no browser shows a page of so many variants" in capsys.readouterr().err
 
 

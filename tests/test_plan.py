@@ -54,6 +54,12 @@ def by_model(records: Sequence[Row]) -> list[list[Row]]:
     return [[record for record in records if record["model"] == model] for model in models]
 
 
+def test_a_model_that_is_listed_twice_is_made_once() -> None:
+    made = plan.make([*ENTRIES, ENTRIES[0]], config(), [])
+    assert [request.entry for request in made.requests] == ENTRIES
+    assert made.models == len(ENTRIES)
+
+
 def due(*records: Row, options: Config | None = None) -> list[tuple[str, tuple[int, ...]]]:
     made = plan.make(ENTRIES, options or config(), by_model(records))
     return [(request.entry.name, counts(request)) for request in made.requests]

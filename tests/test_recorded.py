@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.test_manifest import failure, variant
-from zooadapt import layout, manifest, recorded, verify
+from zooadapt import layout, manifest, recorded, removal, verify
 from zooadapt.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA
 from zooadapt.errors import Damaged, RunError
 from zooadapt.manifest import Row
@@ -157,6 +158,34 @@ def test_one_whose_records_were_judged_by_other_columns_is_not_used(store: Count
     assert len(store.read_alone) == 2 * len(MODELS)
 
 
+def test_one_of_a_newer_layout_is_neither_used_nor_replaced(store: Counting) -> None:
+    table = pq.read_table(f"{store.root}/{ARCHIVE}")
+    stated = {**table.schema.metadata, layout.VERSION_KEY.encode(): b"9"}
+    newer = layout.encoded(table.replace_schema_metadata(stated))
+    store.write(ARCHIVE, [newer])
+    assert (by_key(tables(store)[0]), []) == from_records(store)
+    with pytest.raises(RunError, match=f"{ARCHIVE} was written by a newer zooadapt"):
+        rebuild(store)
+    assert store.read(ARCHIVE) == newer
+
+
+def test_one_that_may_not_be_read_or_written_stops_nobody(
+    store: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, write = store.read, store.write
+
+    def refused(key: str, *content: object) -> Any:
+        if key == ARCHIVE:
+            raise ValueError("403, message='Forbidden'")  # not every filesystem raises OSError
+        return write(key, *content) if content else read(key)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "read", refused)
+    monkeypatch.setattr(store, "write", refused)
+    assert len(tables(store)[0]) == 3 * len(MODELS)
+    assert f"{ARCHIVE}: 403" in caplog.text
+    assert f"{ARCHIVE} wasn't written: 403" in caplog.text
+
+
 def test_rebuilding_and_verifying_trust_the_records_alone(store: Counting) -> None:
     """An archive that tells something else, in good order: nobody knows of it who doesn't look."""
     table = pq.read_table(f"{store.root}/{ARCHIVE}")
@@ -179,6 +208,22 @@ def test_a_record_that_went_meanwhile_is_left_out(
     assert "late" not in {row["model"] for row in tables(store)[0]}
 
 
+def test_records_may_go_while_it_is_seen_which_went(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "AT_ONCE", 100)
+    late = [record(store, 3, f"late{number}", [variant(1)]) for number in (1, 2)]
+    read_many = store.read_many
+
+    def read(keys: list[str]) -> dict[str, bytes]:
+        if late:
+            store.remove(late.pop())
+        return read_many(keys)
+
+    monkeypatch.setattr(store, "read_many", read)
+    assert not any(row["model"].startswith("late") for row in tables(store)[0])
+
+
 def test_a_record_of_another_models_folder_is_damaged(store: Counting) -> None:
     key = record(store, 3, "net", [variant(1, folder="stray")])
     astray = key.replace("/net/", "/other/")
@@ -198,6 +243,23 @@ def test_two_models_share_a_folder_where_a_store_knows_no_case(store: Counting) 
     assert [(row["model"], row["in_chans"]) for row in rows] == [
         ("NET", 1), ("net", 1), ("net", 4), ("net", 8),
     ]  # fmt: skip
+
+
+def test_a_model_has_one_history_though_its_records_lie_in_two_folders(tmp_path: Path) -> None:
+    """As after a mirror was copied from a store that knows no case to one that does."""
+    store = open_store(str(tmp_path))
+    for number, model in enumerate(("NET", "net"), 1):
+        key = record(store, number, model, [variant(1)])
+        if model == "NET":
+            store.write(key.replace("/NET/", "/net/"), [store.read(key)])
+            store.remove(key)
+    record(store, 3, "NET", [variant(1, folder="newer")])
+    for _ in range(2):  # from the records, and from the archive
+        found = [(row["model"], row["folder"]) for row in tables(store)[0]]
+        assert found == [("NET", "newer"), ("net", "folder")]
+        record(store, 0, "another", [])
+    removal.remove(store, removal.find(store, "NET"), "asked for", "run9")
+    assert [row["model"] for row in tables(store)[0]] == ["net"]
 
 
 def test_a_newer_record_stops_a_compaction_and_nothing_is_replaced(store: Counting) -> None:

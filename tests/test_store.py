@@ -2,9 +2,11 @@
 
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,38 @@ def test_listing_is_sorted_and_below_the_folder(store: Store) -> None:
     store.remove("a/1")
     assert store.list("a") == []
     assert store.list_top() == ["bc"]
+
+
+def test_all_is_listed_from_the_root(store: Store) -> None:
+    for key in ("b/1", "top"):
+        store.write(key, [b""])
+    assert store.list("") == ["b/1", "top"]
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    """Or a loop would name each object forty times, and who removes one would remove them all."""
+    store = open_store(str(tmp_path))
+    store.write("a/b/object", [b""])
+    (tmp_path / "a" / "loop").symlink_to(".")
+    (tmp_path / "a" / "again").symlink_to("b")
+    assert store.list("a") == ["a/b/object"]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path))
+    store.write("a/b/object", [b""])
+    scandir = os.scandir
+
+    def fails(path: str) -> Any:
+        if path.endswith("/b"):
+            raise OSError("Input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.list("a")
 
 
 def test_more_is_listed_than_s3_names_at_once(bucket: str) -> None:

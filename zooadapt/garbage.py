@@ -31,6 +31,7 @@ from zooadapt.manifest import FAILURES, MANIFEST, PAGE, Row
 from zooadapt.multipart import Unfinished
 from zooadapt.names import CONFIG, source_stem
 from zooadapt.rebuild import ASIDE
+from zooadapt.recorded import ARCHIVE
 from zooadapt.store import Store
 from zooadapt.takedowns import Takedowns
 
@@ -39,6 +40,7 @@ _log = logging.getLogger("zooadapt")
 OURS = re.compile(r"(weights/[^/]+/[^/]+/(?:\d+ch-[^/]+|source)-[0-9a-f]{16})/[^/]+")
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 _PLACES = ("weights", "records", "runs")
+_TOP = (MANIFEST, FAILURES, PAGE, ARCHIVE)
 _AT_ONCE = 16
 """Objects asked after at once."""
 
@@ -110,7 +112,7 @@ def _remove(store: Store, before: datetime, garbage: Garbage) -> bool:
 
 def _keys(store: Store) -> list[str]:
     """Of all that zooadapt writes; what else may lie in the mirror's root isn't looked at."""
-    top = [key for key in store.list_top() if key.startswith((MANIFEST, FAILURES, PAGE))]
+    top = [key for key in store.list_top() if key.startswith(_TOP)]
     return [*top, *(key for place in _PLACES for key in store.list(place))]
 
 
@@ -212,7 +214,7 @@ def _garbage(
 
 def _uploads(store: Store, before: datetime) -> list[Garbage]:
     try:
-        uploads = [upload for place in _PLACES for upload in store.unfinished(place)]
+        uploads = [upload for place in (*_PLACES, ARCHIVE) for upload in store.unfinished(place)]
     except OSError as error:
         _log.warning("unfinished uploads can't be listed: %s", one_line(error))
         return []

@@ -50,6 +50,7 @@ def write(store: Store) -> str:
     """
     with suppress(FileNotFoundError):
         if (size := store.size(MANIFEST)) > _LARGEST:
+            store.remove(PAGE)  # of when there were fewer, and of what was taken down since
             raise UsageError(
                 f"manifest.parquet has {report.size(size)}: no browser shows a page of so many "
                 f"variants; query it"

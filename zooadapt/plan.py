@@ -162,8 +162,8 @@ def make(
         if entry := asked.get(name):
             known[name] = due(entry, records)
     left = (known[name] if name in known else due(entry, ()) for name, entry in asked.items())
-    requests = tuple(Request(e, due) for e, due in zip(entries, left, strict=True) if due)
-    return Plan(len(entries), requests, **counts)
+    requests = tuple(Request(e, due) for e, due in zip(asked.values(), left, strict=True) if due)
+    return Plan(len(asked), requests, **counts)
 
 
 class _States:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from zooadapt import manifest
 from zooadapt.errors import Damaged, UsageError
 from zooadapt.manifest import Compacted
-from zooadapt.recorded import ARCHIVE, Reading
+from zooadapt.recorded import ARCHIVE, Reading, refuse_newer
 from zooadapt.store import Store
 
 ASIDE = "damaged"
@@ -30,6 +30,7 @@ def rebuild(store: Store) -> Rebuilt:
     UsageError where there are no records, RunError where something is of a newer layout.
     """
     manifest.check_tables(store)
+    refuse_newer(store)
     reading = Reading(store, archived=False, archiving=True)
     records = sum(map(len, reading.histories()))
     if not records and not reading.damaged:

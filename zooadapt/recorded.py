@@ -10,6 +10,7 @@ import itertools
 import logging
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 
@@ -24,6 +25,9 @@ ARCHIVE = "records.parquet"
 
 AT_ONCE = 1000
 """Records read together, and those that may be missing from the archive before it is made anew."""
+
+_ATTEMPTS = 3
+"""At reading records while others are set aside."""
 
 _CHECKED = "zooadapt_columns"
 """Under which the archive's metadata state for which columns its records were found sound."""
@@ -41,6 +45,12 @@ _SCHEMA = pa.schema(
 _log = logging.getLogger("zooadapt")
 
 
+def refuse_newer(store: Store) -> None:
+    """Raise RunError for an archive of a newer layout."""
+    with suppress(FileNotFoundError, Damaged):
+        layout.check(store.read(ARCHIVE), ARCHIVE, _SCHEMA)
+
+
 class Reading:
     """One pass over the records that a mirror has when it begins."""
 
@@ -55,7 +65,8 @@ class Reading:
         keys = [key for key in store.list("records") if key.endswith(".json")]
         self._keys = sorted(keys, key=_order)
         self._archive = _Archive(store if archived and len(keys) > AT_ONCE else None)
-        is_due = archiving and len(keys) - len(self._archive) > AT_ONCE
+        lacking = len(keys) - len(self._archive)
+        is_due = archiving and lacking > AT_ONCE and not self._archive.is_newer
         self._new = layout.Writer(_SCHEMA) if is_due else None
 
     def histories(self) -> Iterator[list[Row]]:
@@ -63,9 +74,9 @@ class Reading:
 
         Raises RunError naming a record of a newer layout.
         """
-        for _, found in itertools.groupby(self._sound(), lambda item: posixpath.dirname(item[0])):
+        for _, found in itertools.groupby(self._sound(), lambda item: _folder(item[0])):
             models: dict[tuple[str, str], list[Row]] = {}
-            for _, record in found:  # perhaps of two, where a store knows no case
+            for _, record in found:  # perhaps of two, that differ in nothing but case
                 models.setdefault((record["zoo"], record["model"]), []).append(record)
             for _, records in sorted(models.items()):
                 yield sorted(records, key=age)
@@ -78,7 +89,7 @@ class Reading:
         if self._new:
             try:
                 self.store.write(ARCHIVE, [self._new.close()])
-            except OSError as error:
+            except Exception as error:
                 _log.warning("%s wasn't written: %s", ARCHIVE, one_line(error))
 
     def _sound(self) -> Iterator[tuple[str, Row]]:
@@ -102,32 +113,44 @@ def age(record: Row) -> tuple[str, str]:
 
 def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
     """The records but for those that were set aside since they were listed."""
-    try:
-        return store.read_many(list(keys))
-    except FileNotFoundError:
-        return store.read_many([key for key in keys if store.exists(key)])
+    left = list(keys)
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return store.read_many(left)
+        except FileNotFoundError:
+            left = [key for key in left if store.exists(key)]
+    return store.read_many(left)
 
 
 def _is_of(key: str, record: Row) -> bool:
-    """Whether a record lies where those of its model do; of some stores no case is known."""
-    folder = f"records/{safe(record['zoo'])}/{safe(record['model'])}"
-    return posixpath.dirname(key).lower() == folder.lower()
+    """Whether a record lies where those of its model do."""
+    return _folder(key) == f"records/{safe(record['zoo'])}/{safe(record['model'])}".lower()
 
 
 def _elsewhere(key: str) -> Damaged:
     return Damaged(f"{key} is damaged (it is of a model whose records lie elsewhere)")
 
 
+def _folder(key: str) -> str:
+    """That of a record, whatever the case of its letters: some store may have known none.
+
+    There two models shared one, and had one each once the mirror was copied to another.
+    """
+    return posixpath.dirname(key).lower()
+
+
 def _order(key: str) -> str:
     """So that keys are sorted by their parts, as "/" isn't the least of the characters."""
-    return key.replace("/", "\0")
+    return key.lower().replace("/", "\0")
 
 
 class _Archive:
     """What the archive holds, in the order of the keys; nothing where there is none of use."""
 
     def __init__(self, store: Store | None) -> None:
-        self._encoded = _opened(store) if store else None
+        self.is_newer = False
+        """Whether it is of a newer layout, which nobody replaces who doesn't know it."""
+        self._encoded = self._opened(store) if store else None
         self._left = iter(self._encoded or ())
         self._next = next(self._left, None)
 
@@ -144,17 +167,17 @@ class _Archive:
             self._next = next(self._left, None)
         return found
 
-
-def _opened(store: Store) -> layout.Encoded | None:
-    """The archive, every byte of it checked."""
-    try:
-        data = store.read(ARCHIVE)
-    except FileNotFoundError:
-        return None
-    try:
-        layout.check(data, ARCHIVE, _SCHEMA)
-    except RunError as error:
-        _log.warning("%s; meanwhile records are read one by one", error)
-        return None
-    encoded = layout.Encoded(data)
-    return encoded if encoded.stated.get(_CHECKED) == _COLUMNS else None
+    def _opened(self, store: Store) -> layout.Encoded | None:
+        """The archive, every byte of it checked."""
+        try:
+            data = store.read(ARCHIVE)
+            layout.check(data, ARCHIVE, _SCHEMA)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever it is, the records tell the same
+            self.is_newer = isinstance(error, RunError) and not isinstance(error, Damaged)
+            why = error if isinstance(error, RunError) else f"{ARCHIVE}: {one_line(error)}"
+            _log.warning("%s; meanwhile records are read one by one", why)
+            return None
+        encoded = layout.Encoded(data)
+        return encoded if encoded.stated.get(_CHECKED) == _COLUMNS else None

@@ -164,7 +164,9 @@ class Store:
         return when if when.tzinfo else when.replace(tzinfo=UTC)
 
     def unfinished(self, prefix: str) -> Iterable[multipart.Unfinished]:
-        """Uploads below the folder `prefix` that were begun and neither completed nor aborted."""
+        """Uploads below the folder `prefix`, or to an object of that name, that were begun and
+        neither completed nor aborted.
+        """
         return []
 
     def abort(self, upload: multipart.Unfinished) -> None:
@@ -204,9 +206,12 @@ class LocalStore(Store):
         os.replace(temporary, final)  # noqa: PTH105 - one atomic call on two fsspec paths
 
     def list(self, prefix: str) -> list[str]:
-        """As of any store, in a fraction of the time and memory."""
+        """As of any store, in a fraction of the time and memory; links to folders aren't followed.
+
+        Raises OSError for a folder that can't be read.
+        """
         start = len(self.root) + 1
-        folders = os.walk(self.path(prefix), followlinks=True)
+        folders = os.walk(self.path(prefix).rstrip("/"), onerror=_unless_gone)
         return sorted(f"{at}/{name}"[start:] for at, _, names in folders for name in names)
 
     def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
@@ -261,7 +266,7 @@ class S3Store(Store):
 
     def list(self, prefix: str) -> list[str]:
         """As of any store, without keeping what S3 says of each: of a million that is gigabytes."""
-        bucket, folder, _ = self.fs.split_path(f"{self.path(prefix)}/")
+        bucket, folder, _ = self.fs.split_path(f"{self.path(prefix).rstrip('/')}/")
         start = len(self.root) - len(bucket)
         page, found = {"Bucket": bucket, "Prefix": folder}, []
         while page:
@@ -304,12 +309,19 @@ class S3Store(Store):
     def unfinished(self, prefix: str) -> Sequence[multipart.Unfinished]:
         """Multipart uploads, whose parts cost as much as objects and that no listing shows."""
         start = len(self.root) + 1
-        found = multipart.unfinished(self.fs, f"{self.path(prefix)}/")
-        return [replace(upload, key=upload.key[start:]) for upload in found]
+        found = multipart.unfinished(self.fs, self.path(prefix))
+        uploads = [replace(upload, key=upload.key[start:]) for upload in found]
+        return [each for each in uploads if f"{each.key}/".startswith(f"{prefix}/")]
 
     def abort(self, upload: multipart.Unfinished) -> None:
         """Nothing, where it was completed or aborted since."""
         multipart.abort(self.fs, self.path(upload.key), upload.id)
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise what befell a listing, unless there is no such folder."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _refused(error: OSError) -> bool:
