@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 _FILLING = frozenset(
-    getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "mul_", "normal_", "uniform_")
+    [getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "mul_", "normal_", "uniform_")]
+    + [getattr(init, name) for name in ("kaiming_uniform_", "normal_", "uniform_")]
 )
-"""What initial values are made with: in place, so on the meta device nothing comes of it. Most of
-the time in which a transformer is built there would go by in its `clamp_`."""
+"""What first values are made with: in place, so on the meta device nothing comes of it. Most of the
+time in which a transformer is built there would go by in its `clamp_`."""
 
 
 class _Unfilled(TorchFunctionMode):
@@ -25,9 +27,12 @@ class _Unfilled(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _FILLING and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _FILLING:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 @contextmanager

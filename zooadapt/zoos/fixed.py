@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt import tracing
+from zooadapt.empty import shapes_only
 from zooadapt.errors import Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS
 from zooadapt.records import Listing, ModelEntry, ModelFacts
@@ -148,7 +149,7 @@ class FixedZoo(ABC):
     ) -> nn.Module:
         """The model that ``config.json`` describes; its channels are those of the tensors."""
         config = json.loads((folder / CONFIG).read_text())
-        with torch.device("meta"):
+        with shapes_only():
             model = self._holding(config, tensors)
         return model.eval() if _has_values(model) else self._holding(config, tensors).eval()
 
@@ -173,7 +174,7 @@ class FixedZoo(ABC):
         arguments, facts = self.arguments(entry), self.facts(entry)
         key = self.name, entry.architecture, json.dumps(arguments), facts.chans, facts.size
         if key not in _found:
-            with torch.device("meta"):
+            with shapes_only():
                 model = self._module(entry.architecture, arguments)
             _found[key] = first_weights(model, facts)
         return _found[key]
