@@ -1,10 +1,13 @@
 """Shared servers and checkpoints; each is made once a session, when first asked for."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: the workers share the cores
 
 from tests.support import checkpoints, seaweed
 from tests.support.jobs import Runner, ray_folder

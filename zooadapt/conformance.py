@@ -25,6 +25,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from zooadapt import adaptation, schemes, seeded, validate
 from zooadapt.description import facts_for
+from zooadapt.empty import shapes_only
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
 from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
@@ -134,7 +135,7 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
     matrix = schemes.matrix(row.scheme, subject.facts.chans, row.in_chans)
     try:
         with stage(ValidationError):
-            with torch.device("meta"):
+            with shapes_only():
                 empty = subject.zoo.build(subject.entry, row.in_chans).eval()
             if subject.entry.zoo == "timm":
                 row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
@@ -211,8 +212,9 @@ def timms_stems(model: nn.Module, originals: Mapping[str, Tensor], count: int) -
 def _timm_runs(entry: ModelEntry, count: int) -> str:
     """`fails` if timm's model for `count` channels raises at its first forward pass."""
     _, height, width = timm.get_pretrained_cfg(entry.name).input_size
-    with torch.device("meta"):
+    with shapes_only():
         model = timm.create_model(entry.name, in_chans=count).eval()
+    with torch.device("meta"):
         try:
             model(torch.zeros(2, count, height, width))
         except Exception:

@@ -32,6 +32,7 @@ from zooadapt import (
     zoos,
 )
 from zooadapt.description import ADAPTER_VERSION, describe
+from zooadapt.empty import shapes_only
 from zooadapt.errors import (
     CheckpointError,
     FetchError,
@@ -176,7 +177,7 @@ def inspect(
     entry: ModelEntry, zoo: zoos.Zoo, facts: ModelFacts
 ) -> tuple[nn.Module, tuple[Stem, ...]]:
     """The model on the meta device, in eval mode, and its stems. Raises StemError."""
-    with torch.device("meta"):
+    with shapes_only():
         base = zoo.build(entry, facts.chans).eval()
         probe = zoo.build(entry, facts.chans + 1)
     return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from zooadapt import tracing
+from zooadapt.empty import shapes_only
 from zooadapt.errors import Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS
 from zooadapt.records import Listing, ModelEntry, ModelFacts
@@ -149,7 +150,7 @@ class FixedZoo(ABC):
     ) -> nn.Module:
         """The model that ``config.json`` describes; its channels are those of the tensors."""
         config = json.loads((folder / CONFIG).read_text())
-        with torch.device("meta"):
+        with shapes_only():
             model = self._holding(config, tensors)
         return model.eval() if _has_values(model) else self._holding(config, tensors).eval()
 
@@ -174,7 +175,7 @@ class FixedZoo(ABC):
         arguments, facts = self.arguments(entry), self.facts(entry)
         key = self.name, entry.architecture, json.dumps(arguments), facts.chans, facts.size
         if key not in _found:
-            with torch.device("meta"):
+            with shapes_only():
                 model = self._module(entry.architecture, arguments)
             _found[key] = first_weights(model, facts)
         return _found[key]

@@ -15,6 +15,7 @@ from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
 from zooadapt.bands import RGB
+from zooadapt.empty import shapes_only
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 from zooadapt.records import Listing, ModelEntry, ModelFacts
@@ -165,7 +166,7 @@ class TimmZoo:
             return model
 
         with suppress(RuntimeError):  # older releases look at values while they build
-            with torch.device("meta"):
+            with shapes_only():
                 model = build()
             model.load_state_dict(tensors, strict=True, assign=True)
             if recompute_buffers(model):
@@ -212,6 +213,6 @@ def _loading_rules(create: Callable[[], nn.Module]) -> tuple[Any, bool]:
     def listen(model: nn.Module, **arguments: Any) -> None:
         heard.update(arguments)
 
-    with mock.patch.object(timm_builder, "load_pretrained", listen), torch.device("meta"):
+    with mock.patch.object(timm_builder, "load_pretrained", listen), shapes_only():
         create()
     return heard["filter_fn"], heard["strict"]

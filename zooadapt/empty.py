@@ -1,0 +1,42 @@
+"""Models that have shapes and no values, built without computing first values for them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+_FILLING = frozenset(
+    [getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "mul_", "normal_", "uniform_")]
+    + [getattr(init, name) for name in ("kaiming_uniform_", "normal_", "uniform_")]
+)
+"""What first values are made with: in place, so on the meta device nothing comes of it. Most of the
+time in which a transformer is built there would go by in its `clamp_`."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors that hold nothing."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLING:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build on the meta device in this block."""
+    with torch.device("meta"), _Unfilled():
+        yield
