@@ -24,6 +24,19 @@ FAMILIES = [
     "mobileone_s0.apple_in1k",
 ]
 SMALL = "test_resnet.r160_in1k"
+LONGEST = [
+    "test_resume", "test_job", "test_transformers", "test_folder", "test_conformance",
+    "test_secrets", "test_readers", "test_nodes", "test_submit", "test_plugins", "test_cluster",
+    "test_torchvision", "test_autoscaling", "test_available", "test_names", "test_recipes",
+    "test_page", "test_faults",
+]  # fmt: skip
+"""The files that take longest, in about that order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put LONGEST first, so that at the end no worker is left alone with one of them."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

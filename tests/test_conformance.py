@@ -1,6 +1,7 @@
 """Every family is adapted as the design says, timm's own loader beside it; mutants are caught."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,7 +178,9 @@ def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.Monke
 # The command
 
 
-def test_the_command_prints_writes_and_goes_on(tmp_path: Path) -> None:
+def test_the_command_prints_writes_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "conformance.parquet"
     command = [
         sys.executable, "jobs/conformance.py", "--models", "test_resnet,csatv2,test_nfnet",
@@ -190,7 +193,12 @@ def test_the_command_prints_writes_and_goes_on(tmp_path: Path) -> None:
     rows = pd.read_parquet(out)
     assert len(rows) == 6
     assert rows["proof"].value_counts().to_dict() == {"forward": 4, "": 2}
-    again = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", command[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(command[1], run_name="__main__")
+    assert ended.value.code == 0
+    again = capsys.readouterr().out
     assert "test_resnet 4ch" not in again
     assert again.split("\n\n")[-1] == printed.split("\n\n")[-1]
 

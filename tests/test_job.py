@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from tests.support import hub
 from tests.support.jobs import Runner, ok
 from tests.support.seaweed import SeaweedFS
 from zooadapt import checkpoint
+from zooadapt.cli import adapt, main
 from zooadapt.zoos import get, listed
 
 SAMPLE = "tf_efficientnet_lite0.in1k"
@@ -137,17 +139,22 @@ def test_the_real_weights_know_coffee_and_flowers() -> None:
         assert base(prepared(images["flower"])).argmax() == 985  # daisy
 
 
-def test_the_printed_lines_can_be_pasted(sample: tuple[Path, str], alone: Runner) -> None:
-    lines = sample[1].split("in Python:\n\n")[1]
-    printed = ok(alone.run(sys.executable, "-c", lines + "\nprint(type(model).__name__)"))
-    assert SAMPLE in printed
-    assert printed.rstrip().endswith("EfficientNet")
+def test_the_printed_lines_can_be_pasted(
+    sample: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    exec(sample[1].split("in Python:\n\n")[1], names)
+    assert SAMPLE in capsys.readouterr().out
+    assert type(names["model"]).__name__ == "EfficientNet"
 
 
-def test_a_finished_run_repeated_does_nothing(sample: tuple[Path, str], alone: Runner) -> None:
+def test_a_finished_run_repeated_does_nothing(
+    sample: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before, table = contents(sample[0]), rows(sample[0])
     arguments = ["--zoo", "sample", "--chans", "1,4,8,25", "--dest", str(sample[0])]
-    printed = ok(alone.job(*arguments))
+    assert main(arguments, command=adapt) == 0
+    printed = capsys.readouterr().out
     assert "0 variants to make, 4 done already" in printed
     assert "ray:" not in printed
     assert contents(sample[0]) == before
@@ -162,9 +169,11 @@ def test_a_run_whose_time_is_up_ends_in_order(alone: Runner, tmp_path: Path) -> 
     assert (tmp_path / "index.html").exists()
 
 
-def test_the_sample_in_a_dry_run(alone: Runner, tmp_path: Path) -> None:
+def test_the_sample_in_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = tmp_path / "mirror"
-    printed = ok(alone.job("--zoo", "sample", "--chans", "1,4", "--dest", str(dest), "--dry-run"))
+    arguments = ["--zoo", "sample", "--chans", "1,4", "--dest", str(dest), "--dry-run"]
+    assert main(arguments, command=adapt) == 0
+    printed = capsys.readouterr().out
     assert "1 model, 2 variants to make" in printed
     assert "to read:  18.8 MB" in printed
     assert "to write: about 37.7 MB" in printed
@@ -257,25 +266,33 @@ def test_storage_options_in_the_config(
         (["--chans", "0"], "--chans 0"),
         (["--chans", "4", "--models", "nosuch*"], "matches no model"),
         (["--bands", "sentinel1", "--scheme", "rgb-only"], "needs red, green and blue bands"),
-        (["--chans", "4", "--dest", "/proc/mirror"], "can't be written"),
         (["--chans", "4", "--dest", "nosuch://x"], "can't open nosuch://x"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(
-    alone: Runner, options: list[str], message: str
+    options: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = alone.job(*options)
+    assert main(options, command=adapt) == 2
+    printed = capfd.readouterr().err
+    assert message in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_a_destination_that_cannot_be_written_is_one_line_and_exit_2(alone: Runner) -> None:
+    """Found after all imports, of which none says a word."""
+    done = alone.job("--chans", "4", "--dest", "/proc/mirror")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "can't be written" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_cluster_that_is_not_there(alone: Runner, tmp_path: Path) -> None:
-    done = alone.job(
-        "--zoo", "sample", "--chans", "4", "--dest", str(tmp_path), RAY_ADDRESS="127.0.0.1:9"
-    )
-    assert done.returncode == 3
-    assert "no Ray cluster at RAY_ADDRESS" in done.stderr
+def test_a_cluster_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    arguments = ["--zoo", "sample", "--chans", "4", "--dest", str(tmp_path)]
+    assert main(arguments, command=adapt) == 3
+    assert "no Ray cluster at RAY_ADDRESS" in capsys.readouterr().err
 
 
 # What the mirror doesn't tell

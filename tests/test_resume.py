@@ -1,6 +1,7 @@
 """A run that is stopped, that has bad models, or that isn't alone on its mirror."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 
 from tests.conftest import FAMILIES, SMALL
 from tests.support import checker, checkpoints
-from tests.support.jobs import JOB, Runner, ok
+from tests.support.jobs import JOB, Runner, ok, ray_cluster
+from tests.support.seaweed import SeaweedFS
 from tests.test_job import contents, rows
 
 
@@ -17,10 +19,17 @@ def four_models(root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cluster(s3: SeaweedFS) -> Iterator[Runner]:
+    """Runs jobs on one cluster, whose nodes know the keys of the S3 server."""
+    with ray_cluster(s3.env) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def quiet(families: Path, cluster: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The mirror of four models that a run without disturbance makes."""
     dest = tmp_path_factory.mktemp("quiet")
-    ok(alone.job(*four_models(families), "--dest", str(dest)))
+    ok(cluster.job(*four_models(families), "--dest", str(dest)))
     return dest
 
 
@@ -33,10 +42,10 @@ def quiet(families: Path, alone: Runner, tmp_path_factory: pytest.TempPathFactor
     ],
 )
 def test_a_stopped_run_goes_on_and_ends_the_same(
-    families: Path, alone: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
+    families: Path, cluster: Runner, tmp_path: Path, quiet: Path, number: signal.Signals
 ) -> None:
     options = [*four_models(families), "--dest", str(tmp_path)]
-    process = alone.start(*JOB, *options)
+    process = cluster.start(*JOB, *options)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("[1/4]"):
@@ -48,7 +57,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         assert err.strip() == "zooadapt: stopped; the same command goes on where this one ended"
         assert 2 <= len(rows(tmp_path)) < 8
         assert not list(tmp_path.rglob("*.tmp"))
-    ok(alone.job(*options))
+    ok(cluster.job(*options))
     changing = ["run_id", "created_at", "equivalence_error", "control_error"]
     pd.testing.assert_frame_equal(
         rows(tmp_path).drop(columns=changing), rows(quiet).drop(columns=changing)
@@ -58,11 +67,11 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_two_jobs_at_once_leave_the_rows_of_both(
-    kind: str, small: Path, alone: Runner, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, small: Path, cluster: Runner, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     dest = str(tmp_path) if kind == "local" else request.getfixturevalue("bucket")
     common = ["--models", SMALL, "--source-root", str(small), "--dest", dest]
-    jobs = [alone.start(*JOB, "--chans", chans, *common) for chans in ("1,4", "4,8")]
+    jobs = [cluster.start(*JOB, "--chans", chans, *common) for chans in ("1,4", "4,8")]
     for job in jobs:
         out, err = job.communicate()
         assert job.returncode == 0, out + err
@@ -74,7 +83,7 @@ def test_two_jobs_at_once_leave_the_rows_of_both(
 
 
 def test_bad_models_become_failures_and_the_others_go_on(
-    small: Path, alone: Runner, tmp_path: Path
+    small: Path, cluster: Runner, tmp_path: Path
 ) -> None:
     root = tmp_path / "zoo"
     good = checkpoints.write_hub_repo(root, SMALL, form="legacy-pickle")
@@ -90,7 +99,7 @@ def test_bad_models_become_failures_and_the_others_go_on(
     dest = tmp_path / "mirror"
     chosen = ",".join([SMALL, *bad, "test_byobnet", "csatv2.r512_in1k"])
     options = ["--chans", "4", "--models", chosen, "--source-root", str(root), "--dest", str(dest)]
-    done = alone.job(*options)
+    done = cluster.job(*options)
     printed = ok(done, code=1)
     assert rows(dest)["model"].tolist() == [SMALL]
     failures = rows(dest, "failures").set_index("model")
@@ -111,8 +120,8 @@ def test_bad_models_become_failures_and_the_others_go_on(
     for tag in bad:
         (root / "timm" / tag / "pytorch_model.bin").unlink()
         checkpoints.write_hub_repo(root, tag)
-    assert "1 unsupported" in ok(alone.job(*options), code=1)
-    ok(alone.job(*options, "--exclude", "test_byobnet", "--retry-failed"))
+    assert "1 unsupported" in ok(cluster.job(*options), code=1)
+    ok(cluster.job(*options, "--exclude", "test_byobnet", "--retry-failed"))
     assert len(rows(dest)) == 4
 
 

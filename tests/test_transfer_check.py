@@ -1,7 +1,6 @@
 """The comparison of schemes on synthetic spectra: its spectral model, its split, its output."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,17 @@ def test_training_and_test_crops_are_of_different_halves(job: dict[str, Any]) ->
     assert test.min() > 0.2
 
 
-def test_one_small_run_prints_a_table_and_writes_parquet(tmp_path: Path) -> None:
+def test_one_small_run_prints_a_table_and_writes_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "transfer.parquet"
     small = ["--seeds", "1", "--train", "2", "--test", "1", "--steps", "1"]
-    command = [sys.executable, str(JOB), *small, "--scheme", "nearest", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "| `nearest` | " in done.stdout
+    command = [str(JOB), *small, "--scheme", "nearest", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOB), run_name="__main__")
+    assert ended.value.code == 0
+    assert "| `nearest` | " in capsys.readouterr().out
     found = pd.read_parquet(out)
     assert found["protocol"].tolist() == ["probe", "fine-tune"]
     assert found["accuracy"].between(0, 1).all()

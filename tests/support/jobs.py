@@ -6,13 +6,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, "jobs/adapt_zoo.py"]
+RAY = str(Path(sys.executable).parent / "ray")
 
 
 @dataclass
@@ -73,10 +74,33 @@ def ray_port() -> int:
 @contextmanager
 def ray_head(env: Mapping[str, str], cpus: int = 2, *options: str) -> Iterator[str]:
     """A head node started with ``ray start --head``; yields its dashboard's address."""
+    with _started(env, cpus, *options) as (process, port):
+        address = f"http://127.0.0.1:{port + 1}"
+        _wait_until_it_takes_jobs(address, env, process)
+        yield address
+
+
+@contextmanager
+def ray_cluster(env: Mapping[str, str], cpus: int = 2) -> Iterator[Runner]:
+    """Runs commands where a cluster without a dashboard is running; both have the environment.
+
+    A job's own Ray takes as long to start as a small job.
+    """
+    with ray_folder() as folder:
+        whole = {**env, **folder}
+        with _started(whole, cpus, "--include-dashboard=false") as (process, _):
+            _wait(lambda: _is_there(whole), process)
+            yield Runner(whole)
+
+
+@contextmanager
+def _started(
+    env: Mapping[str, str], cpus: int, *options: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A head node that begins, and its port; the next one is its dashboard's."""
     port = ray_port()
-    ray = str(Path(sys.executable).parent / "ray")
     command = [
-        ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
+        RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
         f"--ray-client-server-port={port + 2}", f"--num-cpus={cpus}", "--disable-usage-stats",
         f"--dashboard-agent-listen-port={port + 3}", *options,
     ]  # fmt: skip
@@ -88,27 +112,35 @@ def ray_head(env: Mapping[str, str], cpus: int = 2, *options: str) -> Iterator[s
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    address = f"http://127.0.0.1:{port + 1}"
     try:
-        _wait_until_it_takes_jobs(ray, address, env, process)
-        yield address
+        yield process, port
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # an orderly stop takes it half a minute
         process.wait(60)
 
 
 def _wait_until_it_takes_jobs(
-    ray: str, address: str, env: Mapping[str, str], process: "subprocess.Popen[bytes]"
+    address: str, env: Mapping[str, str], process: "subprocess.Popen[bytes]"
 ) -> None:
+    probe = [RAY, "job", "list", "--address", address]
+    whole = {**os.environ, **env}
+    _wait(
+        lambda: (
+            _is_there(env)
+            and not subprocess.run(probe, env=whole, capture_output=True, check=False).returncode
+        ),
+        process,
+    )
+
+
+def _is_there(env: Mapping[str, str]) -> bool:
+    """Whether ``ray start`` has written what it writes last."""
+    return Path(env["RAY_TMPDIR"], "ray", "ray_current_cluster").exists()
+
+
+def _wait(ready: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 90
-    probe = [ray, "job", "list", "--address", address]
-    found = Path(env["RAY_TMPDIR"], "ray", "ray_current_cluster")  # written last
-    while (
-        not found.exists()
-        or subprocess.run(
-            probe, env={**os.environ, **env}, capture_output=True, check=False
-        ).returncode
-    ):
+    while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the Ray head did not start")
         time.sleep(0.5)
