@@ -42,7 +42,8 @@ CONFIG: dict[str, Any] = {
     },
     "max_workers": 3,
     "upscaling_speed": 10,
-    "idle_timeout_minutes": 0.05,
+    # Long enough for a process to begin on a node that has just come, on a busy machine too.
+    "idle_timeout_minutes": 0.25,
     "head_node_type": HEAD,
     "available_node_types": {
         HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -107,6 +108,7 @@ def ordered() -> set[str]:
     return {name for each in demand for bundle in each.bundles_by_count for name in bundle.bundle}
 
 
+@pytest.mark.slow  # waits for nodes to come, and to have been idle
 def test_nodes_come_with_the_work_and_go_with_it(
     head: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

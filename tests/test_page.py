@@ -345,7 +345,8 @@ def test_s3_is_told_that_it_is_a_page(bucket: str, monkeypatch: pytest.MonkeyPat
     call = store.fs.call_s3
 
     def listening(method: str, *arguments: Any, **given: Any) -> Any:
-        told[given.get("Key", "").rpartition("/")[2]] = given.get("ContentType")
+        if "Body" in given:
+            told[given["Key"].rpartition("/")[2]] = given.get("ContentType")
         return call(method, *arguments, **given)
 
     monkeypatch.setattr(store.fs, "call_s3", listening)
