@@ -67,8 +67,11 @@ def ray_folder() -> Iterator[dict[str, str]]:
 
 
 def ray_port() -> int:
-    """The first of the five ports that `ray_head` may take, its cluster's own."""
-    return 20000 + os.getpid() % 5000 * 5
+    """The first of the five ports that `ray_head` may take, its cluster's own.
+
+    Below those that the system gives to connections.
+    """
+    return 23000 + os.getpid() % 1900 * 5
 
 
 @contextmanager

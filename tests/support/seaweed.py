@@ -109,9 +109,13 @@ def _identities(server: SeaweedFS) -> dict[str, Any]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free ports whose gRPC neighbours (port + 10000) are free too."""
+    """Free ports whose gRPC neighbours (port + 10000) are free too.
+
+    All below 32768, from where the system gives ports to connections, which may take them first.
+    """
     found: list[int] = []
-    for port in range(20000 + (time.monotonic_ns() // 1000) % 20000, 55000):
+    first = (time.monotonic_ns() // 1000) % 9000
+    for port in range(10000 + first, 10000 + first + 3000):
         if _is_free(port) and _is_free(port + 10000):
             found.append(port)
             if len(found) == count:
@@ -121,7 +125,11 @@ def _free_ports(count: int) -> list[int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def _wait_until_ready(server: SeaweedFS, process: subprocess.Popen[bytes], log: Path) -> None:
