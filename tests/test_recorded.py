@@ -113,6 +113,12 @@ def test_an_archive_is_made_anew_when_it_lacks_many(store: Counting) -> None:
     assert store.read(ARCHIVE) != before
 
 
+def test_of_some_models_only_their_records_are_read(store: Counting) -> None:
+    reading = recorded.Reading(store, models=[("zoo", "net.b"), ("zoo", "gone")])
+    assert [[record["model"] for record in each] for each in reading.histories()] == [["net.b"] * 2]
+    assert {key.rpartition("/")[0] for key in store.read_alone} == {"records/zoo/net.b"}
+
+
 def test_a_small_mirror_has_none(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for number in (1, 2, 3):

@@ -7,7 +7,7 @@ or holds other types than it should, is Damaged.
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from io import BytesIO
 from typing import Any
@@ -145,6 +145,14 @@ def parts(data: bytes, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
 def _stated(file: pq.ParquetFile) -> dict[str, str]:
     found: dict[bytes, bytes] = file.metadata.metadata or {}
     return {key.decode(): value.decode() for key, value in found.items()}
+
+
+def refuse_newer(data: bytes, name: str) -> None:
+    """Raise RunError for a table of a newer layout; of one that is damaged nothing is told."""
+    with suppress(pa.ArrowException, OSError, KeyError, ValueError):
+        version = int(Encoded(data).stated[VERSION_KEY])
+        if version > LAYOUT_VERSION:
+            raise _newer(name, version)
 
 
 def check(data: bytes, name: str, schema: pa.Schema) -> None:

@@ -10,7 +10,6 @@ import logging
 import posixpath
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -184,8 +183,7 @@ def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
         before = store.read(name)
         if before == data:
             return
-        with suppress(Damaged):  # that is what it is made again for
-            layout.check(before, name, _SCHEMAS[name])
+        layout.refuse_newer(before, name)
     store.replace(name, data, version)
 
 

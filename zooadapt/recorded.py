@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import logging
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
@@ -47,22 +47,32 @@ _log = logging.getLogger("zooadapt")
 
 def refuse_newer(store: Store) -> None:
     """Raise RunError for an archive of a newer layout."""
-    with suppress(FileNotFoundError, Damaged):
-        layout.check(store.read(ARCHIVE), ARCHIVE, _SCHEMA)
+    with suppress(FileNotFoundError):
+        layout.refuse_newer(store.read(ARCHIVE), ARCHIVE)
 
 
 class Reading:
     """One pass over the records that a mirror has when it begins."""
 
-    def __init__(self, store: Store, archived: bool = True, archiving: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        archived: bool = True,
+        archiving: bool = False,
+        models: Iterable[tuple[str, str]] | None = None,
+    ) -> None:
         """Without `archived` each record is read itself.
 
-        With `archiving` a new archive is made on the way, if it is due.
+        With `archiving` a new archive is made on the way, if it is due. Of `models`, by zoo and
+        name, only the records in their folders are read, those that others have there too.
         """
         self.store = store
         self.damaged: dict[str, Damaged] = {}
         """What is wrong with records, by their keys; of those that have been passed."""
         keys = [key for key in store.list("records") if key.endswith(".json")]
+        if models is not None:
+            folders = {_folder_of(*model) for model in models}
+            keys = [key for key in keys if _folder(key) in folders]
         self._keys = sorted(keys, key=_order)
         self._archive = _Archive(store if archived and len(keys) > AT_ONCE else None)
         lacking = len(keys) - len(self._archive)
@@ -124,7 +134,7 @@ def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
 
 def _is_of(key: str, record: Row) -> bool:
     """Whether a record lies where those of its model do."""
-    return _folder(key) == f"records/{safe(record['zoo'])}/{safe(record['model'])}".lower()
+    return _folder(key) == _folder_of(record["zoo"], record["model"])
 
 
 def _elsewhere(key: str) -> Damaged:
@@ -137,6 +147,10 @@ def _folder(key: str) -> str:
     There two models shared one, and had one each once the mirror was copied to another.
     """
     return posixpath.dirname(key).lower()
+
+
+def _folder_of(zoo: str, model: str) -> str:
+    return f"records/{safe(zoo)}/{safe(model)}".lower()
 
 
 def _order(key: str) -> str:

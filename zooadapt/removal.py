@@ -79,13 +79,7 @@ def find(
 
 def _records_of(store: Store, names: Iterable[tuple[str, str]]) -> list[Row]:
     """Those of models, and of others that share their folders, as some stores know no case."""
-    folders = {model_folder(*name).lower() for name in names}
-    return [
-        record
-        for history in Reading(store).histories()
-        if model_folder(history[0]["zoo"], history[0]["model"]).lower() in folders
-        for record in history
-    ]
+    return [record for history in Reading(store, models=names).histories() for record in history]
 
 
 def _models(store: Store, glob: str, zoo: str | None) -> list[tuple[str, str]]:
