@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -15,10 +16,12 @@ from tests.support.jobs import ROOT, ray_folder
 from zooadapt import cluster
 from zooadapt.cluster import RayExecutor, Stages
 from zooadapt.errors import StageError, TooLarge
-from zooadapt.nodes import Workers
+from zooadapt.nodes import Workers, capacity, workers
 from zooadapt.records import Job, ModelEntry, ModelSummary, Request
 from zooadapt.schedule import Schedule
 
+SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+HALF = {"num_gpus": 0.5, "num_cpus": 0}
 STAGES = Stages(places.locate, places.adapt, places.prove)
 
 
@@ -178,3 +181,64 @@ def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> N
     with running(tmp_path, models=1) as run:
         run.join()
     assert isinstance(run.failed["m0"], TooLarge)
+
+
+# What there is, counted
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "line"),
+    [
+        ({"CPU": 2}, SPREAD, "no GPU: validating on 2 CPU workers"),
+        ({"CPU": 1}, SPREAD, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 16}, SPREAD, "no GPU: validating on 16 CPU workers"),
+        ({"CPU": 8, "GPU": 1}, HALF, "validating on 1 GPU, 2 workers each"),
+        ({"CPU": 64, "GPU": 4}, HALF, "validating on 4 GPUs, 2 workers each"),
+    ],
+)
+def test_validators_get_the_gpus_where_there_are_any(
+    resources: dict[str, float],
+    options: dict[str, Any],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
+    division = workers()
+    assert division.options == options
+    assert str(division).endswith(line)
+    assert division.at_once > division.validators
+
+
+def node(cpus: float, gigabytes: int, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": gigabytes * 1e9}}
+
+
+def test_a_head_that_takes_no_work_and_nodes_that_are_gone_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [node(0, 64), node(4, 16), node(2, 8, gpus=1), node(32, 256, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert workers() == Workers(gpus=1, cpus=6, memory=16 * 10**9)
+    found = capacity(workers())
+    assert (found.memory, found.largest_node) == (24 * 10**9, 16 * 10**9)
+
+
+def test_what_may_still_come_counts_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [node(0, 4)])
+    asked = workers(Workers(gpus=2, cpus=16, memory=32 * 10**9))
+    found = capacity(asked)
+    assert (asked.gpus, asked.cpus, found.validators) == (2, 16, 4)
+    assert found.largest_node == 32 * 10**9
+    assert found.memory >= found.largest_node
+
+
+def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = [node(4, 16), node(8, 64, gpus=1)]
+    monkeypatch.setattr(ray, "nodes", lambda: both)
+    fixed, growing = workers(), workers(Workers(cpus=2))
+    assert [capacity(each).adapting for each in (fixed, growing)] == [13, 4]
+    assert growing.memory == 64 * 10**9, "that a larger model may go to"
+    monkeypatch.setattr(ray, "nodes", lambda: both[1:])
+    assert capacity(workers(Workers(gpus=2))).adapting == 8

@@ -92,6 +92,10 @@ def _adapting(grows: bool) -> list[dict[str, float]]:
 
 
 def capacity(division: Workers) -> Capacity:
+    """How many batches the nodes can work on, and the bytes of memory that these may take together.
+
+    What was asked for counts as if it were there, with a CPU's share of memory.
+    """
     nodes = _adapting(division.grows)
     cpus = sum(node.get("CPU", 0) for node in nodes)
     memory = int(sum(node.get("memory", 0) for node in nodes))
