@@ -32,9 +32,14 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as ``1 model`` or ``2,000 models``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def plan_line(plan: "Plan") -> str:
     """What is there, what is due."""
-    parts = [f"{plan.models} model{'s' * (plan.models != 1)}", f"{plan.due} variants to make"]
+    parts = [counted(plan.models, "model"), f"{counted(plan.due, 'variant')} to make"]
     parts += [f"{plan.done} done already"] if plan.done else []
     parts += [f"{plan.unsupported} known to be unsupported"] if plan.unsupported else []
     parts += [f"{plan.failed} failed before (--retry-failed takes them up)"] if plan.failed else []
@@ -124,8 +129,8 @@ def failure_table(failures: Iterable[Row]) -> str:
     """Failures grouped by status, stage and reason, the largest group first."""
     lines = [f"  {'status':<11}  {'stage':<10}  {'models':>6}  reason"]
     for group in grouped(failures):
-        counted = f"{group.status:<11}  {group.stage:<10}  {len(group.models):>6}"
-        lines.append(f"  {counted}  {group.reason}")
+        shown = f"{group.status:<11}  {group.stage:<10}  {len(group.models):>6}"
+        lines.append(f"  {shown}  {group.reason}")
         lines.append(f"  {'':<33}{group.named(3)}")
     return "\n".join(lines)
 
@@ -138,7 +143,7 @@ def wrong_table(wrong: "Sequence[Wrong]") -> str:
 
 def verified(findings: "Findings", deep: bool) -> str:
     """The closing line of a check."""
-    counted = f"{findings.variants} variants, {size(findings.bytes)}"
+    checked = f"{counted(findings.variants, 'variant')}, {size(findings.bytes)}"
     proved = ", each proved again" if deep else ""
     verdict = f"{len(findings.wrong)} wrong" if findings.wrong else f"all is well{proved}"
     unlisted = (
@@ -146,7 +151,7 @@ def verified(findings: "Findings", deep: bool) -> str:
         if findings.unlisted
         else ""
     )
-    return f"{counted}: {verdict}{unlisted}"
+    return f"{checked}: {verdict}{unlisted}"
 
 
 def garbage_table(garbage: "Sequence[Garbage]", now: datetime) -> str:
@@ -163,8 +168,8 @@ def removal_table(removals: "Sequence[Removal]") -> str:
     lines = []
     for removal in removals:
         rows = removal.variants
-        counted = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
-        shown = counted or ("nothing listed" if removal.keys else "nothing left")
+        widths = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
+        shown = widths or ("nothing listed" if removal.keys else "nothing left")
         stems = " and its original stems" if removal.whole and removal.keys else ""
         lines.append(f"  {size(removal.bytes):>8}  {removal.zoo}/{removal.model}  {shown}{stems}")
     return "\n".join(lines)
@@ -201,8 +206,8 @@ def _estimate(of: "Estimate", bandwidth: float) -> list[str]:
     """Lines of what a run takes; `zooadapt.estimate` has the formulas."""
     return [
         "estimated:",
-        f"  requests  {of.lookups:,} look-ups and {of.source_reads:,} reads of sources; "
-        f"{of.writes:,} writes and {of.reads:,} reads of the store",
+        f"  requests  {counted(of.lookups, 'look-up')} and {counted(of.source_reads, 'read')} of "
+        f"sources; {counted(of.writes, 'write')} and {counted(of.reads, 'read')} of the store",
         f"  bytes     {size(of.bytes_in)} from sources, {size(of.bytes_sent)} to the store and "
         f"{size(of.bytes_back)} back",
         f"  transfer  {of.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
@@ -245,9 +250,9 @@ def closing(ending: Ending, example: Row | None, options: bool = False) -> str:
     `options` says that the mirror's store was given storage options, which aren't shown.
     """
     lines = [
-        f"{ending.new} new variants in {ending.seconds:.0f} s; of what was asked for, "
+        f"{counted(ending.new, 'new variant')} in {ending.seconds:.0f} s; of what was asked for, "
         f"{ending.unsupported} unsupported, {ending.failed} failed.",
-        f"The mirror {ending.dest} holds {ending.usable} variants:",
+        f"The mirror {ending.dest} holds {counted(ending.usable, 'variant')}:",
         f"  {ending.dest}/manifest.parquet   the usable variants",
         f"  {ending.dest}/failures.parquet   what isn't there, and why",
         f"  {ending.dest}/index.html         a page to look at",

@@ -49,7 +49,7 @@ def remove(
         found = removal.find(store, model, zoo, _patterns(chans, bands))
         if sure:
             (removal.undo if undo else removal.remove)(store, found, reason, run_id)
-    models = f"{len(found)} model{'s' * (len(found) != 1)}"
+    models = report.counted(len(found), "model")
     if undo:
         done = "be made again by the next job that is asked for it"
         click.echo(f"{models} may {done}" if sure else f"{models} could {done}; --yes allows it")
@@ -58,7 +58,7 @@ def remove(
     variants = sum(len(each.variants) for each in found)
     size = report.size(sum(each.bytes for each in found))
     done = "removed" if sure else "would go; --yes removes them, and no job makes them again"
-    click.echo(f"{models}, {variants} variants, {size}, {done}")
+    click.echo(f"{models}, {report.counted(variants, 'variant')}, {size}, {done}")
     return OK
 
 

@@ -135,7 +135,7 @@ def sync(
     done = sync(mirror.mirrors[0][0], store, rows)
     for folder, why in done.wrong.items():
         click.echo(f"  {folder}  {why}")
-    parts = [f"{done.copied} variants copied, {report.size(done.bytes)}"]
+    parts = [f"{report.counted(done.copied, 'variant')} copied, {report.size(done.bytes)}"]
     parts += [f"{done.already} were there"] if done.already else []
     parts += [f"{len(done.wrong)} failed: the same command tries them again"] if done.wrong else []
     click.echo("; ".join(parts))
