@@ -7,7 +7,7 @@ The same as `zooadapt adapt`; `--help` lists the options.
 
 import sys
 
-from zooadapt.cli import adapt, main
+from zooadapt.cli.main import adapt, main
 
 if __name__ == "__main__":
     sys.exit(main(command=adapt))

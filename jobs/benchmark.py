@@ -45,10 +45,12 @@ sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 import zooadapt  # noqa: E402
 from tests import test_pipeline  # noqa: E402
 from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
-from zooadapt import cluster, plan, schedule, simulation  # noqa: E402
-from zooadapt.config import Config, parse_chans, parse_names  # noqa: E402
-from zooadapt.nodes import Workers  # noqa: E402
-from zooadapt.records import Job, ModelEntry, ModelSummary, Request  # noqa: E402
+from zooadapt.cluster import ray_executor, schedule  # noqa: E402
+from zooadapt.cluster.nodes import Workers  # noqa: E402
+from zooadapt.job import plan  # noqa: E402
+from zooadapt.job.options import Config, parse_chans, parse_names  # noqa: E402
+from zooadapt.measure import simulation  # noqa: E402
+from zooadapt.types import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 
 MODELS = (
@@ -358,19 +360,19 @@ def driver(entries: int) -> None:
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     requests = iter(todo.requests)
     for size, locate in ((100, idle.locate), (1, idle.locate_small)):
-        _through(requests, job, cluster.Stages(locate, idle.adapt, idle.prove), f"{size} MB")
+        _through(requests, job, ray_executor.Stages(locate, idle.adapt, idle.prove), f"{size} MB")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(f"driver: {peak / MB:,.0f} MB at {entries:,} models")
 
 
-def _through(requests: Iterator[Request], job: Job, stages: cluster.Stages, size: str) -> None:
+def _through(requests: Iterator[Request], job: Job, stages: ray_executor.Stages, size: str) -> None:
     """Time models through stages that do nothing, once the processes are there."""
     times: list[tuple[float, float]] = []
 
     def ended(summary: ModelSummary) -> None:
         times.append((time.monotonic(), time.process_time()))
 
-    with cluster.RayExecutor(job, Workers(), stages, named=False) as executor:
+    with ray_executor.RayExecutor(job, Workers(), stages, named=False) as executor:
         taken = itertools.islice(requests, _WARMING + _SCHEDULED)
         schedule.Schedule(
             taken, executor, ended, lambda request, error: simulation.summary(request)

@@ -23,10 +23,12 @@ import click
 import pandas as pd
 import torch
 
-from zooadapt import conformance, plan, zoos
-from zooadapt.config import parse_chans, parse_names
-from zooadapt.records import ModelEntry
+from zooadapt.job import plan
+from zooadapt.job.options import parse_chans, parse_names
+from zooadapt.measure import conformance
 from zooadapt.targets import SCHEMES
+from zooadapt.types import ModelEntry
+from zooadapt.zoos import registry
 
 COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
 
@@ -49,7 +51,7 @@ def main(
     workers: int, out: Path,
 ) -> None:  # fmt: skip
     """Measure what isn't measured yet or failed, then report."""
-    library = zoos.get(zoo.partition(":")[0]).library
+    library = registry.get(zoo.partition(":")[0]).library
     made = f"{library}{version(library)}"
     log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-{made}.jsonl")
     known = _read(log)
@@ -74,8 +76,8 @@ def main(
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
     """What the zoo has of each, or without a list of models, what its library knows."""
-    known = getattr(zoos.get(zoo), "architectures", None) if ":" not in zoo else None
-    listed = list(known()) if known else zoos.listed(zoo)
+    known = getattr(registry.get(zoo), "architectures", None) if ":" not in zoo else None
+    listed = list(known()) if known else registry.listed(zoo)
     chosen = plan.matching(listed, globs, "--models") if globs else listed
     first: dict[str, ModelEntry] = {}
     for entry in chosen:

@@ -25,12 +25,12 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zooadapt import manifest  # noqa: E402
-from zooadapt.columns import MANIFEST_SCHEMA  # noqa: E402
-from zooadapt.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
-from zooadapt.manifest import MANIFEST  # noqa: E402
-from zooadapt.recorded import ARCHIVE  # noqa: E402
-from zooadapt.store import open_store  # noqa: E402
+from zooadapt.mirror import manifest  # noqa: E402
+from zooadapt.mirror.columns import MANIFEST_SCHEMA  # noqa: E402
+from zooadapt.mirror.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
+from zooadapt.mirror.manifest import MANIFEST  # noqa: E402
+from zooadapt.mirror.scan import ARCHIVE  # noqa: E402
+from zooadapt.stores.store import open_store  # noqa: E402
 
 CHANS = (1, 4, 8, 25)
 MEASURED: dict[str, Callable[[Any], object]] = {

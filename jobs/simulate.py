@@ -24,10 +24,10 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zooadapt import scaling  # noqa: E402
-from zooadapt.config import parse_names  # noqa: E402
-from zooadapt.scaling import Result  # noqa: E402
-from zooadapt.simulation import Cluster, Costs  # noqa: E402
+from zooadapt.job.options import parse_names  # noqa: E402
+from zooadapt.measure import scaling  # noqa: E402
+from zooadapt.measure.scaling import Result  # noqa: E402
+from zooadapt.measure.simulation import Cluster, Costs  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

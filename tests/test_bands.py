@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from zooadapt import bands, schemes
+from zooadapt import bands
+from zooadapt.adapt import schemes
 from zooadapt.bands import COMMON, RGB, parse
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.targets import SCHEMES, Band, Bands

@@ -11,11 +11,11 @@ import pytest
 from tests.support.jobs import ROOT
 from tests.test_pipeline import counted, run
 from zooadapt import bands
-from zooadapt.cli import adapt, zooadapt
-from zooadapt.config import _read_yaml
+from zooadapt.cli.main import adapt, zooadapt
+from zooadapt.job.options import _read_yaml
+from zooadapt.proof.compare import TOLERANCE
 from zooadapt.targets import SCHEMES
-from zooadapt.validate import TOLERANCE
-from zooadapt.zoos import _OURS, get, listed, names
+from zooadapt.zoos.registry import _OURS, get, listed, names
 
 README = (ROOT / "README.md").read_text()
 

@@ -26,34 +26,99 @@ class Mutant:
 
 
 MUTANTS = [
-    Mutant(1, "readback.py", "if not same or not named:", "if False:", "test_readback.py"),
-    Mutant(1, "readback.py", "same = digest == variant.sha256", "same = True", "test_readback.py"),
-    Mutant(1, "readback.py", "same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256",
-           "same = True", "test_readback.py"),
-    Mutant(1, "compose.py", "if False in verdicts:", "if False:", "test_compose.py"),
-    Mutant(2, "checkpoint.py", "if random:", "if False:", "test_checkpoint.py"),
-    Mutant(3, "schemes.py", "return torch.stack(columns, dim=1).to(weight.dtype)",
-           "return torch.stack(columns, dim=1).mul(1 + 1e-6).to(weight.dtype)", "test_schemes.py"),
-    Mutant(4, "validate.py", "return one.data_ptr() == other.data_ptr() or torch.equal(one, other)",
-           "return True", "test_validate.py"),
-    Mutant(4, "validate.py",
-           "if not result.equivalent and _is_exact(stems, scheme, matrix):", "if False:",
-           "test_validate.py test_pipeline.py test_conformance.py"),
-    Mutant(4, "validate.py", "_check_stored(variant, adapted)", "pass", "test_validate.py"),
-    Mutant(5, "store.py", "self._move(temporary, self.path(key))",
-           "self._move(temporary, self.path(key) + 'x')", "test_store.py"),
-    Mutant(5, "multipart.py", 'call_s3(filesystem, "abort_multipart_upload", **upload)', "pass",
-           "test_faults.py -k shows_nothing"),
-    Mutant(6, "proving.py", "raise DeviceLost(one_line(error)) from error", "pass",
-           "test_cluster.py -k device"),
-    Mutant(6, "schedule.py", "if work.deaths >= _DEATHS or work.losses >= _LOSSES:", "if False:",
-           "test_schedule.py -k kills"),
-    Mutant(7, "checkpoint.py", "vet(file)", "pass", "test_hostile.py"),
-    Mutant(8, "store.py", "if not self.exists(key) or self.read(key) != data:", "if False:",
-           "test_faults.py test_manifest.py"),
-    Mutant(9, "errors.py", "text = pattern.sub(replacement, text)", "pass",
-           "test_secrets.py -k password"),
-]  # fmt: skip
+    Mutant(
+        1,
+        "mirror/read_back.py",
+        "if not same or not named:",
+        "if False:",
+        "mirror/test_read_back.py",
+    ),
+    Mutant(
+        1,
+        "mirror/read_back.py",
+        "same = digest == variant.sha256",
+        "same = True",
+        "mirror/test_read_back.py",
+    ),
+    Mutant(
+        1,
+        "mirror/read_back.py",
+        "same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256",
+        "same = True",
+        "mirror/test_read_back.py",
+    ),
+    Mutant(1, "stores/compose.py", "if False in verdicts:", "if False:", "stores/test_compose.py"),
+    Mutant(
+        2, "checkpoints/checkpoint.py", "if random:", "if False:", "checkpoints/test_checkpoint.py"
+    ),
+    Mutant(
+        3,
+        "adapt/schemes.py",
+        "return torch.stack(columns, dim=1).to(weight.dtype)",
+        "return torch.stack(columns, dim=1).mul(1 + 1e-6).to(weight.dtype)",
+        "adapt/test_schemes.py",
+    ),
+    Mutant(
+        4,
+        "proof/compare.py",
+        "return one.data_ptr() == other.data_ptr() or torch.equal(one, other)",
+        "return True",
+        "proof/test_compare.py",
+    ),
+    Mutant(
+        4,
+        "proof/compare.py",
+        "if not result.equivalent and _is_exact(stems, scheme, matrix):",
+        "if False:",
+        "proof/test_compare.py test_pipeline.py measure/test_conformance.py",
+    ),
+    Mutant(
+        4, "proof/compare.py", "_check_stored(variant, adapted)", "pass", "proof/test_compare.py"
+    ),
+    Mutant(
+        5,
+        "stores/store.py",
+        "self._move(temporary, self.path(key))",
+        "self._move(temporary, self.path(key) + 'x')",
+        "stores/test_store.py",
+    ),
+    Mutant(
+        5,
+        "stores/multipart.py",
+        'call_s3(filesystem, "abort_multipart_upload", **upload)',
+        "pass",
+        "stores/test_faults.py -k shows_nothing",
+    ),
+    Mutant(
+        6,
+        "proof/published.py",
+        "raise DeviceLost(one_line(error)) from error",
+        "pass",
+        "cluster/test_ray_executor.py -k device",
+    ),
+    Mutant(
+        6,
+        "cluster/schedule.py",
+        "if work.deaths >= _DEATHS or work.losses >= _LOSSES:",
+        "if False:",
+        "cluster/test_schedule.py -k kills",
+    ),
+    Mutant(7, "checkpoints/checkpoint.py", "vet(file)", "pass", "checkpoints/test_hostile.py"),
+    Mutant(
+        8,
+        "stores/store.py",
+        "if not self.exists(key) or self.read(key) != data:",
+        "if False:",
+        "stores/test_faults.py mirror/test_manifest.py",
+    ),
+    Mutant(
+        9,
+        "errors.py",
+        "text = pattern.sub(replacement, text)",
+        "pass",
+        "job/test_secrets.py -k password",
+    ),
+]
 
 
 @pytest.mark.timeout(300)

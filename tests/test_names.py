@@ -18,15 +18,16 @@ from torch import nn
 from tests.conftest import SMALL
 from tests.support import checkpoints, hub
 from tests.test_pipeline import counted, entry, run
-from zooadapt import fetch, sources, zoos
-from zooadapt.cache import Cache
+from zooadapt.checkpoints import fetch, sources
+from zooadapt.checkpoints.scratch import spool
 from zooadapt.errors import FetchError, UsageError
-from zooadapt.mirror import open_mirror
 from zooadapt.names import LONGEST, safe
-from zooadapt.records import Job, Located, ModelEntry, ModelFacts
-from zooadapt.spool import spool
-from zooadapt.store import open_store
+from zooadapt.reader.cache import Cache
+from zooadapt.reader.mirror import open_mirror
+from zooadapt.stores.store import open_store
 from zooadapt.targets import Band, Bands, Target
+from zooadapt.types import Job, Located, ModelEntry, ModelFacts
+from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo
 
 HOSTILE = [
@@ -105,7 +106,7 @@ ODD = Target(Bands("../../outside", (Band("../x"), Band("y"))), "nearest")
 def test_every_model_stays_in_its_place_and_can_be_loaded(
     dest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoos, "get", lambda name: Renamed())
+    monkeypatch.setattr(registry, "get", lambda name: Renamed())
     models = ["ResNet", "resnet", "../../outside", "🛰" * 90]
     for seed, model in enumerate(models):
         root = tmp_path / "zoos" / str(seed)

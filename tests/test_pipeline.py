@@ -13,11 +13,14 @@ from torch import nn
 
 from tests.conftest import SMALL
 from tests.support import checkpoints
-from zooadapt import manifest, pipeline, seeded, zoos
-from zooadapt.manifest import Row
-from zooadapt.records import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request
-from zooadapt.store import open_store
+from zooadapt import pipeline
+from zooadapt.measure import seeded
+from zooadapt.mirror import manifest
+from zooadapt.mirror.manifest import Row
+from zooadapt.stores.store import open_store
 from zooadapt.targets import Bands, Target
+from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request
+from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo
 
 
@@ -74,7 +77,7 @@ class FiveBands(TimmZoo):
 def test_a_source_of_five_bands(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zoos, "get", lambda name: FiveBands())
+    monkeypatch.setattr(registry, "get", lambda name: FiveBands())
     (listed,) = FiveBands().models(Listing())
     folder = tmp_path / "zoo" / str(listed.hub_id)
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from zooadapt.mirror import open_mirror
+    from zooadapt.reader.mirror import open_mirror
 
 __version__ = version("zooadapt")
 __all__ = ["__version__", "create_model", "open_mirror"]
@@ -28,7 +28,7 @@ def create_model(
 
         zooadapt.create_model("resnet34.a1_in1k", in_chans=8, mirror="s3://bucket/mirror")
     """
-    from zooadapt.mirror import open_mirror
+    from zooadapt.reader.mirror import open_mirror
 
     return open_mirror(mirror, storage_options).load(model, in_chans, bands, **options)
 
@@ -36,7 +36,7 @@ def create_model(
 def __getattr__(name: str) -> Any:
     """`open_mirror` is imported when it is first asked for: pandas takes a second."""
     if name == "open_mirror":
-        from zooadapt.mirror import open_mirror
+        from zooadapt.reader.mirror import open_mirror
 
         return open_mirror
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

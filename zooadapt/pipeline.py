@@ -16,23 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zooadapt import (
-    __version__,
-    adaptation,
-    checkpoint,
-    compose,
-    devices,
-    fetch,
-    manifest,
-    proving,
-    publish,
-    schemes,
-    sources,
-    stems,
-    zoos,
-)
-from zooadapt.description import ADAPTER_VERSION, describe
-from zooadapt.empty import shapes_only
+from zooadapt import __version__
+from zooadapt.adapt import contract, schemes, stems
+from zooadapt.checkpoints import checkpoint, fetch, sources
+from zooadapt.checkpoints.scratch import spool
 from zooadapt.errors import (
     CheckpointError,
     FetchError,
@@ -42,8 +29,15 @@ from zooadapt.errors import (
     Unsupported,
     stage,
 )
+from zooadapt.mirror import manifest, publish
+from zooadapt.mirror.variant_config import ADAPTER_VERSION, describe
 from zooadapt.names import WEIGHTS, model_folder
-from zooadapt.records import (
+from zooadapt.proof import devices, published
+from zooadapt.stopwatch import Stopwatch
+from zooadapt.stores import compose
+from zooadapt.stores.store import Store, open_store
+from zooadapt.targets import Target
+from zooadapt.types import (
     Adapted,
     Checkpoint,
     Failure,
@@ -56,10 +50,8 @@ from zooadapt.records import (
     Request,
     Stem,
 )
-from zooadapt.spool import spool
-from zooadapt.stopwatch import Stopwatch
-from zooadapt.store import Store, open_store
-from zooadapt.targets import Target
+from zooadapt.zoos import registry
+from zooadapt.zoos.meta import shapes_only
 
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
@@ -68,7 +60,7 @@ _SIBLINGS = 4
 @cache
 def versions(zoo: str) -> dict[str, str]:
     """What a record of that zoo is made with: with others, unsupported may become supported."""
-    library = zoos.get(zoo).library
+    library = registry.get(zoo).library
     return {"zooadapt": __version__, library: version(library)}
 
 
@@ -97,7 +89,7 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     device = devices.best()
     store = open_store(job.dest, job.dest_options)
     with watch.measured("validate"):
-        proofs = proving.prove(adapted, store, device)
+        proofs = published.prove(adapted, store, device)
     failures = (*adapted.failures, *proofs.failures)
     _record(store, job, adapted.entry, adapted.checkpoint, proofs.rows, failures)
     return ModelSummary(
@@ -130,7 +122,7 @@ def fail(
 def _adapt(
     request: Request, job: Job, located: Located | None, folder: Path, watch: Stopwatch
 ) -> Adapted:
-    entry, zoo = request.entry, zoos.get(request.entry.zoo)
+    entry, zoo = request.entry, registry.get(request.entry.zoo)
     with watch.measured("adapt"), stage(StemError):
         facts = zoo.facts(entry)
         base, found = inspect(entry, zoo, facts)
@@ -174,7 +166,7 @@ def _makeable(
 
 
 def inspect(
-    entry: ModelEntry, zoo: zoos.Zoo, facts: ModelFacts
+    entry: ModelEntry, zoo: registry.Zoo, facts: ModelFacts
 ) -> tuple[nn.Module, tuple[Stem, ...]]:
     """The model on the meta device, in eval mode, and its stems. Raises StemError."""
     with shapes_only():
@@ -184,7 +176,7 @@ def inspect(
 
 
 def _publish(
-    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: zoos.Zoo, job: Job
+    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: registry.Zoo, job: Job
 ) -> Adapted:
     """`adapted` with the original stem and a variant for each target in the mirror."""
     store = open_store(job.dest, job.dest_options)
@@ -197,7 +189,7 @@ def _publish(
 
     def published(target: Target, shared: compose.Shared | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
-        made = adaptation.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
+        made = contract.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
         config = describe(adapted, zoo, base, target, matrix)
         stem = publish.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)

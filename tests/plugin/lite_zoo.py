@@ -7,7 +7,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
 from zooadapt.bands import RGB
-from zooadapt.records import Listing, ModelEntry, ModelFacts
+from zooadapt.types import Listing, ModelEntry, ModelFacts
 from zooadapt.zoos.fixed import FixedZoo
 
 

@@ -1,7 +1,7 @@
 """Stages that do nothing, to measure what carries stages out. Importable, as the real ones are."""
 
-from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request, Source
-from zooadapt.simulation import adapted, summary
+from zooadapt.measure.simulation import adapted, summary
+from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request, Source
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:

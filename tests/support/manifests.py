@@ -14,7 +14,9 @@ from tests.support.jobs import ROOT
 KUBERNETES = "1.30"
 """The oldest version whose pods ours have to be."""
 
-_SCHEMA = json.loads((Path(__file__).parents[1] / "data" / "kuberay.schema.json").read_text())
+_SCHEMA = json.loads(
+    (Path(__file__).parents[1] / "configs" / "data" / "kuberay.schema.json").read_text()
+)
 
 
 def load(name: str) -> Any:

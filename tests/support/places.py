@@ -7,7 +7,7 @@ from pathlib import Path
 import ray
 
 from tests.support import idle
-from zooadapt.records import Adapted, Job, Located, ModelEntry, ModelSummary, Request
+from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zooadapt import bands
-from zooadapt.columns import MANIFEST_SCHEMA
-from zooadapt.history import Run
-from zooadapt.manifest import Row
+from zooadapt.mirror.columns import MANIFEST_SCHEMA
+from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.run_files import Run
 
 SENTINEL = ",".join(bands.preset("sentinel2-l2a").names)
 

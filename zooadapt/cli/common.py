@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zooadapt.config import Places, absolute, read_places
 from zooadapt.errors import UsageError
+from zooadapt.job.options import Places, absolute, read_places
 
 if TYPE_CHECKING:
-    from zooadapt.mirror import Mirror
+    from zooadapt.reader.mirror import Mirror
 
 OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
 """Exit codes; for `adapt`, 1 says that some models failed. See the README."""
@@ -30,7 +30,7 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
 
     @wraps(command)
     def called(place: str | None, mirror: str | None, config: str | None, **options: Any) -> int:
-        from zooadapt.store import open_store
+        from zooadapt.stores.store import open_store
 
         places = read_places(config)
         url = place or mirror or places.dest
@@ -54,7 +54,7 @@ class Reading:
 
     def opened(self) -> "Mirror":
         """The mirrors. Raises UsageError where none is named."""
-        from zooadapt.mirror import open_mirror
+        from zooadapt.reader.mirror import open_mirror
 
         urls = self.urls or ((self.places.dest,) if self.places.dest else ())
         if not urls:

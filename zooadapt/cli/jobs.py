@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from zooadapt.cli.common import OK, as_json, of_mirror
-from zooadapt.config import parse_chans
 from zooadapt.errors import UsageError
+from zooadapt.job.options import parse_chans
 
 if TYPE_CHECKING:
-    from zooadapt.removal import Pattern
-    from zooadapt.store import Store
+    from zooadapt.stores.store import Store
+    from zooadapt.upkeep.removal import Pattern
 
 
 @click.command()
@@ -39,7 +39,8 @@ def remove(
     MODEL is a name or a glob, such as 'resnet*'. Without --chans and --bands all of a model goes,
     its original stems included.
     """
-    from zooadapt import removal, report
+    from zooadapt.report import text
+    from zooadapt.upkeep import removal
 
     reason = " ".join(reason.split())
     if not reason:
@@ -49,24 +50,24 @@ def remove(
         found = removal.find(store, model, zoo, _patterns(chans, bands))
         if sure:
             (removal.undo if undo else removal.remove)(store, found, reason, run_id)
-    models = report.counted(len(found), "model")
+    models = text.counted(len(found), "model")
     if undo:
         done = "be made again by the next job that is asked for it"
         click.echo(f"{models} may {done}" if sure else f"{models} could {done}; --yes allows it")
         return OK
-    click.echo(report.removal_table(found))
+    click.echo(text.removal_table(found))
     variants = sum(len(each.variants) for each in found)
-    size = report.size(sum(each.bytes for each in found))
+    size = text.size(sum(each.bytes for each in found))
     done = "removed" if sure else "would go; --yes removes them, and no job makes them again"
-    click.echo(f"{models}, {report.counted(variants, 'variant')}, {size}, {done}")
+    click.echo(f"{models}, {text.counted(variants, 'variant')}, {size}, {done}")
     return OK
 
 
 def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern, ...]":
-    from zooadapt import catalogue
-    from zooadapt.removal import ALL, Pattern
+    from zooadapt.reader import manifests
+    from zooadapt.upkeep.removal import ALL, Pattern
 
-    names = [",".join(catalogue.target(None, text, None).bands.names) for text in bands]
+    names = [",".join(manifests.target(None, given, None).bands.names) for given in bands]
     asked = [*(Pattern(in_chans=n) for n in chans), *(Pattern(bands=each) for each in names)]
     return tuple(asked) or ALL
 
@@ -84,14 +85,15 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
 @as_json  # fmt: skip
 def runs(store: "Store", limit: int, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first."""
-    from zooadapt import history, listing
+    from zooadapt.mirror import run_files
+    from zooadapt.report import tables
 
-    seen = history.seen(store, limit)
+    seen = run_files.seen(store, limit)
     if not seen and not as_json:
         click.echo("no runs")
         return OK
-    found = listing.runs(seen)
-    click.echo(listing.as_json(found) if as_json else listing.run_lines(found))
+    found = tables.runs(seen)
+    click.echo(tables.as_json(found) if as_json else tables.run_lines(found))
     return OK
 
 

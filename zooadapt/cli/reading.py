@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from zooadapt.cli.common import OK, Reading, as_json, of_mirrors, of_mirrors_if_any
-from zooadapt.config import absolute
 from zooadapt.errors import UsageError
+from zooadapt.job.options import absolute
 from zooadapt.targets import SCHEMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from zooadapt.mirror import Mirror
+    from zooadapt.reader.mirror import Mirror
 
 _SHOWN = ("model", "in_chans", "bands", "scheme", "params", "input_height", "license")
 _OFFERED = ("model", "params", "input_height", "license", "source")
@@ -75,7 +75,7 @@ def ls(
     columns: list[str], sort: str, as_json: bool,
 ) -> int:  # fmt: skip
     """List variants; MODEL is a glob, such as 'resnet*'."""
-    from zooadapt import listing
+    from zooadapt.report import tables
 
     if available:
         if chans or bands or scheme:
@@ -86,9 +86,9 @@ def ls(
     else:
         columns = columns or list(_SHOWN)
         rows = reading.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
-    rows = listing.sorted_by(rows, sort)
-    rows = rows if columns == ["all"] else listing.selected(rows, columns)
-    click.echo(listing.as_json(rows) if as_json else listing.table(rows))
+    rows = tables.sorted_by(rows, sort)
+    rows = rows if columns == ["all"] else tables.selected(rows, columns)
+    click.echo(tables.as_json(rows) if as_json else tables.table(rows))
     if not as_json:
         click.echo(f"{len(rows)} {'model' if available else 'variant'}{'s' * (len(rows) != 1)}")
     return OK
@@ -99,8 +99,8 @@ def _offered(
     model: str, license: str | None,
 ) -> "pd.DataFrame":  # fmt: skip
     """The models of a zoo that match, with their parameters if `counts`."""
-    from zooadapt.available import offered
-    from zooadapt.cache import default_root
+    from zooadapt.reader.cache import default_root
+    from zooadapt.reader.zoo_models import offered
 
     places, root = reading.places, source_root or reading.places.source_root
     return offered(
@@ -120,15 +120,15 @@ def _offered(
 @as_json
 def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
     """Say all about one model and its variants."""
-    from zooadapt import listing
+    from zooadapt.report import tables
 
     rows = mirror.siblings(model, zoo)
     if as_json:
-        click.echo(listing.as_json(rows))
+        click.echo(tables.as_json(rows))
         return OK
-    click.echo(listing.facts(rows, _MODEL))
+    click.echo(tables.facts(rows, _MODEL))
     click.echo()
-    click.echo(listing.table(rows[list(_VARIANT)]))
+    click.echo(tables.table(rows[list(_VARIANT)]))
     return OK
 
 
@@ -157,7 +157,7 @@ def pull(
     row = mirror.siblings(model, zoo).iloc[0]
     hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
     if not row["min_timm"]:
-        from zooadapt.report import creating
+        from zooadapt.report.text import creating
 
         places = list(click.get_current_context().params["mirror"])
         hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)
@@ -170,10 +170,10 @@ def pull(
 @as_json
 def status(mirror: "Mirror", as_json: bool) -> int:
     """Say what a mirror holds, and what timm has besides."""
-    from zooadapt import listing
+    from zooadapt.report import tables
 
-    found = listing.status(mirror.manifest())
-    click.echo(json.dumps(found, indent=2) if as_json else listing.status_lines(found))
+    found = tables.status(mirror.manifest())
+    click.echo(json.dumps(found, indent=2) if as_json else tables.status_lines(found))
     return OK
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from zooadapt.cli.common import OK, WRONG, of_mirror, with_anon
-from zooadapt.config import absolute, parse_chans, parse_names, read_places
 from zooadapt.errors import RunError, UsageError
+from zooadapt.job.options import absolute, parse_chans, parse_names, read_places
 
 if TYPE_CHECKING:
-    from zooadapt.store import Store
+    from zooadapt.stores.store import Store
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -22,16 +22,16 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 @click.option("--deep", is_flag=True, help="Prove every variant again, too.")
 def verify(store: "Store", deep: bool) -> int:
     """Check every object of a mirror against its manifest."""
-    from zooadapt import report
-    from zooadapt.verify import verify
+    from zooadapt.report import text
+    from zooadapt.upkeep.verify import verify
 
     try:
         findings = verify(store, deep)
     except KeyboardInterrupt:
         raise RunError("stopped before all was checked; nothing was changed") from None
     if findings.wrong:
-        click.echo(report.wrong_table(findings.wrong))
-    click.echo(report.verified(findings, deep))
+        click.echo(text.wrong_table(findings.wrong))
+    click.echo(text.verified(findings, deep))
     return WRONG if findings.wrong else OK
 
 
@@ -55,16 +55,17 @@ def _parse_age(context: click.Context, parameter: click.Parameter, value: str) -
 @click.option("--delete", is_flag=True, help="Remove it; else it is only shown.")  # fmt: skip
 def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
     """Show or remove what a mirror no longer needs."""
-    from zooadapt import garbage, report
+    from zooadapt.report import text
+    from zooadapt.upkeep import garbage
 
     now = datetime.now(UTC)
     before = now - older_than
     with store.session(f"gc-{now:%Y%m%dT%H%M%SZ}") if delete else nullcontext():
         found = garbage.find(store, before)
         if found:
-            click.echo(report.garbage_table(found, now))
+            click.echo(text.garbage_table(found, now))
         gone = garbage.remove(store, found, before) if delete else found
-    freed = report.size(sum(item.bytes for item in gone))
+    freed = text.size(sum(item.bytes for item in gone))
     done = "removed" if delete else "may go; --delete removes them" if gone else "may go"
     click.echo(f"{len(gone)} left-overs, {freed}, {done}")
     return OK
@@ -74,7 +75,7 @@ def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
 @of_mirror
 def rebuild(store: "Store") -> int:
     """Make a mirror's manifest again from its records."""
-    from zooadapt.rebuild import rebuild
+    from zooadapt.upkeep.rebuild import rebuild
 
     with store.session(f"rebuild-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"):
         made = rebuild(store)
@@ -92,7 +93,7 @@ def rebuild(store: "Store") -> int:
 @of_mirror
 def write_page(store: "Store") -> int:
     """Write a mirror's page, index.html, beside its manifest."""
-    from zooadapt import page
+    from zooadapt.report import page
 
     click.echo(f"written: {page.write(store)}")
     return OK
@@ -122,10 +123,10 @@ def sync(
 
     DEST is then a mirror of its own, that other copies and jobs may add to.
     """
-    from zooadapt import report
-    from zooadapt.mirror import open_mirror
-    from zooadapt.store import open_store
-    from zooadapt.sync import select, sync
+    from zooadapt.reader.mirror import open_mirror
+    from zooadapt.report import text
+    from zooadapt.stores.store import open_store
+    from zooadapt.upkeep.sync import select, sync
 
     places = read_places(config)
     options = with_anon(source, places.source_storage_options, anon)
@@ -135,7 +136,7 @@ def sync(
     done = sync(mirror.mirrors[0][0], store, rows)
     for folder, why in done.wrong.items():
         click.echo(f"  {folder}  {why}")
-    parts = [f"{report.counted(done.copied, 'variant')} copied, {report.size(done.bytes)}"]
+    parts = [f"{text.counted(done.copied, 'variant')} copied, {text.size(done.bytes)}"]
     parts += [f"{done.already} were there"] if done.already else []
     parts += [f"{len(done.wrong)} failed: the same command tries them again"] if done.wrong else []
     click.echo("; ".join(parts))

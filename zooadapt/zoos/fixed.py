@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from zooadapt import tracing
-from zooadapt.empty import shapes_only
 from zooadapt.errors import Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS
-from zooadapt.records import Listing, ModelEntry, ModelFacts
 from zooadapt.targets import Bands
+from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.zoos import tracing
+from zooadapt.zoos.meta import shapes_only
 
 _log = logging.getLogger("zooadapt")
 

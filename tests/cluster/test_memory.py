@@ -1,0 +1,34 @@
+"""A model that Ray's memory monitor kills again and again is set aside; the others finish."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_ray_executor import KILLER, _eat, ray_whose_workers, run
+from tests.conftest import SMALL
+from tests.support import checkpoints
+from zooadapt.types import Job
+
+pytestmark = pytest.mark.slow  # what else runs on the machine counts, too
+
+
+def memory_of_this_machine() -> dict[str, int]:
+    """In kB."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def test_a_model_that_takes_too_much_memory(tmp_path: Path) -> None:
+    for name in (KILLER, SMALL):
+        checkpoints.write_hub_repo(tmp_path / "zoo", name)
+    job = Job("run", str(tmp_path / "mirror"), source_root=str(tmp_path / "zoo"))
+    memory = memory_of_this_machine()
+    threshold = 1 - (memory["MemAvailable"] - 3_000_000) / memory["MemTotal"]
+    monitor = {"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50}
+    with ray_whose_workers(_eat, **monitor):
+        ended = run(job, KILLER, SMALL)
+    assert ended[SMALL].made == ("4",)
+    (failure,) = ended[KILLER].failures
+    assert failure.stage == "worker"
+    assert "died 3 times" in failure.error
+    assert "memory" in failure.error

@@ -1,0 +1,244 @@
+"""Several nodes: real raylets on this machine, with different resources, that come and go."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.support import places
+from tests.support.jobs import ROOT, ray_folder
+from zooadapt.cluster import ray_executor
+from zooadapt.cluster.nodes import Workers, capacity, workers
+from zooadapt.cluster.ray_executor import RayExecutor, Stages
+from zooadapt.cluster.schedule import Schedule
+from zooadapt.errors import StageError, TooLarge
+from zooadapt.types import Job, ModelEntry, ModelSummary, Request
+
+SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+HALF = {"num_gpus": 0.5, "num_cpus": 0}
+STAGES = Stages(places.locate, places.adapt, places.prove)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster whose head takes no work, as one that scales to zero has."""
+    with ray_folder() as env:
+        monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        monkeypatch.setattr(ray_executor, "_LOOK_AROUND", 0.5)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        ray.init(
+            address=made.address,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        )
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+def until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what nodes tell of only when they are asked."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Run:
+    """A schedule on another thread, over models of 100 MB, and where its stages ran."""
+
+    def __init__(self, folder: Path, asked: Workers, models: int = 4) -> None:
+        self.folder, self.ended, self.failed = folder, list[str](), dict[str, StageError]()
+        self._job = Job("run", str(folder))
+        entries = [ModelEntry("timm", f"m{number}", "m", "", None) for number in range(models)]
+        self._requests, self._asked = [Request(entry, ()) for entry in entries], asked
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        def given_up(request: Request, error: StageError) -> ModelSummary:
+            self.failed[request.entry.name] = error
+            return ModelSummary(request.entry, (), (), 0, 0, {}, "")
+
+        def ended(summary: ModelSummary) -> None:
+            self.ended.append(summary.entry.name)
+
+        with RayExecutor(self._job, self._asked, STAGES) as executor:
+            Schedule(iter(self._requests), executor, ended, given_up).run()
+
+    def where(self, stage: str) -> list[str]:
+        """The nodes of the stage, one for each time that it began."""
+        return [file.name.split("-")[2] for file in self.folder.glob(f"{stage}-m[0-9]*")]
+
+    def until_begun(self, stage: str, times: int) -> None:
+        """Wait for the stage to have begun so often."""
+        until(lambda: len(self.where(stage)) >= times)
+
+    def let(self, *stages: str) -> None:
+        """Allow a stage to end."""
+        for stage in stages:
+            (self.folder / f"{stage}-may-end").touch()
+
+    def join(self) -> list[str]:
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        return sorted(self.ended)
+
+
+@contextmanager
+def running(folder: Path, models: int = 4, asked: Workers | None = None) -> Iterator[Run]:
+    run = Run(folder, asked or Workers(), models)
+    try:
+        yield run
+    finally:
+        run.let("adapt", "prove")
+        run.join()
+
+
+ALL = [f"m{number}" for number in range(4)]
+
+
+def test_cpu_nodes_adapt_gpu_nodes_validate_and_those_that_join_are_used(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    first = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    gpu = nodes.add_node(num_cpus=0, num_gpus=1)
+    with running(tmp_path) as run:
+        run.until_begun("adapt", 1)
+        second = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.until_begun("adapt", 2)
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {first.node_id, second.node_id}
+    assert set(run.where("prove")) == {gpu.node_id}
+
+
+def test_what_no_node_has_is_said_and_waited_for(
+    nodes: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("zooadapt.cluster.nodes._PATIENCE", 1.0)
+    with running(tmp_path, models=1, asked=Workers(gpus=1, cpus=1, memory=2 * 10**9)) as run:
+        until(lambda: "no node has a CPU, and what waits" in caplog.text)
+        nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.let("adapt", "prove")
+        until(lambda: "no node has a GPU, and what waits" in caplog.text)
+        nodes.add_node(num_cpus=0, num_gpus=1)
+        assert run.join() == ["m0"]
+    assert not run.failed
+
+
+@pytest.mark.slow  # Ray takes its time to miss a node
+def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    with running(tmp_path, models=1) as run:
+        for times in (1, 2, 3, 4):  # more often than a model may kill its process
+            run.until_begun("adapt", times)
+            nodes.remove_node(lost, allow_graceful=False)
+            lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+        run.let("adapt", "prove")
+        assert run.join() == ["m0"]
+        assert not run.failed
+        assert len(run.where("adapt")) == 5
+
+
+@pytest.mark.slow  # a cluster of its own
+def test_a_model_goes_to_a_node_that_can_hold_it_and_to_no_other(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    nodes.add_node(num_cpus=2, memory=10**9)  # a model of 100 MB may take 1.13 GB
+    large = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    with running(tmp_path) as run:
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {large.node_id}
+
+
+@pytest.mark.slow  # a cluster of its own
+def test_one_that_no_disk_holds_waits_for_none(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=2, memory=4 * 10**9, resources={"disk_mb": 50})
+    large = nodes.add_node(num_cpus=1, memory=4 * 10**9, resources={"disk_mb": 150})
+    with running(tmp_path) as run:
+        run.let("adapt", "prove")
+        assert run.join() == ALL
+    assert set(run.where("adapt")) == {large.node_id}
+
+
+def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> None:
+    nodes.add_node(num_cpus=1, memory=10**9)
+    with running(tmp_path, models=1) as run:
+        run.join()
+    assert isinstance(run.failed["m0"], TooLarge)
+
+
+# What there is, counted
+
+
+@pytest.mark.parametrize(
+    ("resources", "options", "line"),
+    [
+        ({"CPU": 2}, SPREAD, "no GPU: validating on 2 CPU workers"),
+        ({"CPU": 1}, SPREAD, "no GPU: validating on 1 CPU worker"),
+        ({"CPU": 16}, SPREAD, "no GPU: validating on 16 CPU workers"),
+        ({"CPU": 8, "GPU": 1}, HALF, "validating on 1 GPU, 2 workers each"),
+        ({"CPU": 64, "GPU": 4}, HALF, "validating on 4 GPUs, 2 workers each"),
+    ],
+)
+def test_validators_get_the_gpus_where_there_are_any(
+    resources: dict[str, float],
+    options: dict[str, Any],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
+    division = workers()
+    assert division.options == options
+    assert str(division).endswith(line)
+    assert division.at_once > division.validators
+
+
+def node(cpus: float, gigabytes: int, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": gigabytes * 1e9}}
+
+
+def test_a_head_that_takes_no_work_and_nodes_that_are_gone_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [node(0, 64), node(4, 16), node(2, 8, gpus=1), node(32, 256, alive=False)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert workers() == Workers(gpus=1, cpus=6, memory=16 * 10**9)
+    found = capacity(workers())
+    assert (found.memory, found.largest_node) == (24 * 10**9, 16 * 10**9)
+
+
+def test_what_may_still_come_counts_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [node(0, 4)])
+    asked = workers(Workers(gpus=2, cpus=16, memory=32 * 10**9))
+    found = capacity(asked)
+    assert (asked.gpus, asked.cpus, found.validators) == (2, 16, 4)
+    assert found.largest_node == 32 * 10**9
+    assert found.memory >= found.largest_node
+
+
+def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = [node(4, 16), node(8, 64, gpus=1)]
+    monkeypatch.setattr(ray, "nodes", lambda: both)
+    fixed, growing = workers(), workers(Workers(cpus=2))
+    assert [capacity(each).adapting for each in (fixed, growing)] == [13, 4]
+    assert growing.memory == 64 * 10**9, "that a larger model may go to"
+    monkeypatch.setattr(ray, "nodes", lambda: both[1:])
+    assert capacity(workers(Workers(gpus=2))).adapting == 8

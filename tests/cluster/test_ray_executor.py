@@ -1,0 +1,189 @@
+"""How work is divided, and what becomes of a model whose process dies."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tests.cluster.test_nodes import HALF, node
+from tests.conftest import SMALL
+from tests.support import checkpoints
+from tests.support.jobs import ROOT, ray_folder
+from tests.test_pipeline import counted
+from zooadapt import pipeline
+from zooadapt.cluster import ray_executor, validators
+from zooadapt.cluster.nodes import Workers
+from zooadapt.cluster.schedule import Batch
+from zooadapt.errors import RunError
+from zooadapt.mirror import manifest
+from zooadapt.proof import published
+from zooadapt.stores.store import open_store
+from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request
+from zooadapt.zoos.registry import listed
+
+KILLER = "test_vit.r160_in1k"
+BREAKER = "test_efficientnet.r160_in1k"
+
+
+def _die_of_the_killer() -> None:
+    """Run in every worker: models that kill their process, its validator, or its device."""
+    adapt, prove = pipeline.adapt, pipeline.prove
+
+    def adapt_or_die(request: Request, job: Job, located: Located | None) -> object:
+        if request.entry.name == KILLER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return adapt(request, job, located)
+
+    def prove_or_die(adapted: object, job: Job) -> ModelSummary:
+        if job.run_id == "kill-validators":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return prove(adapted, job)  # type: ignore[arg-type]
+
+    pipeline.adapt, pipeline.prove = adapt_or_die, prove_or_die  # type: ignore[assignment]
+
+    real, broken = published._prove, []
+
+    def prove_or_break(adapted: Any, *rest: Any) -> Any:
+        if adapted.entry.name == BREAKER:
+            broken.append("for good, as CUDA is after such an error")
+        if broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return real(adapted, *rest)
+
+    published._prove = prove_or_break  # type: ignore[assignment]
+
+
+def _eat() -> None:
+    """Run in every worker: a model that takes ever more memory, up to 6 GB."""
+    adapt = pipeline.adapt
+
+    def adapt_or_eat(request: Request, job: Job, located: Located | None) -> object:
+        eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
+        return adapt(request, job, located) if eaten is not None else None
+
+    pipeline.adapt = adapt_or_eat  # type: ignore[assignment]
+
+
+@contextmanager
+def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]:
+    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own."""
+    with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
+        patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        environment = {
+            "worker_process_setup_hook": hook,
+            "env_vars": {"PYTHONPATH": str(ROOT)},
+        }
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env=environment,
+            _system_config=config,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    with ray_whose_workers(_die_of_the_killer):
+        yield
+
+
+def entry(name: str) -> ModelEntry:
+    return next(entry for entry in listed("timm") if entry.name == name)
+
+
+def run(job: Job, *names: str) -> dict[str, ModelSummary]:
+    ended: list[ModelSummary] = []
+    requests = [Request(entry(name), counted(4)) for name in names]
+    ray_executor.run(requests, job, Workers(), ended.append)
+    return {summary.entry.name: summary for summary in ended}
+
+
+@pytest.mark.slow  # as test_resume holds
+def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
+    local_ray: None, small: Path, tmp_path: Path
+) -> None:
+    job = Job("run", str(tmp_path), source_root=str(small))
+    ended = run(job, KILLER, SMALL)
+    assert ended[SMALL].made == ("4",)
+    (failure,) = ended[KILLER].failures
+    assert (failure.stage, failure.status) == ("worker", "failed")
+    assert "died 3 times" in failure.error
+    tables = manifest.compact(open_store(str(tmp_path)))
+    assert [row["model"] for row in tables.usable] == [SMALL]
+    assert [row["model"] for row in tables.failures] == [KILLER]
+
+
+@pytest.mark.slow  # two minutes of processes that start again
+def test_a_validator_whose_device_broke_is_replaced(
+    local_ray: None, small: Path, tmp_path: Path
+) -> None:
+    for name in (BREAKER, SMALL):
+        checkpoints.write_hub_repo(tmp_path / "zoo", name)
+    job = Job("run", str(tmp_path / "mirror"), source_root=str(tmp_path / "zoo"))
+    ended = run(job, BREAKER, SMALL)
+    assert ended[SMALL].made == ("4",)
+    assert ended[BREAKER].failures[0].stage == "worker"
+
+
+def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
+    job = Job("one", str(tmp_path), source_root=str(small))
+    crowd = Workers(cpus=3)  # more than there are
+    with ray_executor.RayExecutor(job, crowd):
+        assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
+
+
+def test_gpus_that_never_came_are_asked_for_only_while_something_waits(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = validators.Validators(pipeline.prove, Job("run", "/nowhere"), HALF)
+    asked.start()
+    asked.release()
+    assert len(asked.refs) == 1, "it may be on its way"
+    monkeypatch.setattr(validators, "_IDLE", 0.0)
+    asked.prove(Batch([], 0), "prove")
+    asked.release()
+    assert len(asked.refs) == 1, "something waits for it"
+    asked._waiting.clear()
+    asked.release()
+    assert asked.refs == []
+
+
+def test_a_gpu_that_joins_or_goes_does_not_change_where_proofs_are_done(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"cpu": [node(16, 64)], "both": [node(16, 64), node(0, 64, gpus=1)]}
+    job = Job("run", "/nowhere")
+    for first, then, wanted in (("cpu", "both", 16), ("both", "cpu", 2)):
+        monkeypatch.setattr(ray, "nodes", lambda first=first: kinds[first])
+        with ray_executor.RayExecutor(job, Workers()) as executor:
+            monkeypatch.setattr(ray, "nodes", lambda then=then: kinds[then])
+            executor._look_around()
+            assert executor.capacity.validators == wanted
+
+
+def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
+    local_ray: None, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zooadapt.cluster.nodes.lives", lambda: False)
+    job = Job("kill-validators", str(tmp_path), source_root=str(small))
+    with pytest.raises(RunError, match="cluster is gone"):
+        run(job, SMALL)
+    assert manifest.read_records(open_store(str(tmp_path))) == []
+
+
+@pytest.mark.slow  # as one whose device broke, and takes a minute
+def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
+    job = Job("kill-validators", str(tmp_path), source_root=str(small))
+    assert run(job, SMALL)[SMALL].failures[0].stage == "worker"
+    assert run(replace(job, run_id="again"), SMALL)[SMALL].made == ("4",)

@@ -1,0 +1,247 @@
+"""Every family is adapted as the design says, timm's own loader beside it; mutants are caught."""
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from tests.support.jobs import ROOT
+from zooadapt.adapt import contract, schemes, stems
+from zooadapt.measure import conformance
+from zooadapt.measure.conformance import Measured
+from zooadapt.mirror import variant_config
+from zooadapt.targets import Bands
+from zooadapt.types import ModelEntry, Stem
+from zooadapt.zoos.registry import get, listed
+
+STEMS_ONLY = 0.0
+CHANS = (1, 4)
+
+ENTRIES = {entry.architecture: entry for entry in reversed(listed("timm"))}
+
+
+def family(architecture: str) -> str:
+    """The module of timm that defines it."""
+    return str(timm.models._registry._model_to_module[architecture])
+
+
+def one_of_each_family() -> list[str]:
+    """The first architecture of every family of timm that has pretrained weights."""
+    first: dict[str, str] = {}
+    for architecture in sorted(ENTRIES):
+        first.setdefault(family(architecture), architecture)
+    return sorted(first.values())
+
+
+def measured(architecture: str, *chans: int, scheme: str = "repeat") -> list[Measured]:
+    return conformance.measure(ENTRIES[architecture], chans, scheme, STEMS_ONLY)
+
+
+def whole(architecture: str, *chans: int, scheme: str = "repeat") -> list[Measured]:
+    return conformance.measure(ENTRIES[architecture], chans, scheme, 1e9)
+
+
+def test_the_sample_is_large_enough() -> None:
+    assert len(one_of_each_family()) >= 60
+
+
+@pytest.mark.parametrize("architecture", one_of_each_family())
+def test_every_family(architecture: str) -> None:
+    for row in measured(architecture, *CHANS):
+        if architecture.startswith("csatv2"):
+            assert (row.status, row.timm) == ("unsupported", "fails")
+            continue
+        assert row.status == "adapted", row.reason
+        assert row.timm == ("random" if "gemma4" in architecture or random(row) else "equal")
+        assert row.equivalent or row.use != "plain"
+        assert row.control_error > 0.1
+
+
+def random(row: Measured) -> bool:
+    """Whether timm 1.0.31 gives up on the family."""
+    linear = row.architecture.startswith("naflexvit")
+    return linear or (row.architecture.startswith("tresnet") and row.in_chans > 1)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["test_resnet", "repvgg_a0", "test_vit", "test_byobnet", "test_efficientnet"]
+)
+def test_parity_with_timm_in_all_dtypes(architecture: str) -> None:
+    rows = measured(architecture, 1, 2, 4, 6, 8, 13, 25)
+    assert [row.timm for row in rows] == ["equal"] * 7
+
+
+@pytest.mark.parametrize("architecture", ["tresnet_m", "naflexvit_base_patch16_gap"])
+def test_what_timm_leaves_random_is_adapted(architecture: str) -> None:
+    for row in measured(architecture, 2, 4, 13):
+        assert (row.timm, row.equivalent) == ("random", True)
+
+
+def test_a_standardised_stem_has_its_true_figure() -> None:
+    for row in whole("test_nfnet", *CHANS):
+        assert (row.status, row.equivalent, row.timm) == ("adapted", False, "equal")
+        assert row.equivalence_error > 0.01
+
+
+@pytest.mark.parametrize("chans", [1, 3, 6, 12])
+def test_preserve_keeps_the_function_of_a_standardised_stem(chans: int) -> None:
+    (row,) = whole("test_nfnet", chans, scheme="preserve")
+    assert row.equivalent
+
+
+@pytest.mark.parametrize("chans", [4, 8, 25])
+def test_preserve_comes_nearer_than_repeat_where_it_cannot_be_exact(chans: int) -> None:
+    (kept,), (changed,) = (whole("test_nfnet", chans, scheme=s) for s in ("preserve", "repeat"))
+    assert not kept.equivalent
+    assert kept.equivalence_error < 0.5 * changed.equivalence_error
+
+
+def test_a_shifted_image_is_exact_where_the_matrix_keeps_the_shift() -> None:
+    rows = measured("gemma4_vit_167m", 1, 4, 6)
+    assert [row.equivalent for row in rows] == [True, False, True]
+    assert all(row.equivalent for row in measured("gemma4_vit_167m", 4, 8, scheme="mean"))
+
+
+@pytest.mark.parametrize("scheme", ["pad", "mean"])
+@pytest.mark.parametrize("architecture", ["test_resnet", "crossvit_9_240", "tresnet_m"])
+def test_other_schemes_are_proved_in_the_same_way(architecture: str, scheme: str) -> None:
+    for row in measured(architecture, 1, 2, 5, 12, scheme=scheme):
+        assert row.equivalent, row
+
+
+# Mutants of the stem code
+
+Contract = Callable[[Tensor, Tensor], Tensor]
+
+
+def rolled(weight: Tensor, matrix: Tensor) -> Tensor:
+    return schemes.contract(weight, matrix).roll(1, dims=1)
+
+
+def unscaled(weight: Tensor, matrix: Tensor) -> Tensor:
+    return schemes.contract(weight, (matrix != 0).double())
+
+
+def one_channel_lost(weight: Tensor, matrix: Tensor) -> Tensor:
+    adapted = schemes.contract(weight, matrix)
+    adapted[:, -1] = 0
+    return adapted
+
+
+@pytest.mark.parametrize("mutant", [rolled, unscaled, one_channel_lost])
+@pytest.mark.parametrize("architecture", ["test_resnet", "crossvit_9_240", "tresnet_m"])
+def test_a_wrong_contraction_is_caught(
+    architecture: str, mutant: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contract, "contract", mutant)
+    (row,) = measured(architecture, 4)
+    assert (row.status, row.equivalent) == ("failed", False)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["tresnet_m", "naflexvit_base_patch16_gap", "gemma4_vit_167m"]
+)
+def test_a_swapped_layout_is_caught(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = stems._view
+
+    def swapped(*arguments: object) -> tuple[int, int]:
+        outer, inner = view(*arguments)  # type: ignore[arg-type, misc]
+        out = 64 if architecture == "tresnet_m" else 768
+        return (out, outer // out) if inner in (1, 9) else (outer * inner, 1)
+
+    monkeypatch.setattr(stems, "_view", swapped)
+    (row,) = measured(architecture, 6)
+    assert not row.equivalent
+
+
+@pytest.mark.parametrize("architecture", ["crossvit_9_240", "repvgg_a0"])
+def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapt = contract.adapt
+
+    def forgetful(tensors: dict[str, Tensor], found: tuple[Stem, ...], *how: object) -> object:
+        right = adapt(tensors, found, *how)  # type: ignore[arg-type]
+        wrong = adapt(tensors, found[-1:], schemes.get("pad"), schemes.pad(3, 4))
+        return right | wrong
+
+    monkeypatch.setattr(contract, "adapt", forgetful)
+    (row,) = measured(architecture, 4)
+    assert (row.status, row.equivalent) == ("failed", False)
+
+
+# The command
+
+
+def test_the_command_prints_writes_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "conformance.parquet"
+    command = [
+        sys.executable, "jobs/conformance.py", "--models", "test_resnet,csatv2,test_nfnet",
+        "--chans", "1,4", "--workers", "1", "--out", str(out),
+    ]  # fmt: skip
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "test_resnet 4ch: adapted, timm: equal" in printed
+    assert "| adapted, computes base(M·x) | 1 | 1 |" in printed
+    assert "| unsupported, with the reason | 1 | 1 |" in printed
+    rows = pd.read_parquet(out)
+    assert len(rows) == 6
+    assert rows["proof"].value_counts().to_dict() == {"forward": 4, "": 2}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", command[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(command[1], run_name="__main__")
+    assert ended.value.code == 0
+    again = capsys.readouterr().out
+    assert "test_resnet 4ch" not in again
+    assert again.split("\n\n")[-1] == printed.split("\n\n")[-1]
+
+
+# Rebuilding from config.json
+
+
+def rebuilt(entry: ModelEntry, folder: Path) -> None:
+    """Build the entry's 5-channel variant from its config.json, and compare all shapes."""
+    zoo = get("timm")
+    facts, bands = zoo.facts(entry), Bands.counted(5)
+    facts = variant_config.facts_for(facts, bands, schemes.matrix("repeat", facts.bands, bands))
+    with torch.device("meta"):
+        base, wanted = zoo.build(entry, 3), zoo.build(entry, 5)
+        (folder / "config.json").write_text(json.dumps(zoo.config(entry, base, facts)))
+        got = timm.create_model(f"local-dir:{folder}")
+    shapes, expected = ({n: t.shape for n, t in m.state_dict().items()} for m in (got, wanted))
+    assert shapes == expected
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "crossvit_9_240",
+        "repvgg_a0", "fastvit_t8", "tresnet_m", "naflexvit_base_patch16_gap", "gemma4_vit_167m",
+        "coat_tiny", "test_nfnet", "efficientnet_b1_pruned", "ecaresnet50d_pruned", "levit_128s",
+    ],
+)  # fmt: skip
+def test_a_variant_is_built_from_its_config(architecture: str, tmp_path: Path) -> None:
+    rebuilt(ENTRIES[architecture], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_variant_of_every_tag_is_built_from_its_config(tmp_path: Path) -> None:
+    entries = listed("timm")
+    assert len(entries) >= 1826
+    for entry in entries:
+        rebuilt(entry, tmp_path)
+
+
+def test_a_summary_without_an_equivalent_row() -> None:
+    rows = pd.DataFrame([asdict(row) for row in measured("csatv2", 4)])
+    assert "| largest error | nan |" in conformance.summary(rows)

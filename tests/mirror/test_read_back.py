@@ -1,0 +1,60 @@
+"""What is proved is what is stored: objects are read back, whole or where they were sewn."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.stores.test_compose import BODY, change, parts, two, variant
+from zooadapt.errors import ValidationError
+from zooadapt.mirror.read_back import Reader
+from zooadapt.stores.store import open_store
+from zooadapt.types import Published
+
+__all__ = ["parts"]
+
+
+def test_a_composed_variant_is_read_back_in_parts(bucket: str, parts: None, tmp_path: Path) -> None:
+    store = open_store(bucket)
+    first, made = two(store)
+    reader = Reader(store, tmp_path)
+    assert reader.read(first)[1] == "full"
+    tensors, verification = reader.read(made)
+    assert verification == "composed"
+    assert tensors["stem"].shape == (8, 5, 3, 3)
+    assert torch.equal(tensors["a"], BODY["a"])
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda made: 100,
+        lambda made: made.head + made.seams[0] - 1,
+        lambda made: made.head + made.seams[1] + 1000,
+    ],
+)
+def test_damage_where_it_was_sent_or_sewn_is_seen(
+    where: Callable[[Published], int], bucket: str, parts: None, tmp_path: Path
+) -> None:
+    store = open_store(bucket)
+    first, made = two(store)
+    change(store, made, where(made))
+    reader = Reader(store, tmp_path)
+    reader.read(first)
+    with pytest.raises(ValidationError):
+        reader.read(made)
+
+
+def test_damage_to_what_is_read_whole_is_seen(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    made = variant(store, 3)
+    change(store, made, made.bytes - 1)
+    with pytest.raises(ValidationError, match="other bytes than were written"):
+        Reader(store, tmp_path).read(made)
+
+
+def test_without_a_whole_sibling_everything_is_read(bucket: str, tmp_path: Path) -> None:
+    store = open_store(bucket)
+    _, made = two(store)
+    assert Reader(store, tmp_path).read(made)[1] == "full"

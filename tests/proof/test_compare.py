@@ -1,0 +1,232 @@
+"""The proof passes what is right, and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from zooadapt.adapt import contract, schemes
+from zooadapt.errors import ValidationError
+from zooadapt.measure.seeded import let_through
+from zooadapt.proof import compare, devices, passes
+from zooadapt.proof.passes import Pass
+from zooadapt.types import ProofResult, Stem
+
+CPU = torch.device("cpu")
+STEM = Stem("stem.weight", axis=1, outer=16, inner=9)
+
+
+class Net(nn.Module):
+    """A convolution and a classifier; the image's part in the output is `image`."""
+
+    def __init__(self, chans: int, image: float = 1.0) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(chans, 16, 3)
+        self.head = nn.Linear(16, 5)
+        self.image = image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.image * torch.relu(self.stem(x)).mean((2, 3))
+        output: torch.Tensor = self.head(features) + 100 * (1 - self.image)
+        return output
+
+
+def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
+    """A base with 3 channels and its right variant."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base, variant = Net(3, image).eval(), Net(target, image).eval()
+        let_through(base)
+    return base, adapt(base, variant)
+
+
+def adapt(base: Net, variant: Net) -> Net:
+    """The variant with the values that it should have."""
+    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    adapted = contract.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    variant.load_state_dict({**base.state_dict(), **adapted})
+    return variant
+
+
+def proof(base: Net, variant: Net) -> ProofResult:
+    """The comparison; mutants pass the check of the stored bits, so that the pass is tried."""
+    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    stored = {STEM.name: variant.stem.weight.detach()}
+    wide = {STEM.name: variant.stem.weight.detach().double()}
+    prover = compare.Prover(base, [STEM], {}, (32, 32), CPU)
+    return prover.compare(variant, matrix, stored, wide)
+
+
+def whole_proof(base: Net, variant: Net) -> ProofResult:
+    """The proof as the job does it."""
+    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    original = {STEM.name: base.stem.weight.detach()}
+    prover = compare.Prover(base, [STEM], original, (32, 32), CPU)
+    return prover.prove(variant, schemes.get("repeat"), matrix)
+
+
+@pytest.mark.parametrize("target", [1, 2, 3, 4, 25])
+def test_a_right_variant_passes(target: int) -> None:
+    result = proof(*nets(target))
+    assert result.equivalent
+    assert result.proof == "forward"
+    assert result.equivalence_error < 1e-5
+    assert result.control_error > 0.01
+
+
+@pytest.mark.parametrize("target", [1, 2, 4])
+@pytest.mark.parametrize("mutant", ["rolled", "unscaled", "zero", "transposed"])
+def test_a_wrong_stem_does_not(target: int, mutant: str) -> None:
+    base, variant = nets(target)
+    weight = variant.stem.weight.data
+    variant.stem.weight.data = {
+        "rolled": contract.roll(weight, STEM, target),
+        "unscaled": weight * target / 3 if target > 1 else weight / 3,
+        "zero": torch.zeros_like(weight),
+        "transposed": weight.transpose(2, 3),
+    }[mutant]
+    result = proof(base, variant)
+    assert not result.equivalent
+    assert result.equivalence_error > 100 * compare.TOLERANCE
+
+
+def test_a_wrong_body_does_not() -> None:
+    base, variant = nets(4)
+    variant.head.weight.data[0, 0] += 0.5
+    assert not proof(base, variant).equivalent
+
+
+@pytest.mark.parametrize("image", [1e-7, 0.0])
+def test_where_the_output_cannot_tell_the_stems_are_compared(image: float) -> None:
+    base, variant = nets(4, image)
+    result = proof(base, variant)
+    assert result.proof == "stem"
+    assert result.equivalent
+    variant.stem.weight.data = contract.roll(variant.stem.weight.data, STEM, 4)
+    assert not proof(base, variant).equivalent
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_proved_before_its_rounding(dtype: torch.dtype) -> None:
+    base, variant = nets(4)
+    exact = proof(base, variant).equivalence_error
+    base, _ = nets(4)
+    base.stem.to(dtype)
+    variant = half(base, dtype)
+    result = whole_proof(base, variant)
+    assert result.equivalent
+    assert result.equivalence_error > 10 * exact
+
+
+def half(base: Net, dtype: torch.dtype) -> Net:
+    """The 4-channel variant of a base whose stem is stored in half precision."""
+    _, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    adapted = contract.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    variant.stem.to(dtype)
+    variant.load_state_dict(adapted, strict=False)
+    return variant
+
+
+class Steep(Net):
+    """A model that makes much of little, as deep convolutional ones do: rounding included."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(1e5 * super().forward(x))
+
+
+def steep(mutant: bool = False) -> tuple[Net, Net]:
+    base, variant = nets(25)
+    base.__class__ = variant.__class__ = Steep
+    if mutant:
+        variant.stem.weight.data = contract.roll(variant.stem.weight.data, STEM, 25)
+    return base, variant
+
+
+def test_where_float32_cannot_tell_float64_does() -> None:
+    base, variant = steep()
+    result = whole_proof(base, variant)
+    assert result.equivalence_error > compare.TOLERANCE
+    assert result.equivalent
+    assert variant.stem.weight.dtype == torch.float32
+    assert not proof(*steep(mutant=True)).equivalent
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_stored_stem_off_by_one_bit_is_an_error(dtype: torch.dtype) -> None:
+    base, _ = nets(4)
+    base.stem.to(dtype)
+    variant = half(base, dtype)
+    bits = variant.stem.weight.data.view(torch.int16)
+    bits[0, 0, 0, 0] ^= 1
+    with pytest.raises(ValidationError, match=r"stem\.weight isn't the source's stem"):
+        whole_proof(base, variant)
+
+
+def test_the_stem_is_put_back_untouched() -> None:
+    base, variant = nets(4)
+    before = variant.stem.weight.detach().clone()
+    proof(base, variant)
+    assert torch.equal(variant.stem.weight, before)
+
+
+def test_an_output_of_another_shape_is_an_error() -> None:
+    base, variant = nets(4)
+    variant.head = nn.Linear(16, 6)
+    with pytest.raises(
+        ValidationError, match=r"shapes \[\(2, 6\)\] where the base's has \[\(2, 5\)\]"
+    ):
+        proof(base, variant)
+
+
+def test_an_output_that_is_not_finite_is_an_error() -> None:
+    base, variant = nets(4)
+    variant.head.bias.data[0] = torch.nan
+    with pytest.raises(ValidationError, match="NaN"):
+        proof(base, variant)
+
+
+def test_nested_outputs_are_all_compared() -> None:
+    nested = {"a": [torch.zeros(2, 1), (torch.ones(2, 2),)], "b": torch.ones(2, 3).half()}
+    assert [tuple(t.shape) for t in passes.tensors(nested)] == [(2, 1), (2, 2), (2, 3)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
+    base, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    device = devices.best()
+    original = {STEM.name: base.stem.weight.detach().clone()}
+    prover = compare.Prover(base, [STEM], original, (224, 224), device)
+    result = prover.prove(variant, schemes.get("repeat"), matrix)
+    assert result.equivalent
+    assert devices.name(device) == torch.cuda.get_device_name()
+
+
+def test_a_stem_that_no_image_moves_proves_nothing() -> None:
+    flat = Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
+    result = compare._judge(flat, flat, flat)
+    assert not result.equivalent
+
+
+def test_the_base_is_run_once_for_all_variants_that_can_have_the_same_image() -> None:
+    base, _ = nets(4)
+    calls = []
+    base.register_forward_hook(lambda *_: calls.append(1))
+    prover = compare.Prover(base, [STEM], base.state_dict(), (32, 32), CPU)
+    for target in (4, 8, 1, 25):
+        matrix = schemes.matrix("repeat", 3, target)
+        variant = adapt(base, Net(target).eval())
+        assert prover.prove(variant, schemes.get("repeat"), matrix).equivalent
+    assert len(calls) == 2
+
+
+def test_the_variants_share_the_bases_tensors_but_not_what_differs() -> None:
+    base, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    prover = compare.Prover(base, [STEM], base.state_dict(), (32, 32), CPU)
+    prover.prove(variant, schemes.get("repeat"), matrix)
+    assert variant.head.weight.data_ptr() == base.head.weight.data_ptr()
+    _, other = nets(4)
+    other.head.weight.data[0, 0] += 0.5
+    assert not prover.prove(other, schemes.get("repeat"), matrix).equivalent

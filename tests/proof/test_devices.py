@@ -1,0 +1,108 @@
+"""What a device without memory left leads to: smaller, then alone, then a failure row."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import SMALL
+from tests.test_pipeline import counted, entry
+from zooadapt import pipeline
+from zooadapt.mirror import manifest
+from zooadapt.proof import compare, devices, passes
+from zooadapt.stores.store import open_store
+from zooadapt.types import Adapted, Job, Request, Stem
+
+STEM = Stem("stem.weight", 1, 4, 9)
+
+
+class Greedy(nn.Module):
+    """Has room for one image at a time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.stem, self.most = nn.Conv2d(3, 4, 3), most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        features: Tensor = self.stem(images)
+        return features.mean((2, 3))
+
+
+def test_images_that_do_not_fit_together_are_run_one_by_one() -> None:
+    torch.manual_seed(0)
+    model, images = Greedy(1), torch.randn(2, 3, 8, 8)
+    got = passes.run(model, images, [STEM])
+    model.most = 2
+    wanted = passes.run(model, images, [STEM])
+    assert torch.allclose(got.final[0], wanted.final[0])
+    assert got.stems[0].shape == wanted.stems[0].shape == (2, 4, 6, 6)
+
+
+def test_one_image_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        passes.run(Greedy(0), torch.randn(2, 3, 8, 8), [STEM])
+
+
+@pytest.mark.parametrize("alone_helps", [True, False])
+def test_what_does_not_fit_beside_others_is_proved_alone_or_is_a_failure(
+    alone_helps: bool, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[bool] = []
+    prove = compare.Prover.prove
+
+    @contextmanager
+    def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
+        turns.append(alone)
+        yield
+
+    def crowded(self: compare.Prover, *given: Any) -> Any:
+        if not (turns[-1] and alone_helps):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return prove(self, *given)
+
+    monkeypatch.setattr(devices, "turn", turn)
+    monkeypatch.setattr(compare.Prover, "prove", crowded)
+    job = Job("run", str(tmp_path), source_root=str(small))
+    adapted = pipeline.adapt(Request(entry(SMALL), counted(1, 4)), job)
+    assert isinstance(adapted, Adapted)
+    summary = pipeline.prove(adapted, job)
+    assert turns == [False, True]
+    tables = manifest.compact(open_store(str(tmp_path)))
+    assert len(tables.usable) == len(summary.made) == 2 * alone_helps
+    assert [row["status"] for row in tables.failures] == ["failed"] * (2 * (not alone_helps))
+    assert all("out of memory" in failure.error for failure in summary.failures)
+
+
+def test_one_that_is_alone_waits_for_the_others_and_they_for_it(tmp_path: Path) -> None:
+    file, order, inside = tmp_path / "lock", [], threading.Event()
+
+    def alone() -> None:
+        inside.set()
+        with devices.waiting(file, alone=True):
+            order.append("alone")
+
+    with devices.waiting(file, alone=False), devices.waiting(file, alone=False):
+        thread = threading.Thread(target=alone)
+        thread.start()
+        inside.wait()
+        order.append("together")
+    thread.join()
+    assert order == ["together", "alone"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_turn_ends_with_its_memory_given_back() -> None:
+    device = devices.best()
+    with devices.turn(device, alone=True):
+        held = torch.zeros(2**28, device=device)
+        del held
+    assert torch.cuda.memory_reserved(device) == 0
+    assert devices.name(device) == torch.cuda.get_device_name()

@@ -1,0 +1,694 @@
+"""The mirror's page: what it says and never says, and what can be done with it in a browser."""
+
+import dataclasses
+import json
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.mirror.test_manifest import record, variant
+from tests.support import browser as browsers
+from tests.support.browser import Opened
+from tests.support.jobs import ROOT
+from tests.support.rows import SENTINEL, lacking, many, run, usable
+from zooadapt.cli.main import main
+from zooadapt.cli.reading import pull
+from zooadapt.job import run as jobs
+from zooadapt.job.outcomes import Outcomes
+from zooadapt.mirror import manifest, run_files
+from zooadapt.mirror.columns import FAILURES_SCHEMA
+from zooadapt.mirror.layout import Row
+from zooadapt.mirror.run_files import Run
+from zooadapt.report import page
+from zooadapt.report.text import Ending
+from zooadapt.stores.store import Store, open_store
+from zooadapt.types import Job, ModelEntry, ModelSummary
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}$x^y$<!--"
+MIRROR = "s3://bucket/mirror"
+
+
+def rendered(
+    rows: list[Row] | None = None,
+    failures: list[Row] | None = None,
+    runs: list[Run] | None = None,
+    url: str = MIRROR,
+) -> str:
+    return page.render(page.Contents(url, rows or [], failures or [], runs or []))
+
+
+class Parsed(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self._inside = ""
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.words.append(data)
+
+
+def data(html: str) -> dict[str, Any]:
+    """What the page's script is given."""
+    found: dict[str, Any] = json.loads(Parsed(html).scripts[0])
+    return found
+
+
+# What it says
+
+
+def test_it_states_what_is_there_and_what_is_not() -> None:
+    rows = [usable("a.x", 1), usable("a.x", 4), usable("b", 12, bands=SENTINEL, scheme="nearest")]
+    failures = [lacking("b", 4), lacking("c", 4, status="unsupported", stage="stems")]
+    text = Parsed(rendered(rows, failures)).text
+    assert "models 2 variants 3 size 12 MB unsupported 1 failed 1" in text
+    assert "1 repeat 1 0 0 4 repeat 1 1 1 12 sentinel2-l2a nearest 1 0 0" in text
+    assert "latest variant of 2026-11-24 03:12 UTC" in text
+    assert "failed fetch 1 1 … isn't there the model b (4)" in text
+
+
+def test_failures_are_grouped_by_reason() -> None:
+    failures = [lacking(f"m{index}", chans) for index in range(300) for chans in (1, 4)]
+    text = Parsed(rendered(failures=[*failures, lacking(error="other")])).text
+    assert "failed fetch 300 600 … isn't there the models m0 (1,4), m1 (1,4)" in text
+    assert "m199 (1,4) and 100 more failed fetch 1 1 other" in text
+
+
+def test_many_reasons_are_counted() -> None:
+    text = Parsed(rendered(failures=[lacking(error=f"no {index}") for index in range(130)])).text
+    assert "no 99 " in text
+    assert "no 100 " not in text
+    assert "30 more reasons are in failures.parquet" in text
+
+
+def test_proofs_are_summed_up_for_each_dtype() -> None:
+    rows = [usable(f"m{i}", equivalence_error=1e-6 * (i + 1)) for i in range(100)]
+    rows += [usable("half", weights_dtype="float16", equivalence_error=3e-3)]
+    rows += [usable("nfnet", equivalent=False, equivalence_error=7.0)]
+    half, single = page.proofs(rows)
+    assert (half.dtype, half.variants, half.changed) == ("float16", 1, 0)
+    assert (single.dtype, single.variants, single.changed) == ("float32", 101, 1)
+    assert single.errors == pytest.approx((5.1e-5, 9.9e-5, 1e-4))
+    assert single.controls == (1.5, 1.5, 1.5)
+    assert "all are at most 3.0e-3 1.0e-4" in Parsed(rendered(rows)).text
+
+
+def test_stages_are_summed_up_over_the_runs() -> None:
+    runs = [run(2), run(1, stages={"fetch": 180.0}, bytes_read=10**9), run(3, stages={})]
+    text = Parsed(rendered(runs=runs)).text
+    assert "fetch 3.33 min 71% 7 GB 35 MB" in text
+    assert "publish 30.0 s 11% 36 GB 1.2 GB" in text
+    assert "2026-11-02 02:00 3 12 1 2 3 GB 12 GB 60.0 s 20.0 s 10.0 s 30.0 s 40.0 s" in text
+
+
+def test_an_empty_mirror_has_a_page() -> None:
+    text = Parsed(rendered()).text
+    assert "Nothing that was asked for is missing." in text
+    assert "There is no variant yet." in text
+    assert "No run has come to its end yet." in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (99.9, "99.9 s"), (100, "1.67 min"), (5900, "98.3 min"), (7600, "2 h 7 min")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert page.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(2.13e-6, "2.1e-6"), (0.5, "0.50"), (2, "2.0"), (31.4, "31"), (1e-12, "1.0e-12"),
+     (float("nan"), "–"), (float("inf"), "–")],
+)  # fmt: skip
+def test_figures(value: float, shown: str) -> None:
+    assert page.figure(value) == shown
+
+
+def test_figures_that_are_not_finite() -> None:
+    rows = [usable(equivalent=False, equivalence_error=float("nan"), control_error=float("inf"))]
+    found = data(rendered(rows))["variants"]
+    assert found["equivalence_error"] == ["nan"]
+    assert found["control_error"] == ["inf"]
+
+
+# What it never says or does
+
+
+def test_what_a_table_says_is_text() -> None:
+    names = ("model", "license", "scheme", "bands", "zoo", "architecture", "weights_dtype")
+    row = usable(**dict.fromkeys(names, HOSTILE), chans=4)
+    failure = lacking(HOSTILE, error=HOSTILE, scheme=HOSTILE, stage=HOSTILE, status=HOSTILE)
+    other = lacking(scheme="pad", status="other")
+    parsed, plain = Parsed(rendered([row], [failure])), Parsed(rendered([usable()], [other]))
+    assert [tag for tag, _ in parsed.elements] == [tag for tag, _ in plain.elements]
+    assert len(parsed.scripts) == 2
+    assert parsed.scripts[1] == plain.scripts[1]
+    found = json.loads(parsed.scripts[0])["variants"]
+    assert all(found[name]["values"] == [HOSTILE] for name in names)
+    assert HOSTILE in parsed.text
+    assert "49" not in parsed.text
+
+
+def test_no_script_but_its_own_may_run_and_nothing_is_loaded() -> None:
+    html = rendered(many(8), [lacking()], [run()])
+    elements = Parsed(html).elements
+    (policy,) = [a["content"] for t, a in elements if a.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; ")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='", policy)
+    references = [a[name] for _, a in elements for name in ("src", "href", "action") if name in a]
+    assert all(reference and reference.startswith(("#", "data:")) for reference in references)
+    assert not [name for _, a in elements for name in a if name.startswith("on")]
+
+
+def test_no_secret_is_on_it(tmp_path: Path) -> None:
+    store = open_store("https://bob:s3cret@host/mirror?sig=s3cret")
+    error = "https://bob:s3cret@host/x?Signature=s3cret can't be read"
+    html = rendered([usable()], [lacking(error=error)], url=page.url_of(store))
+    assert "s3cret" not in html
+    assert "https://host/mirror" in html
+    assert data(html)["failures"]["reason"]["values"] == ["fetch: https://host/x can't be read"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [("s3://bucket/mirror/", "s3://bucket/mirror"), ("memory://mirror", "memory:///mirror"),
+     ("/data/mirror", "/data/mirror"), ("https://host/mirror", "https://host/mirror")],
+)  # fmt: skip
+def test_the_url_of_a_mirror(url: str, shown: str) -> None:
+    assert page.url_of(open_store(url)) == shown
+
+
+def test_the_same_contents_give_the_same_page() -> None:
+    """In another process, too, with other hashes and another clock."""
+    contents = "many(40), [lacking(), lacking('b', 1)], [run(2), run(1)]"
+    program = (
+        "import sys; from tests.support.rows import *; from zooadapt.page import *; "
+        f"sys.stdout.write(render(Contents('{MIRROR}', {contents})))"
+    )
+    env = {"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path), "TZ": "Asia/Tokyo"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=ROOT, check=True, capture_output=True
+    )
+    again = rendered(many(40), [lacking(), lacking("b", 1)], [run(2), run(1)])
+    assert done.stdout.decode() == again
+
+
+def test_plots_are_in_the_page_s_colours_and_ids_differ() -> None:
+    html = rendered(many(40), [lacking()], [run()])
+    svg = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
+    assert "var(--series-4)" in svg
+    assert not re.findall(r"#[0-9a-f]{6}\b", svg)
+    assert "<text" in svg
+    ids = [a["id"] for _, a in Parsed(html).elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    named = re.findall(r"(?:xlink:href=\"|url\()#([\w-]+)", svg)
+    assert named
+    assert set(named) <= set(ids)
+
+
+def test_eight_thousand_rows_are_small() -> None:
+    assert len(rendered(many(8000))) < 800_000
+
+
+# Where it comes from
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A mirror of one model with 1 and 4 channels; 8 failed."""
+    store = open_store(str(tmp_path / "mirror"))
+    failure = {name: lacking(chans=8)[name] for name in FAILURES_SCHEMA.names[2:9]}
+    record(store, 1, [variant(1), variant(4)], [failure])
+    manifest.compact(store)
+    return store
+
+
+def summarise(store: Store, day: int, text: str | None = None) -> None:
+    stages = {"fetch": 1.5, "validate": 2.0}
+    summary = {"dest": "x", "new": 8, "usable": 9, "unsupported": 0, "failed": 1, "seconds": 4.5,
+               "models": 2, "bytes_read": 10, "bytes_written": 80, "stages": stages}  # fmt: skip
+    content = json.dumps(summary) if text is None else text
+    store.write(f"runs/202611{day:02}T020000Z-abc123/summary.json", [content.encode()])
+
+
+def test_the_command_writes_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", store.root]) == 0
+    assert capsys.readouterr().out == f"written: {store.root}/index.html\n"
+    html = store.read("index.html").decode()
+    assert data(html)["variants"]["in_chans"] == [1, 4]
+    assert data(html)["failures"]["in_chans"] == [8]
+    assert store.root in html
+
+
+def test_where_there_is_no_mirror(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no manifest.parquet" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mirror_too_large_for_a_page(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["report", store.root]) == 0
+    monkeypatch.setattr(page, "_LARGEST", 1000)
+    assert main(["report", store.root]) == 2
+    assert not store.exists(manifest.PAGE)  # it tells of what was taken down since
+    assert "no browser shows a page of so many variants" in capsys.readouterr().err
+
+
+def test_runs_are_read_the_latest_first(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    summarise(store, 3)
+    summarise(store, 4)
+    summarise(store, 5, "[]")
+    summarise(store, 6, "{")
+    early = {"new": 1, "usable": 1, "unsupported": 0, "failed": 0, "seconds": 2.0}
+    summarise(store, 7, json.dumps(early))
+    store.write("runs/notes/summary.json", [b"{}"])
+    first, second, third = run_files.read(store)
+    assert [first.began, second.began, third.began] == [
+        "2026-11-07 02:00", "2026-11-04 02:00", "2026-11-03 02:00",
+    ]  # fmt: skip
+    assert (first.models, first.stages) == (0, {})
+    assert second.stages == {"fetch": 1.5, "validate": 2.0}
+    assert len(caplog.records) == 2
+    assert "summary.json is damaged and left out" in caplog.text
+
+
+def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
+    entry = ModelEntry("timm", "net", "net", "", None)
+    job = Job("20261124T020000Z-abc123", store.root)
+    with TemporaryFile() as log:
+        outcomes = Outcomes(log)
+        for seconds in ({"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0}):
+            outcomes.add(ModelSummary(entry, ("4",), (), 100, 400, seconds, "cpu"))
+        ending = Ending(
+            "x", 2, 2, 0, 0, 5.0, outcomes.models, outcomes.bytes_read, outcomes.bytes_written,
+            outcomes.stages,
+        )  # fmt: skip
+        outcomes.leave_events(store, job.run_id)
+        summary = json.dumps(dataclasses.asdict(ending)).encode()
+        store.write(f"runs/{job.run_id}/summary.json", [summary])
+    events = store.read(f"runs/{job.run_id}/events.jsonl").decode().splitlines()
+    assert [json.loads(event)["seconds"] for event in events] == [
+        {"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0},
+    ]  # fmt: skip
+    assert [json.loads(event)["bytes_read"] for event in events] == [100, 100]
+    (left,) = run_files.read(store)
+    assert (left.models, left.bytes_read, left.bytes_written) == (2, 200, 800)
+    assert left.stages == {"fetch": 4.0, "validate": 2.0}
+
+
+def test_a_page_that_cannot_be_written_is_one_line(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(key: str, chunks: object) -> None:
+        raise OSError(28, "No space left on https://bob:s3cret@host")
+
+    monkeypatch.setattr(store, "write", full)
+    with caplog.at_level(logging.WARNING):
+        jobs._leave_page(store)
+    (line,) = caplog.messages
+    assert line == "the mirror's page wasn't written: [Errno 28] No space left on https://host"
+
+
+def test_s3_is_told_that_it_is_a_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeaweedFS sees it by the name; others serve what they aren't told of as a download."""
+    store, told = open_store(bucket), {}
+    manifest.compact(store)
+    call = store.fs.call_s3
+
+    def listening(method: str, *arguments: Any, **given: Any) -> Any:
+        if "Body" in given:
+            told[given["Key"].rpartition("/")[2]] = given.get("ContentType")
+        return call(method, *arguments, **given)
+
+    monkeypatch.setattr(store.fs, "call_s3", listening)
+    assert page.write(store) == f"{bucket}/index.html"
+    store.write("notes.json", [b"{}"])
+    assert told == {"index.html": "text/html; charset=utf-8", "notes.json": None}
+
+
+def test_help_needs_none_of_it() -> None:
+    program = (
+        "import sys; from zooadapt.cli import main; main(['--help']); "
+        "print({'matplotlib', 'jinja2'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n")
+    assert "report" in done.stdout
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browsers.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def large() -> str:
+    """The page of 8,000 variants of 2,000 models, and of a few unlike them."""
+    rows = [
+        *many(8000),
+        usable("odd.in1k", 12, bands=SENTINEL, scheme="nearest", license="mit", params=1),
+        usable("odd.in1k", 3, bands="R,G,Red Edge", scheme="rgb-only", license=None),
+        usable("odd's", 4, scheme="preserve", equivalent=False, equivalence_error=float("nan")),
+        usable("own", 2, bands="A,B", scheme="nearest.1f0c23ab"),
+        usable("own", 2, bands="A,B", scheme="rgb-only.1f0c23ab"),
+    ]
+    failures = [
+        lacking("net0.in1k", 12, bands=SENTINEL, scheme="nearest"),
+        lacking("csatv2", 1, status="unsupported", stage="stems", error="a fixed transform"),
+    ]
+    return rendered(rows, failures, [run(2), run(1)])
+
+
+@contextmanager
+def shown(browser: Browser, html: str, **options: Any) -> Iterator[Opened]:
+    """The page on a screen; at the end, it has loaded nothing and complained of nothing."""
+    with browsers.opened(browser, html, **options) as opened:
+        yield opened
+        assert opened.requests == ["/index.html"]
+        assert opened.complaints == []
+
+
+@pytest.fixture
+def opened(chromium: Browser, large: str) -> Iterator[Opened]:
+    with shown(chromium, large, viewport={"width": 1280, "height": 900}) as opened:
+        yield opened
+
+
+def catalogue(opened: Opened) -> Locator:
+    return opened.page.locator("#catalogue")
+
+
+def column(section: Locator, key: str) -> list[str]:
+    return section.locator(f"tbody .of-{key}").all_inner_texts()
+
+
+def count(section: Locator) -> str:
+    return section.locator(".found").inner_text()
+
+
+def copied(opened: Opened, search: str) -> str:
+    """What the first button of what is found copies."""
+    section = catalogue(opened)
+    section.get_by_label("Search", exact=True).fill(search)
+    section.get_by_role("button", name="Copy the line").first.click()
+    expect(opened.page.locator(".toast")).to_contain_text("Copied")
+    return opened.clipboard()
+
+
+def test_only_a_page_of_rows_is_made(opened: Opened) -> None:
+    section = catalogue(opened)
+    assert count(section) == "8,005 of 8,005 variants"
+    assert section.locator("tbody tr").count() == 50
+    assert opened.page.evaluate("performance.timing.domInteractive") > 0
+    following = section.get_by_role("button", name="Next")
+    following.click()
+    expect(section.locator(".place")).to_have_text("51–100 of 8,005")
+    assert column(section, "model")[0] == "net12.in1k"
+    assert column(section, "in_chans")[0] == "8"
+    following.press("Enter")
+    expect(section.locator(".place")).to_have_text("101–150 of 8,005")
+    expect(following).to_be_focused()
+    section.get_by_role("button", name="Previous").click()
+    expect(section.locator(".place")).to_have_text("51–100 of 8,005")
+
+
+def test_searching(opened: Opened) -> None:
+    section = catalogue(opened)
+    search = section.get_by_label("Search", exact=True)
+    search.fill("NET77.")
+    assert count(section) == "4 of 8,005 variants"
+    assert column(section, "model") == ["net77.in1k"] * 4
+    search.fill("odd mit")
+    assert column(section, "license") == ["mit"]
+    search.fill("nosuch")
+    assert count(section) == "0 of 8,005 variants"
+    section.get_by_role("button", name="Reset").click()
+    expect(section.locator(".found")).to_have_text("8,005 of 8,005 variants")
+
+
+@pytest.mark.parametrize(
+    ("label", "choice", "found"),
+    [("Channels", "25", 2000), ("Bands", "sentinel2-l2a", 1), ("Bands", "unnamed", 8001),
+     ("Scheme", "rgb-only", 1), ("Licence", "unknown", 1), ("Function", "changed", 1)],
+)  # fmt: skip
+def test_choosing(opened: Opened, label: str, choice: str, found: int) -> None:
+    section = catalogue(opened)
+    section.get_by_label(label, exact=True).select_option(choice)
+    assert count(section) == f"{found:,} of 8,005 variants"
+
+
+def test_choosing_by_parameters(opened: Opened) -> None:
+    section = catalogue(opened)
+    section.get_by_label("at least, in millions").fill("100")
+    section.get_by_label("at most, in millions").fill("101.5")
+    section.get_by_label("Channels", exact=True).select_option("4")
+    assert column(section, "params") == ["100 M", "101 M"]
+    assert column(section, "model") == ["net99.in1k", "net100.in1k"]
+
+
+def test_sorting(opened: Opened) -> None:
+    section = catalogue(opened)
+    head = section.get_by_role("columnheader", name="Parameters")
+    expect(head).to_have_attribute("aria-sort", "none")
+    head.get_by_role("button").click()
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    assert column(section, "params")[:2] == ["1", "1.0 M"]
+    head.get_by_role("button").press("Enter")
+    expect(head).to_have_attribute("aria-sort", "descending")
+    assert column(section, "params")[0] == "2.0 G"
+    section.get_by_role("columnheader", name="Model").get_by_role("button").click()
+    expect(head).to_have_attribute("aria-sort", "none")
+    assert column(section, "model")[:5] == ["net0.in1k"] * 4 + ["net1.in1k"]
+    assert column(section, "model")[8] == "net2.in1k"
+    section.get_by_role("columnheader", name="Error").get_by_role("button").click()
+    section.get_by_role("columnheader", name="Error").get_by_role("button").click()
+    assert column(section, "equivalence_error")[0] == "nan"
+    assert column(section, "equivalence_error")[1:3] == ["2.0e-6", "2.0e-6"]
+
+
+def test_copying(opened: Opened) -> None:
+    """By a click, the line that pulls the variant; it is also shown."""
+    line = f"zooadapt pull net77.in1k --chans 1 --mirror {MIRROR}"
+    assert copied(opened, "net77.") == line
+    assert opened.page.locator(".toast code").inner_text() == line
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ("odd mit", ["odd.in1k", "--bands", "sentinel2-l2a"]),
+        ("odd rgb-only", ["odd.in1k", "--bands", "R,G,Red Edge", "--scheme", "rgb-only"]),
+        ("odd's", ["odd's", "--chans", "4", "--scheme", "preserve"]),
+        ("1f0c23ab nearest", ["own", "--bands", "FILE.yaml"]),
+        ("1f0c23ab rgb", ["own", "--bands", "FILE.yaml", "--scheme", "rgb-only"]),
+    ],
+)
+def test_what_is_copied_can_be_pasted(opened: Opened, search: str, words: list[str]) -> None:
+    """And `zooadapt pull` understands it."""
+    expected = ["zooadapt", "pull", *words, "--mirror", MIRROR]
+    assert shlex.split(copied(opened, search)) == expected
+    with pull.make_context("pull", expected[2:]) as context:
+        assert context.params["model"] == words[0]
+
+
+def test_models_of_two_zoos_are_told_apart(chromium: Browser) -> None:
+    rows = [usable("net", zoo="timm"), usable("net", zoo="torchvision"), usable("other")]
+    with shown(chromium, rendered(rows)) as opened:
+        section = catalogue(opened)
+        assert column(section, "model") == ["net\ntimm", "net\ntorchvision", "other\ntimm"]
+        line = "zooadapt pull net --chans 4 --zoo torchvision --mirror"
+        assert copied(opened, "torchvision") == f"{line} {MIRROR}"
+        assert "--zoo" not in copied(opened, "other")
+        section.get_by_role("button", name="Reset").click()
+        section.get_by_label("Zoo").select_option("torchvision")
+        expect(section.locator(".found")).to_have_text("1 of 3 variants")
+
+
+def test_copying_without_a_clipboard(chromium: Browser, large: str) -> None:
+    """As over plain http, where browsers have none."""
+    with shown(chromium, large) as opened:
+        opened.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        opened.page.evaluate(
+            "document.addEventListener('copy', () => window.held = String(getSelection()) ||"
+            " document.activeElement.value)"
+        )
+        section = catalogue(opened)
+        section.get_by_role("button", name="Copy the line").first.click()
+        expect(opened.page.locator(".toast")).to_contain_text("Copied")
+        held = opened.page.evaluate("window.held")
+        assert held == f"zooadapt pull net0.in1k --chans 1 --mirror {MIRROR}"
+
+
+def test_the_coverage_of_each_model(opened: Opened) -> None:
+    section = opened.page.locator("#coverage")
+    assert count(section) == "2,004 of 2,004 models"
+    section.get_by_label("Show").select_option("lacking")
+    rows = section.locator(".matrix tbody tr")
+    expect(rows).to_have_count(2)
+    heads = section.locator(".matrix thead th").all_inner_texts()
+    assert heads[2:6] == ["A,B nearest.1f0c23ab", "A,B rgb-only.1f0c23ab",
+                          "R,G,Red Edge rgb-only", "4"]  # fmt: skip
+    cells = rows.nth(1).locator("td").all_text_contents()
+    found = dict(zip(heads[1:], cells, strict=True))
+    assert found["1"] == found["25"] == "✓in the mirror"
+    assert found["sentinel2-l2a"] == "✗failed"
+    assert found["4 preserve"] == "not asked for"
+    assert found["Why"] == "fetch: … isn't there"
+    section.get_by_label("Search").fill("fixed transform")
+    assert column(section, "model") == ["csatv2"]
+    section.get_by_label("Search").fill("")
+    section.get_by_label("Show").select_option("failed")
+    assert column(section, "model") == ["net0.in1k"]
+
+
+def test_by_keyboard_alone(opened: Opened) -> None:
+    """All is reached with Tab, and where one is can be seen."""
+    keyboard, active = opened.page.keyboard, "document.activeElement"
+    keyboard.press("Tab")
+    assert opened.page.evaluate(f"{active}.textContent") == "Skip to the catalogue"
+    keyboard.press("Enter")
+    keyboard.press("Tab")
+    assert opened.page.evaluate(f"{active}.name") == "text"
+    keyboard.type("net77.")
+    seen = []
+    for _ in range(30):
+        keyboard.press("Tab")
+        style = opened.page.evaluate(f"getComputedStyle({active}).outlineStyle")
+        seen.append(opened.page.evaluate(f"{active}.textContent"))
+        assert style != "none", seen
+        if seen[-1] == "Copy":
+            break
+    keyboard.press("Enter")
+    expect(opened.page.locator(".toast")).to_contain_text("Copied")
+    assert opened.clipboard().startswith("zooadapt pull net77.in1k --chans 1 ")
+
+
+def test_every_control_and_table_has_a_name(opened: Opened) -> None:
+    tree = opened.page.locator("body").aria_snapshot()
+    unnamed = re.findall(
+        r"- (?:textbox|searchbox|combobox|spinbutton|button|table|region|img|navigation)(?::.*)?$",
+        tree, re.M,
+    )  # fmt: skip
+    assert not unnamed
+    assert tree.count("- table ") == 7
+
+
+def test_hostile_names_stay_text(chromium: Browser) -> None:
+    names = ("license", "scheme", "bands", "zoo")
+    rows = [usable(HOSTILE, 4, **dict.fromkeys(names, HOSTILE)), usable("--help\x1b[31m\n")]
+    failure = lacking(HOSTILE, error=HOSTILE, scheme=HOSTILE)
+    with shown(chromium, rendered(rows, [failure])) as opened:
+        section = catalogue(opened)
+        assert column(section, "license")[0] == HOSTILE
+        assert section.locator("tbody .of-model").first.text_content() == f"{HOSTILE} {HOSTILE}"
+        assert opened.page.locator("img").count() == 0
+        words = shlex.split(copied(opened, "onerror"))
+        assert words[:4] == ["zooadapt", "pull", HOSTILE, "--bands"]
+        line = copied(opened, "help")
+        assert line.startswith("zooadapt pull --chans 4 --mirror ")
+        assert line.endswith(r" -- $'--help\u001b[31m\u000a'")
+        typed = subprocess.run(["bash", "-c", f"printf %s {line.split(' -- ')[1]}"],
+                               capture_output=True, text=True, check=True)  # fmt: skip
+        assert typed.stdout == "--help\x1b[31m\n"
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1600])
+def test_no_width_makes_the_page_scroll_sideways(chromium: Browser, large: str, width: int) -> None:
+    with shown(chromium, large, viewport={"width": width, "height": 800}) as opened:
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_a_phone_rows_are_cards_and_can_be_sorted(chromium: Browser, large: str) -> None:
+    with shown(chromium, large, viewport={"width": 390, "height": 800}) as opened:
+        section = catalogue(opened)
+        section.get_by_label("Sort by").select_option(label="Parameters ↓")
+        expect(section.locator("tbody .of-params").first).to_have_text("2.0 G")
+        left = [box["x"] for box in map(Locator.bounding_box, section.locator("tr .copy").all()[:3])
+                if box]  # fmt: skip
+        assert left == [16, 16, 16]
+        assert opened.page.locator("figure text").first.evaluate(
+            "text => text.getBoundingClientRect().height"
+        ) > 9  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_written_is_legible(chromium: Browser, large: str, scheme: str) -> None:
+    """Every text has the contrast that WCAG asks for, 4.5, and every plot's colour 3."""
+    with shown(chromium, large, color_scheme=scheme) as opened:
+        ratios = opened.page.evaluate(CONTRAST)
+        assert min(ratio for ratio, _ in ratios["text"]) >= 4.5, sorted(ratios["text"])[:3]
+        assert min(ratio for ratio, _ in ratios["fill"]) >= 3, sorted(ratios["fill"])[:3]
+        dark = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+CONTRAST = """() => {
+  const parse = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parse(colour).map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (parse(colour)[3] !== 0) return colour;
+    }
+    return getComputedStyle(document.body).backgroundColor;
+  };
+  const ratio = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const found = { text: [], fill: [] };
+  for (const node of document.querySelectorAll("body *")) {
+    const style = getComputedStyle(node);
+    const shape = node.style.fill && node.style.fill.includes("series");
+    const text = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!node.checkVisibility({ visibilityProperty: true })) continue;
+    if (node.closest("svg")) {
+      const kind = node.tagName === "text" ? "text" : shape ? "fill" : "";
+      if (kind) found[kind].push([ratio(style.fill, behind(node)), node.outerHTML.slice(0, 90)]);
+    } else if (text) {
+      found.text.push([ratio(style.color, behind(node)), node.outerHTML.slice(0, 90)]);
+    }
+  }
+  return found;
+}"""
+"""The contrast of every text, and of every shape in a series' colour, with what is behind it."""

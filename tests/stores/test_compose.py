@@ -1,0 +1,164 @@
+"""Siblings are made by the store from the first variant, and are what they would be if sent."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from zooadapt import pipeline
+from zooadapt.errors import PublishError
+from zooadapt.mirror import publish
+from zooadapt.names import WEIGHTS
+from zooadapt.stores import compose
+from zooadapt.stores.compose import HEAD, Shared
+from zooadapt.stores.store import Store, open_store
+from zooadapt.targets import Bands, Target
+from zooadapt.types import Published
+
+MIB = 2**20
+BODY = {
+    "a": torch.randint(0, 99, (3 * MIB,), dtype=torch.int64),
+    "b": torch.randn(HEAD // 4 - 3),
+    "c": torch.randn(3),
+}
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        return open_store(request.getfixturevalue("bucket"))
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that there are several."""
+    monkeypatch.setattr(compose, "PART", 8 * MIB)
+
+
+def variant(store: Store, chans: int, shared: Shared | None = None) -> Published:
+    stems = {"stem": torch.randn(8, chans, 3, 3, generator=torch.Generator().manual_seed(1))}
+    target = Target(Bands.counted(chans), "repeat")
+    return publish.publish_variant(store, "w", target, stems, BODY, {"chans": chans}, shared)
+
+
+def two(store: Store) -> tuple[Published, Published]:
+    """A variant that was sent, and one composed from it."""
+    first = variant(store, 3)
+    return first, variant(store, 5, pipeline._shared(BODY, first))
+
+
+def key(made: Published) -> str:
+    return f"{made.folder}/{WEIGHTS}"
+
+
+def test_a_composed_object_is_what_would_have_been_sent(
+    store: Store, parts: None, tmp_path: Path
+) -> None:
+    _, made = two(store)
+    whole = variant(open_store(str(tmp_path / "other")), 5)
+    assert (made.folder, made.sha256, made.bytes) == (whole.folder, whole.sha256, whole.bytes)
+    file, digest = store.local_file(key(made), tmp_path)
+    assert digest == made.sha256
+    assert torch.equal(safetensors.torch.load_file(file)["b"], BODY["b"])
+
+
+def test_s3_is_sent_the_head_only(
+    bucket: str, parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(bucket)
+    first = variant(store, 3)
+    sent: list[int] = []
+    call = store.fs.call_s3
+
+    def listen(method: str, *positional: Any, **arguments: Any) -> Any:
+        sent.append(len(arguments.get("Body", b"")))
+        return call(method, *positional, **arguments)
+
+    monkeypatch.setattr(store.fs, "call_s3", listen)
+    made = variant(store, 5, pipeline._shared(BODY, first))
+    assert made.seams
+    assert max(sent) == made.head + made.seams[0]
+    assert sum(sent) - max(sent) < 1000  # config.json
+    assert HEAD <= made.seams[0] < HEAD + 4 * MIB
+
+
+def change(store: Store, made: Published, where: int) -> None:
+    """Replace the object by one that differs in one byte."""
+    data = bytearray(store.read(key(made)))
+    data[where] ^= 1
+    store.write(key(made), [bytes(data)])
+
+
+def test_a_copy_of_other_bytes_is_an_error(bucket: str, parts: None) -> None:
+    store = open_store(bucket)
+    first = variant(store, 3)
+    change(store, first, first.bytes - 1000)
+    with pytest.raises(PublishError, match="copied other bytes"):
+        variant(store, 5, pipeline._shared(BODY, first))
+    assert len(store.list("w")) == 2
+
+
+def test_a_store_that_cannot_copy_is_sent_everything(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store(bucket)
+    first = variant(store, 3)
+    call = store.fs.call_s3
+
+    def refuse(method: str, *positional: Any, **arguments: Any) -> Any:
+        if method == "upload_part_copy":
+            raise OSError("not implemented")
+        return call(method, *positional, **arguments)
+
+    monkeypatch.setattr(store.fs, "call_s3", refuse)
+    made = variant(store, 5, pipeline._shared(BODY, first))
+    assert not made.seams
+    assert store.local_file(key(made), tmp_path)[1] == made.sha256
+
+
+def test_a_small_body_is_not_shared(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    target, body = Target(Bands.counted(3), "repeat"), {"b": torch.zeros(MIB)}
+    made = publish.publish_variant(store, "w", target, {"s": torch.zeros(1)}, body, {})
+    assert pipeline._shared(body, made) is None
+
+
+def test_a_plain_md5_is_understood_and_nothing_else() -> None:
+    shared = Shared(BODY, "key", 88)
+    data = b"".join(shared.bytes(10, 5000))
+    assert len(data) == 4990
+    assert shared.is_stated(f'"{hashlib.md5(data).hexdigest()}"', 10, 5000)
+    assert shared.is_stated("0" * 32, 10, 5000) is False
+    assert shared.is_stated("crc-something", 10, 5000) is None
+    assert shared.is_stated("0" * 32 + "-7", 10, 5000) is None
+
+
+def test_etags_that_are_no_md5s_are_no_checksums(
+    bucket: str, parts: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store(bucket)
+    first = variant(store, 3)
+    call = store.fs.call_s3
+
+    def encrypted(method: str, *positional: Any, **arguments: Any) -> Any:
+        answer = call(method, *positional, **arguments)
+        if method == "upload_part":
+            real[0] = answer["ETag"]
+            return {**answer, "ETag": '"' + "0" * 32 + '"'}
+        return answer
+
+    real = [""]
+
+    def restore(method: str, *positional: Any, **arguments: Any) -> Any:
+        if method == "complete_multipart_upload":
+            arguments["MultipartUpload"]["Parts"][0]["ETag"] = real[0]
+        return encrypted(method, *positional, **arguments)
+
+    monkeypatch.setattr(store.fs, "call_s3", restore)
+    made = variant(store, 5, pipeline._shared(BODY, first))
+    assert made.seams == ()
+    assert store.local_file(key(made), tmp_path)[1] == made.sha256

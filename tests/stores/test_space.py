@@ -1,0 +1,125 @@
+"""Where there is no room the error says so, nothing is half there, and it goes on when there is."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+from tests.support import checker, hub, seaweed
+from tests.support.jobs import JOB, Runner, ok, ray_folder
+from tests.test_pipeline import counted, entry
+from zooadapt import pipeline
+from zooadapt.errors import RunError
+from zooadapt.job import run
+from zooadapt.mirror import manifest
+from zooadapt.stores.store import open_store
+from zooadapt.types import Adapted, Job, ModelSummary, Request
+
+REQUEST = Request(entry(SMALL), counted(1, 4))  # of 1.9 MB each
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def grow(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+
+
+def test_a_full_destination(small_disk: Path, small: Path) -> None:
+    job = Job("one", str(small_disk), source_root=str(small))
+    summary = pipeline.adapt(REQUEST, job)
+    assert isinstance(summary, ModelSummary)
+    assert {(failure.stage, failure.status) for failure in summary.failures} == {
+        ("publish", "failed")
+    }
+    assert "No space left on device" in summary.failures[0].error
+    assert [file.name for file in (small_disk / "weights").rglob("*") if file.is_file()] == [
+        "stem.safetensors"
+    ]
+    grow(small_disk)
+    adapted = pipeline.adapt(REQUEST, Job("two", str(small_disk), source_root=str(small)))
+    assert isinstance(adapted, Adapted)
+    assert not pipeline.prove(adapted, job).failures
+    manifest.compact(open_store(str(small_disk)))
+    checker.check(str(small_disk))
+
+
+def test_a_full_spool(
+    small_disk: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    job = Job("one", str(tmp_path / "mirror"))
+    with hub.serving(small) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        summary = pipeline.adapt(REQUEST, job)
+        assert isinstance(summary, ModelSummary)
+        assert summary.failures[0].stage == "fetch"
+        assert "No space left on device" in summary.failures[0].error
+        assert not list(small_disk.iterdir())
+        assert not (tmp_path / "mirror" / "weights").exists()
+        grow(small_disk)
+        assert isinstance(pipeline.adapt(REQUEST, job), Adapted)
+
+
+def test_a_manifest_for_which_there_is_no_room(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"), (small_disk / "filling").open("wb") as file:
+        file.write(bytes(2 * 2**20))
+    job = Job("one", str(small_disk))
+    with pytest.raises(RunError, match=r"can't be made in .* \(.*No space left.*make room"):
+        run._compact(open_store(job.dest), job)
+    assert [file.name for file in small_disk.iterdir() if file.suffix == ".parquet"] == []
+
+
+def failures(count: int, zoo: Path, server: seaweed.SeaweedFS) -> set[str]:
+    """Adapt to so many channels in a bucket of the server, and prove; the stages that failed."""
+    job = Job("run", f"s3://{seaweed.BUCKET}/mirror", str(zoo), server.options)
+    result = pipeline.adapt(Request(entry(SMALL), counted(count)), job)
+    summary = pipeline.prove(result, job) if isinstance(result, Adapted) else result
+    return {failure.stage for failure in summary.failures}
+
+
+def fails(count: int, zoo: Path, server: seaweed.SeaweedFS) -> bool:
+    """Whether the variant couldn't be written, or not even its failure recorded."""
+    try:
+        return failures(count, zoo, server) == {"publish"}
+    except OSError:
+        return True
+
+
+@pytest.mark.slow  # a store of its own, restarted
+def test_a_full_s3_store(small: Path, tmp_path: Path) -> None:
+    with seaweed.running(tmp_path, volumes=10, megabytes=1) as server:
+        full = next(count for count in range(1, 100) if fails(count, small, server))
+    with seaweed.running(tmp_path) as server:
+        assert not failures(full, small, server)
+        dest = f"s3://{seaweed.BUCKET}/mirror"
+        manifest.compact(open_store(dest, server.options))
+        checker.check(dest, server.options)
+
+
+def test_a_small_dev_shm(small: Path, tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    alone = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    able = shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True)
+    if not able or able.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    options = ["--chans", "1,4", "--models", SMALL, "--source-root", str(small), "--dest"]
+    with ray_folder() as env:
+        ok(Runner(env).run(*alone, *JOB, *options, str(tmp_path)))
+    checker.check(str(tmp_path))

@@ -1,0 +1,166 @@
+"""A checkpoint file → named tensors → a model that holds them. No code of the file is ever run."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zooadapt.checkpoints import vetting
+from zooadapt.errors import CheckpointError, one_line
+
+Build = Callable[[], nn.Module]
+
+_STATISTICS = ("running_mean", "running_var")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint: names to tensors, or what a filter of the zoo makes of it.
+
+    safetensors and zip-format pickles are mapped into memory, not copied; legacy pickles are read.
+    The format is told by the content, never by the name. A file is vetted before it is loaded, so
+    that it can't take much more memory than it has bytes, nor leave values of a tensor to chance.
+    Pickles are opened with ``weights_only=True`` and hold plain tensors and containers only; one is
+    ``argparse.Namespace``, as timm allows, which runs no code.
+
+    Raises CheckpointError for anything else, an HTML page and a pickle that needs code included.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    vet, load = _reader(file, head)
+    try:
+        vet(file)
+        content = load(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.name} {error}") from error.__cause__
+    except Exception as cause:
+        raise CheckpointError(
+            f"{file.name} is a damaged checkpoint: {one_line(cause)}; fetch it anew"
+        ) from cause
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{file.name} holds a {type(content).__name__} instead of a dictionary of tensors"
+        )
+    return content
+
+
+def _reader(file: Path, head: bytes) -> tuple[Callable[[Path], None], Callable[[Path], Any]]:
+    """What vets and what loads a file that begins so. Raises CheckpointError."""
+    if _is_safetensors(head):
+        return vetting.safetensors, safetensors.torch.load_file
+    if head.startswith(b"PK\x03\x04"):
+        return vetting.archive, _map_pickle
+    if head.startswith(b"\x80"):
+        return vetting.stacked, _read_pickle
+    raise CheckpointError(f"{file.name} is {_described(head)}, not a checkpoint; check its source")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
+
+
+def _described(head: bytes) -> str:
+    if not head:
+        return "empty"
+    if head.lstrip().startswith(b"<"):
+        return "an HTML or XML page"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    return f"a file of an unknown format (it begins with {head[:8]!r})"
+
+
+def _map_pickle(file: Path) -> Any:
+    if file.suffix == ".safetensors":  # which torch would go by, if it had the path
+        return _read_pickle(file)
+    return _load_tensors(file, mmap=True)
+
+
+def _read_pickle(file: Path) -> Any:
+    with file.open("rb") as opened:
+        return _load_tensors(opened, mmap=False)
+
+
+def _load_tensors(source: Path | BinaryIO, mmap: bool) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def assign(
+    model: nn.Module, tensors: Mapping[str, Any], strict: bool, rebuild: Build
+) -> tuple[str, ...]:
+    """Put the tensors into `model` (on the meta device), as they are; returns what was filled in.
+
+    A tensor that the checkpoint lacks is taken from the model itself only where two builds with
+    different seeds agree on it, and if `strict`, where it isn't learnt; `rebuild` builds the model
+    with real values.
+
+    Raises CheckpointError where the checkpoint lacks any other tensor, has one that `strict`
+    forbids, one of another shape, one that isn't a tensor, one of integers, 8-bit or complex
+    numbers for a weight, or one with NaN or Inf.
+    """
+    _check(model, tensors, strict)
+    known = {name: tensors[name] for name in model.state_dict().keys() & tensors.keys()}
+    model.load_state_dict(known, strict=False, assign=True)
+    filled = tuple(sorted(model.state_dict().keys() - tensors.keys()))
+    _fill(model, rebuild)
+    return filled
+
+
+def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
+    expected = model.state_dict()
+    extra = sorted(map(str, tensors.keys() - expected.keys()))
+    if extra and strict:
+        raise CheckpointError(f"the checkpoint has tensors the model doesn't: {_listed(extra)}")
+    parameters = {name for name, _ in model.named_parameters()}
+    absent = [name for name in expected if name not in tensors]
+    learnt = [name for name in absent if name in parameters or name.endswith(_STATISTICS)]
+    if learnt and strict:
+        raise CheckpointError(f"the checkpoint lacks {_listed(learnt)}, which the model learns")
+    for name in expected.keys() & tensors.keys():
+        _check_tensor(name, tensors[name], expected[name])
+
+
+def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{name} is a {type(tensor).__name__} instead of a tensor")
+    if tensor.is_meta:
+        raise CheckpointError(f"{name} got no values from the zoo's conversion of the checkpoint")
+    if tensor.shape != wanted.shape:
+        raise CheckpointError(
+            f"{name} has shape {tuple(tensor.shape)} where the model wants {tuple(wanted.shape)}"
+        )
+    if wanted.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise CheckpointError(f"{name} is of {tensor.dtype}, which can't be a weight of the model")
+    if tensor.is_floating_point() and not _is_finite(tensor):
+        raise CheckpointError(f"{name} has NaN or infinite values")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; a finite sum says so twenty times as fast as looking at each."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _fill(model: nn.Module, rebuild: Build) -> None:
+    """Give values to the tensors that are still on the meta device."""
+    absent = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if not absent:
+        return
+    first, second = (_seeded(rebuild, seed).state_dict() for seed in (0, 1))
+    random = [name for name in absent if not torch.equal(first[name], second[name])]
+    if random:
+        raise CheckpointError(f"the checkpoint lacks {_listed(random)}, which would be left random")
+    model.load_state_dict({name: first[name] for name in absent}, strict=False, assign=True)
+
+
+def _seeded(rebuild: Build, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return rebuild()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

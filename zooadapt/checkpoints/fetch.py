@@ -1,0 +1,210 @@
+"""A checkpoint that was found → a verified local file."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any
+
+import aiohttp
+from fsspec.implementations.http import HTTPFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import (
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from zooadapt.errors import FetchError, one_line
+from zooadapt.names import safe
+from zooadapt.ranges import BLOCK, in_order
+from zooadapt.types import DESCRIBED, Located, Source
+
+_ATTEMPTS = 5
+"""To read a block."""
+_DOWNLOADS = 2
+"""Of a checkpoint whose hash turns out wrong."""
+
+
+Came = Callable[[int], object]
+"""Hears how many bytes came."""
+
+
+class _Wrong(FetchError):
+    """Other bytes came than the source states."""
+
+
+def fetch(located: Located, spool: Path, came: Came = lambda size: None) -> tuple[Path, str]:
+    """The checkpoint as a local file, and its sha256 (64 hex digits).
+
+    A file of this machine is read where it is; any other is copied below `spool`, block by block,
+    taking up where it stopped after a broken connection or when the Hub's signed URL has run out,
+    and gets its name when it is whole. What an earlier call left unfinished in `spool`, which is
+    for this content alone, isn't read again. Where other bytes come than were stated, it is read
+    once more, from the start. `came` hears of every block.
+
+    Raises FetchError where it can't be read, or its size or hash isn't the stated one.
+    """
+    if isinstance(located.filesystem, LocalFileSystem):
+        file = Path(located.path)
+        digest, size = _hash(file)
+        _verify(located.source, digest, size)
+    else:
+        file = spool / safe(located.source.file_name)
+        digest = _verified(located, file, came)
+    return file, digest
+
+
+@retry(retry=retry_if_exception_type(_Wrong), stop=stop_after_attempt(_DOWNLOADS), reraise=True)
+def _verified(located: Located, file: Path, came: Came) -> str:
+    """The file's sha256; it is read once more if other bytes came than were stated."""
+    try:
+        digest, size = _download(located, file, came)
+        _verify(located.source, digest, size)
+        if not located.source.sha256:
+            _check_unchanged(located)
+    except FetchError:
+        file.unlink(missing_ok=True)
+        raise
+    except (OSError, aiohttp.ClientError) as cause:
+        raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
+    return digest
+
+
+def _check_unchanged(located: Located) -> None:
+    """Raise FetchError if a file without a stated hash was replaced while it was read."""
+    located.filesystem.invalidate_cache()
+    facts = located.filesystem.info(located.path)
+    if Source.identity_of(facts) != located.source.identity.partition(DESCRIBED)[0]:
+        raise FetchError(f"{located.source.uri} was replaced while it was read; try again")
+
+
+def _verify(source: Source, digest: str, size: int) -> None:
+    if source.bytes is not None and size != source.bytes:
+        raise _Wrong(
+            f"{source.uri} has {size} bytes instead of the stated {source.bytes}: it is truncated "
+            f"or was replaced meanwhile; try again"
+        )
+    if not digest.startswith(source.sha256):
+        raise _Wrong(
+            f"{source.uri} has sha256 {digest[:16]}… instead of the stated {source.sha256[:16]}…: "
+            f"the copy is damaged; replace it, then try again"
+        )
+
+
+def _hash(file: Path) -> tuple[str, int]:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return digest, file.stat().st_size
+
+
+def _download(located: Located, file: Path, came: Came) -> tuple[str, int]:
+    """Copy to `file`; returns sha256 and size of its bytes."""
+    unfinished = file.with_name(file.name + ".partial")
+    try:
+        facts = _copy(located, unfinished, True, came)
+    except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
+        unfinished.unlink(missing_ok=True)
+        facts = _copy(located, unfinished, False, came)
+    unfinished.replace(file)
+    return facts
+
+
+def _copy(located: Located, unfinished: Path, ranges: bool, came: Came) -> tuple[str, int]:
+    size, digest = located.source.bytes, hashlib.sha256()
+    with _open(located, BLOCK if ranges else 0) as source, unfinished.open("a+b") as out:
+        start = _left_over(out, digest, size if ranges else None)
+        came(start)
+        at_once = ranges and size is not None and located.filesystem.async_impl
+        blocks = (
+            in_order(_Ranges(located, source), size or 0, start)
+            if at_once
+            else _blocks(source, start)
+        )
+        for block in blocks:
+            digest.update(block)
+            out.write(block)
+            came(len(block))
+        return digest.hexdigest(), out.tell()
+
+
+def _left_over(out: IO[bytes], digest: "hashlib._Hash", size: int | None) -> int:
+    """Hash what an earlier call has left of the file, if it can be of any use; its bytes."""
+    left = out.seek(0, os.SEEK_END)
+    if size is None or left > size:
+        out.truncate(0)
+        return 0
+    out.seek(0)
+    while block := out.read(BLOCK):
+        digest.update(block)
+    return left
+
+
+def _open(located: Located, block_size: int) -> Any:
+    # With the size known, no second look-up is made; a signed URL may not allow one.
+    known = {"size": located.source.bytes} if isinstance(located.filesystem, HTTPFileSystem) else {}
+    return located.filesystem.open(
+        located.path, "rb", block_size=block_size, cache_type="none", **known
+    )
+
+
+def _blocks(file: Any, position: int) -> Iterator[bytes]:
+    """The file's bytes from a position as they come; asked for again where an answer breaks off."""
+    while block := _read_at(file, position):
+        position += len(block)
+        yield block
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether asking again may help: a broken connection, a busy or failing server."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in (408, 429) or error.status >= 500
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    return isinstance(error, OSError | aiohttp.ClientError)
+
+
+_again = retry(
+    retry=retry_if_exception(_passing),
+    stop=stop_after_attempt(_ATTEMPTS),
+    wait=wait_random_exponential(max=20),
+    reraise=True,
+)
+
+
+class _Ranges:
+    """Reads an open file's ranges, from several threads; a signed URL that ran out is renewed."""
+
+    def __init__(self, located: Located, file: Any) -> None:
+        self._located, self._file, self._lock = located, file, Lock()
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        file = self._file
+        try:
+            return _range(file, start, stop)
+        except aiohttp.ClientResponseError as refusal:
+            if refusal.status != 403 or self._located.renew is None:
+                raise
+        with self._lock:
+            if self._file is file:  # else another thread has renewed it meanwhile
+                self._file = _open(self._located.renew(self._located), BLOCK)
+        return _range(self._file, start, stop)
+
+
+@_again
+def _range(file: Any, start: int, stop: int) -> bytes:
+    block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: has no state
+    if len(block) != stop - start:
+        raise OSError(f"{len(block)} bytes came where {stop - start} were asked for")
+    return block
+
+
+@_again
+def _read_at(file: Any, position: int) -> bytes:
+    if file.tell() != position:
+        file.seek(position)
+    block: bytes = file.read(BLOCK)
+    return block

@@ -1,0 +1,220 @@
+"""Files on the Hugging Face Hub: one request finds one, and its signed URL is kept while it lasts.
+
+The Hub counts requests in windows of five minutes (anonymous: 3,000 that resolve a file) and says
+in ``RateLimit`` what is left, refusing more with 429 and ``Retry-After``. huggingface_hub waits as
+told before it repeats a refused request; here all look-ups of the process wait together, also when
+one that succeeded was the last. The driver looks up for all workers (see `cluster`).
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+from huggingface_hub import constants, get_hf_file_metadata, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+    parse_ratelimit_headers,
+)
+
+from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact
+from zooadapt.types import Located, Source
+
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm looks for in a Hub repository, in this order."""
+SHARDED = tuple(f"{file}.index.json" for file in FILES)
+"""What is there instead where a checkpoint is split into several files."""
+LONGEST_TEXT = 4 * 2**20
+"""Bytes of a text file that is read whole."""
+SILENCE = 60.0
+"""Seconds that a server may say nothing."""
+
+_log = logging.getLogger(__name__)
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
+
+
+class _Budget:
+    """What the Hub still allows: told by every answer, awaited by every request."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def wait(self, request: Any) -> None:
+        """Until the Hub takes requests again."""
+        while (seconds := self._until - time.monotonic()) > 0:
+            time.sleep(seconds)
+
+    def heed(self, response: Any) -> None:
+        """Let all requests wait if this answer says that there is nothing left."""
+        seconds = _told_to_wait(response)
+        if seconds:
+            before, self._until = self._until, max(self._until, time.monotonic() + seconds)
+            if self._until > before + 1:
+                _log.warning("zooadapt: the Hub takes no more look-ups for %d s", seconds)
+
+
+_budget = _Budget()
+
+
+def _told_to_wait(response: Any) -> int:
+    """Seconds, one more than the answer states, as it states them rounded; 0 for no need to wait.
+
+    ``Retry-After`` may also be a date; the Hub's never is.
+    """
+    limit = parse_ratelimit_headers(response.headers)
+    if limit:
+        return limit.reset_in_seconds + 1 if limit.remaining == 0 else 0
+    after = response.headers.get("Retry-After", "")
+    return int(after) + 1 if response.status_code == 429 and after.isdigit() else 0
+
+
+def _heed_limits() -> None:
+    """Have the requests of huggingface_hub's client go through the budget."""
+    hooks = get_session().event_hooks
+    if _budget.heed not in hooks["response"]:  # new, or one that was made anew after an error
+        hooks["request"].append(_budget.wait)
+        hooks["response"].append(_budget.heed)
+
+
+def locate(hub_id: str) -> Located:
+    """One HEAD request tells commit, sha256, size and a signed URL of the repository's weights.
+
+    Raises FetchError where they aren't there or may not be read, Unreachable for no answer.
+    """
+    repo, _, revision = hub_id.partition("@")
+    for file in FILES:
+        found = _resolve(repo, file, revision)
+        if found:
+            return found
+    if any(_resolve(repo, file, revision) for file in SHARDED):
+        raise FetchError(f"hf://{repo} is split into several files, which aren't put together")
+    raise Absent(f"hf://{repo} has none of {', '.join(FILES)}")
+
+
+def text(hub_id: str, file: str) -> str | None:
+    """A small text file of a repository; None where the repository has no such file.
+
+    Raises FetchError where the repository isn't there or may not be read, or the file is larger
+    than LONGEST_TEXT, Unreachable for no answer.
+    """
+    repo, _, revision = hub_id.partition("@")
+    with _translated(repo):
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        headers = build_hf_headers(token=get_token())
+        with http_stream_backoff("GET", url, headers=headers, timeout=SILENCE) as got:
+            try:
+                hf_raise_for_status(got)
+            except EntryNotFoundError:
+                return None
+            return decoded(_beginning(got.iter_bytes(2**16)), f"hf://{repo}/{file}")
+    return None
+
+
+def decoded(content: bytes, where: str) -> str:
+    """A file's text. Raises FetchError where it has more than LONGEST_TEXT bytes."""
+    if len(content) > LONGEST_TEXT:
+        raise FetchError(f"{where} is too large to be read, over {LONGEST_TEXT >> 20} MiB")
+    return content.decode(errors="replace")
+
+
+def _beginning(blocks: Iterable[bytes]) -> bytes:
+    """As many blocks as it takes to have more than LONGEST_TEXT bytes."""
+    content = bytearray()
+    for block in blocks:
+        content += block
+        if len(content) > LONGEST_TEXT:
+            break
+    return bytes(content)
+
+
+def renewed(located: Located) -> Located:
+    """The same bytes, at the same commit, under a new signed URL. Raises FetchError."""
+    repo, _, pinned = located.source.uri.removeprefix("hf://").partition("@")
+    commit, _, file = pinned.partition("/")
+    found = _resolve(repo, file, commit)
+    if found is None:
+        raise FetchError(
+            f"{located.source.uri} isn't there any more; try again with --retry-failed"
+        )
+    return found
+
+
+def holds(source: Source) -> bool:
+    """Whether it is a file on the Hub, pinned to a commit: what was found of it stays true."""
+    return source.uri.startswith("hf://")
+
+
+def _resolve(repo: str, file: str, revision: str) -> Located | None:
+    """None where the repository has no such file."""
+    with _translated(repo):
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        try:
+            facts = get_hf_file_metadata(url, token=get_token(), retry_on_errors=True)
+        except EntryNotFoundError:
+            return None
+    return _pinned(repo, file, facts, url)
+
+
+@contextmanager
+def _translated(repo: str) -> Iterator[None]:
+    """Within the limits; what goes wrong is FetchError or Unreachable, with the remedy."""
+    _heed_limits()
+    try:
+        yield
+    except FetchError:
+        raise
+    except HFValidationError as cause:
+        raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause
+    except GatedRepoError as cause:
+        raise FetchError(
+            f"hf://{repo} is gated: accept its terms on the Hub and set HF_TOKEN"
+        ) from cause
+    except (RepositoryNotFoundError, RevisionNotFoundError) as cause:
+        # Without a token the Hub answers 401 for what isn't there, too: that says nothing.
+        kind = Absent if cause.response.status_code == 404 else FetchError
+        raise kind(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
+    except HfHubHTTPError as cause:
+        raise FetchError(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
+    except Exception as cause:
+        raise Unreachable(
+            f"the Hub at {redact(_endpoint())} doesn't answer: {one_line(cause)}"
+        ) from cause
+
+
+def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
+    sha256 = facts.etag if facts.etag and re.fullmatch("[0-9a-f]{64}", facts.etag) else ""
+    token = get_token() if urlsplit(facts.location).netloc == urlsplit(url).netloc else None
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    source = Source(
+        uri=f"hf://{repo}@{facts.commit_hash}/{file}",
+        identity=f"commit={facts.commit_hash} etag={facts.etag} bytes={facts.size}",
+        bytes=facts.size,
+        sha256=sha256,
+    )
+    filesystem = fsspec.filesystem("http", encoded=True, client_kwargs=http_client(headers))
+    return Located(source, filesystem, facts.location, renew=renewed)
+
+
+def http_client(headers: dict[str, str]) -> dict[str, Any]:
+    """aiohttp settings: no bound on a whole transfer, but on silence."""
+    return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=SILENCE)}
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT

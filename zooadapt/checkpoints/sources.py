@@ -1,0 +1,142 @@
+"""Where a checkpoint is, and what its source says of it, before any of it is read."""
+
+import hashlib
+import importlib.resources
+import re
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import fsspec
+
+from zooadapt.checkpoints import hub
+from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact, stage
+from zooadapt.names import file_name
+from zooadapt.types import DESCRIBED, Job, Located, ModelEntry, Source
+
+_FRESH = 600
+"""Seconds for which what was found is taken as it is, where it isn't pinned."""
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
+
+
+def location(entry: ModelEntry, source_root: str | None) -> str:
+    """The stable name of where a model's checkpoint is asked for; nothing is looked up.
+
+    Raises FetchError where the entry names no source.
+    """
+    if not entry.hub_id and not entry.url:
+        raise FetchError("the zoo names no source for its weights")
+    if source_root and not entry.in_place and not _in_package(entry.url):
+        name = entry.hub_id or file_name(entry.url or "")
+        return f"{source_root.rstrip('/')}/{name}"
+    return f"hf://{entry.hub_id}" if entry.hub_id else str(entry.url)
+
+
+def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
+    """`location` as records hold it: without secrets."""
+    return redact(location(entry, source_root))
+
+
+def locate(entry: ModelEntry, job: Job) -> Located:
+    """Ask the source for the checkpoint's URI, size, hash and identity; reads none of it.
+
+    Raises Absent where it isn't there, FetchError where it may not be read.
+    """
+    where = location(entry, job.source_root)
+    with stage(FetchError):
+        try:
+            return _described(_locate(entry, where, job), entry)
+        except FileNotFoundError as cause:
+            raise Absent(f"{redact(where)} isn't there") from cause
+
+
+def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
+    if where.startswith("hf://"):
+        return hub.locate(where.removeprefix("hf://"))
+    if _in_package(where):
+        return _at(_package_file(where), where, {})
+    if entry.hub_id:
+        return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
+    return _at(where, where, job.source_options if job.source_root or entry.in_place else {})
+
+
+def _described(located: Located, entry: ModelEntry) -> Located:
+    """What was found, with the description beside it as part of its identity, if it lies there."""
+    if not entry.in_place:
+        return located
+    digest = hashlib.sha256((entry.config or "").encode()).hexdigest()[:16]
+    identity = f"{located.source.identity}{DESCRIBED}{digest}"
+    return replace(located, source=replace(located.source, identity=identity))
+
+
+def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
+    """What was found if it is fresh or pinned, else what `locate` finds now."""
+    if located and (hub.holds(located.source) or time.time() - located.when < _FRESH):
+        return located
+    return locate(entry, job)
+
+
+def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
+    for url in urls:
+        try:
+            return _at(url, url, options)
+        except FileNotFoundError:
+            continue
+    folder, _, _ = urls[0].rpartition("/")
+    for file in hub.SHARDED:
+        with suppress(FileNotFoundError):
+            _at(f"{folder}/{file}", folder, options)
+            raise FetchError(
+                f"{redact(folder)} has a checkpoint split into several files, which aren't put "
+                f"together"
+            )
+    names = " nor ".join(url.rpartition("/")[2] for url in urls)
+    raise Absent(f"{redact(folder)} has neither {names}")
+
+
+def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
+    """The file at `url`, described by its filesystem. Raises FileNotFoundError, FetchError."""
+    try:
+        if url.startswith(("http://", "https://")):
+            options = {"client_kwargs": hub.http_client({}), **options}
+        filesystem, path = fsspec.core.url_to_fs(url, **options)
+        facts = filesystem.info(path)
+    except Exception as cause:
+        if isinstance(cause, FileNotFoundError) and _absent(cause):
+            raise
+        refused = isinstance(cause, FileNotFoundError | PermissionError)
+        error = FetchError if refused or not isinstance(cause, OSError) else Unreachable
+        raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
+    stated = _HASH_IN_NAME.search(file_name(uri))
+    source = Source(
+        uri=redact(uri),
+        identity=f"sha256={stated.group(1)}" if stated else Source.identity_of(facts),
+        bytes=facts.get("size"),
+        sha256=stated.group(1) if stated else "",
+    )
+    return Located(source, filesystem, path)
+
+
+def _absent(error: FileNotFoundError) -> bool:
+    """Whether the file isn't there, rather than fsspec's rendering of any other HTTP error."""
+    cause = error.__cause__
+    return not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", 0) in (404, 410)
+
+
+def _in_package(url: str | None) -> bool:
+    return bool(url and url.startswith("package://"))
+
+
+def _package_file(url: str) -> str:
+    """``package://name/path`` as a file of the installed Python package `name`."""
+    package, _, path = url.removeprefix("package://").partition("/")
+    try:
+        file = importlib.resources.files(package) / path
+    except ModuleNotFoundError as cause:
+        raise FetchError(
+            f"the Python package {package} isn't installed here; the sample zoo's comes with "
+            f"pip install 'zooadapt[sample]'"
+        ) from cause
+    return str(file)

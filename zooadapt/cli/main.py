@@ -1,0 +1,67 @@
+"""The command line: `zooadapt adapt`, which `jobs/adapt_zoo.py` is too, and a mirror's readers."""
+
+from collections.abc import Sequence
+
+import click
+
+from zooadapt import __version__
+from zooadapt.cli import jobs, reading, upkeep
+from zooadapt.cli.common import OK, STOPPED, USAGE
+from zooadapt.errors import UsageError, ZooadaptError, one_line, redact
+from zooadapt.job.options import Config, run_options
+
+
+class _InOrder(click.Group):
+    """Lists its commands in the order in which they were added."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
+@click.version_option(__version__)
+def zooadapt() -> None:
+    """Pretrained image models for any number of channels."""
+
+
+@click.command()
+@run_options
+def adapt(config: Config) -> int:
+    """Adapt a zoo's pretrained models to other channels."""
+    from zooadapt.job import run  # torch, timm and Ray: not for --help and bad arguments
+
+    return run.dry_run(config) if config.dry_run else run.adapt(config)
+
+
+for _command in (*reading.COMMANDS, adapt, *jobs.COMMANDS, *upkeep.COMMANDS):
+    zooadapt.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None, command: click.Command = zooadapt) -> int:
+    """Run a command and return its exit code; every error is one line on stderr."""
+    try:
+        result = command.main(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except click.ClickException as error:
+        return _say(error.format_message(), USAGE)
+    except UsageError as error:
+        return _say(str(error), USAGE)
+    except ZooadaptError as error:
+        return _say(str(error), STOPPED)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("stopped; the same command goes on where this one ended", STOPPED)
+    except ModuleNotFoundError as error:
+        return _say(_lacking(error), USAGE)
+    except Exception as error:
+        return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
+
+
+def _lacking(error: ModuleNotFoundError) -> str:
+    name = (error.name or "").partition(".")[0]
+    extra = "load" if name in ("torch", "timm", "safetensors") else "run"
+    return f"this needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"zooadapt: {redact(' '.join(message.split()))}", err=True)
+    return code

@@ -1,0 +1,234 @@
+"""`pipeline` for many models on Ray. Knows nothing of tensors.
+
+Tasks on CPUs fetch, adapt and publish; actors prove, one to a GPU where the cluster has GPUs. Only
+small records travel between them. A process that dies is replaced; `schedule` says what then.
+"""
+
+import concurrent.futures
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import ray
+from ray.exceptions import NodeDiedError, RayError, RayTaskError
+
+from zooadapt import pipeline
+from zooadapt.checkpoints import sources
+from zooadapt.cluster import nodes
+from zooadapt.cluster.metrics import Metrics
+from zooadapt.cluster.nodes import Workers
+from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Stage
+from zooadapt.cluster.validators import Validators, quoted
+from zooadapt.errors import FetchError, RunError, StageError, one_line
+from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
+
+_LOOKUPS = 16
+"""Sources asked at once."""
+_LOOK_AROUND = 5.0
+"""Seconds after which it is seen again what nodes there are."""
+_NAMED = 5_000
+"""Models up to which tasks are named after theirs: Ray's metrics keep 14 kB of every name."""
+_LOOK_SECONDS = 0.2
+"""How often look-ups are seen to while tasks run."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done to a model, wherever; importable functions."""
+
+    locate: Callable[[ModelEntry, Job], Located]
+    adapt: Callable[[Request, Job, Located | None], Adapted | ModelSummary]
+    prove: Callable[[Adapted, Job], ModelSummary]
+
+
+STAGES = Stages(sources.locate, pipeline.adapt, pipeline.prove)
+
+
+@ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
+def _adapt(
+    stage: Callable[..., Adapted | ModelSummary],
+    batch: Sequence[tuple[Request, Located | None]],
+    job: Job,
+) -> list[Adapted | ModelSummary]:
+    results = []
+    for request, located in batch:
+        with quoted(request.entry, job):
+            results.append(stage(request, job, located))
+    return results
+
+
+def run(
+    requests: Sequence[Request],
+    job: Job,
+    asked: Workers,
+    ended: Callable[[ModelSummary], None],
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Adapt and prove every request; `ended` hears of each model once, when it is recorded.
+
+    `asked` is what the cluster may grow to, where that is more than it has. Once `is_over` nothing
+    more is begun. Raises RunError where the mirror can't be written to. On KeyboardInterrupt what
+    runs is cancelled and what is recorded stays.
+    """
+    metrics = Metrics()
+
+    def summarised(summary: ModelSummary) -> None:
+        metrics.ended(summary)
+        ended(summary)
+
+    with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
+        Schedule(
+            iter(requests),
+            executor,
+            summarised,
+            partial(_fail, job),
+            is_over=is_over,
+            progressed=metrics.progressed,
+        ).run()
+
+
+def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
+    return pipeline.fail(request, job, error)
+
+
+class RayExecutor:
+    """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
+
+    def __init__(
+        self, job: Job, asked: Workers, stages: Stages = STAGES, named: bool = True
+    ) -> None:
+        """Starts a validator, or some for each GPU that is there, as that takes a while.
+
+        Where `named`, Ray's tools show which models a task is of.
+        """
+        self._job, self._asked, self._stages, self._named = job, asked, stages, named
+        division = nodes.workers(asked)
+        self._on_gpus = bool(division.gpus)
+        """Whether proofs are done there; it stays so, whatever joins or goes."""
+        self._patience = nodes.Patience()
+        self._pool = ThreadPoolExecutor(_LOOKUPS)
+        self._lookups: dict[Future[Located], Batch] = {}
+        self._tasks: dict[ray.ObjectRef, Batch] = {}
+        self._validators = Validators(stages.prove, job, division.options)
+        self._look_around()
+        for _ in range(nodes.workers().gpus * PER_GPU or not asked.gpus):
+            self._validators.start()
+
+    def __enter__(self) -> "RayExecutor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._validators.close()
+
+    def _look_around(self) -> None:
+        """See what nodes have joined or left."""
+        self._looked = time.monotonic()
+        division = nodes.workers(self._asked)
+        gpus = max(1, division.gpus) if self._on_gpus else 0
+        self.capacity = nodes.capacity(replace(division, gpus=gpus))
+        waiting = {"CPU": bool(self._tasks), "GPU": self._on_gpus and self._validators.are_awaited}
+        self._patience.wait_for([kind for kind, waits in waiting.items() if waits])
+
+    def start(self, stage: Stage, batch: Batch) -> None:
+        """Begin, without waiting."""
+        name = self._name(stage, batch)
+        if stage == "locate":
+            entry = batch.works[0].request.entry
+            self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = batch
+        elif stage == "adapt":
+            task = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch))
+            calls = [(work.request, work.located) for work in batch.works]
+            self._tasks[task.remote(self._stages.adapt, calls, self._job)] = batch
+        else:
+            self._validators.prove(batch, name)
+
+    def _name(self, stage: Stage, batch: Batch) -> str:
+        if not self._named:
+            return stage
+        first, more = batch.works[0].request.entry.name, len(batch.works) - 1
+        return f"{stage} {first}" + (f" and {more} more" if more else "")
+
+    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+        """Wait until something that was started ends; all that has ended since the last call.
+
+        Nothing where nodes have joined or left meanwhile.
+        """
+        while True:
+            found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
+            for ref in self._done(wait=not found):
+                found += self._result(ref)
+            if time.monotonic() - self._looked > _LOOK_AROUND:
+                self._look_around()
+                self._validators.release()
+                return found
+            if found:
+                return found
+
+    def _done(self, wait: bool) -> list[ray.ObjectRef]:
+        """The tasks that ended; wait for one, or for a look-up, or to look around again."""
+        refs = [*self._tasks, *self._validators.refs]
+        if not refs:
+            if wait:
+                concurrent.futures.wait(self._lookups, return_when=FIRST_COMPLETED)
+            return []
+        done: list[ray.ObjectRef]
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and wait:
+            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else _LOOK_AROUND)
+        return done
+
+    def _found(self, lookup: Future[Located]) -> tuple[Stage, Batch, Sequence[Outcome] | Died]:
+        batch = self._lookups.pop(lookup)
+        failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
+        return "locate", batch, [None if failed else lookup.result()]
+
+    def _result(self, ref: ray.ObjectRef) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+        if self._validators.is_starting(ref):
+            self._validators.started(ref)
+            return []
+        if ref in self._tasks:
+            return [("adapt", self._tasks.pop(ref), self._outcome(ref))]
+        batch, outcome = self._validators.ended(ref), self._outcome(ref)
+        self._validators.freed(ref, alive=not isinstance(outcome, Died))
+        return [("prove", batch, outcome)]
+
+    def _outcome(self, ref: ray.ObjectRef) -> Sequence[Outcome] | Died:
+        try:
+            outcomes: Sequence[Outcome] = ray.get(ref)
+        except RayTaskError as cause:
+            raise RunError(one_line(cause.cause or cause)) from cause
+        except RayError as cause:
+            if not nodes.lives():
+                raise RunError(
+                    f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the "
+                    f"same command goes on"
+                ) from cause
+            return Died(cause, node_lost=_tells_of_a_node(cause))
+        return outcomes
+
+    def cancel(self) -> None:
+        """Stop what runs; what isn't recorded is done again by the next run."""
+        with suppress(Exception):
+            tasks = [*self._tasks]
+            for ref in tasks:
+                ray.cancel(ref)
+            ray.wait(tasks, num_returns=len(tasks), timeout=5)
+
+
+def _disk(batch: Batch) -> dict[str, float]:
+    """What the batch takes of a node's disk, where nodes state what they have (``disk_mb``)."""
+    if "disk_mb" not in ray.cluster_resources():
+        return {}
+    sizes = [work.located.source.bytes or 0 for work in batch.works if work.located]
+    return {"disk_mb": math.ceil(max([0, *sizes]) / 1e6)}
+
+
+def _tells_of_a_node(cause: RayError) -> bool:
+    """Whether the process ended with its node."""
+    text = str(cause).lower()
+    return isinstance(cause, NodeDiedError) or ("node" in text and "died" in text)

@@ -1,0 +1,221 @@
+"""What a run has to do: the models selected, less what the mirror's records say is done."""
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from zooadapt.adapt import schemes
+from zooadapt.checkpoints import sources
+from zooadapt.errors import StageError, Unsupported, UsageError, redact
+from zooadapt.job.options import Config
+from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.takedowns import Takedowns
+from zooadapt.mirror.variant_config import ADAPTER_VERSION
+from zooadapt.pipeline import versions
+from zooadapt.targets import Bands, Target
+from zooadapt.types import ModelEntry, Request
+from zooadapt.zoos import registry
+
+Key = tuple[Any, ...]
+"""in_chans, bands, scheme"""
+
+
+_LEFT = ("done", "unsupported", "failed", "removed")
+"""What isn't due."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a run, counted in variants where nothing else is said."""
+
+    models: int
+    """Selected, whether done or not."""
+    requests: tuple[Request, ...]
+    done: int
+    unsupported: int
+    """Recorded as not adaptable by these versions of zooadapt and timm."""
+    failed: int
+    """Recorded as failed and left alone."""
+    removed: int = 0
+    """Taken down, and left alone until that is undone."""
+
+    @property
+    def due(self) -> int:
+        """Variants to make."""
+        return sum(len(request.targets) for request in self.requests)
+
+
+def listed(config: Config) -> list[ModelEntry]:
+    """All models of the zoos, in their order. Raises UsageError for a zoo that lists none."""
+    places = config.source_root, config.source_storage_options
+    found = [entry for spec in config.zoo for entry in registry.listed(spec, *places)]
+    _check_unique(found)
+    return found
+
+
+def select(config: Config, entries: list[ModelEntry] | None = None) -> list[ModelEntry]:
+    """The models that the options select, of these or else of all that the zoos list.
+
+    Raises UsageError for a zoo or glob that matches nothing.
+    """
+    offered = listed(config) if entries is None else entries
+    chosen = matching(offered, config.models, "--models") if config.models else offered
+    if config.exclude:
+        excluded = matching(offered, config.exclude, "--exclude")
+        chosen = [entry for entry in chosen if entry not in set(excluded)]
+    if config.license:
+        chosen = [entry for entry in chosen if _licensed(entry, config.license)]
+        if not chosen:
+            known = sorted({entry.license or "unknown" for entry in offered})
+            raise UsageError(f"--license {','.join(config.license)} matches none of {known}")
+    if not chosen:
+        raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")
+    return chosen[: config.max_models]
+
+
+def _check_unique(entries: Iterable[ModelEntry]) -> None:
+    """Raise UsageError where two models would share their rows of the mirror."""
+    seen: dict[tuple[str, str], ModelEntry] = {}
+    for entry in entries:
+        other = seen.setdefault((entry.zoo, entry.name), entry)
+        if other is not entry:
+            places = " and ".join(redact(each.url or each.hub_id or "") for each in (other, entry))
+            raise UsageError(
+                f"two models are called {entry.zoo}/{entry.name}: {places}; list a folder above "
+                f"both, or make a mirror of each"
+            )
+
+
+def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
+    """The entries that match a glob; each glob must match one."""
+    found: set[ModelEntry] = set()
+    for glob in globs:
+        matches = [entry for entry in entries if registry.named(entry.zoo, entry.name, glob)]
+        if not matches:
+            names = {entry.name for entry in entries} | {entry.architecture for entry in entries}
+            near = difflib.get_close_matches(glob, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{option} {glob} matches no model of the zoo{hint}")
+        found.update(matches)
+    return [entry for entry in entries if entry in found]
+
+
+def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(entry.license or "unknown", glob) for glob in globs)
+
+
+def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> None:
+    """Raise UsageError for a target that none of the models can have, whatever their weights."""
+    known = {name: registry.get(name) for name in {entry.zoo for entry in entries}}
+    bases = set()
+    for entry in entries:
+        with suppress(StageError), registry.blaming(entry.zoo):  # will be its own failure
+            bases.add(known[entry.zoo].facts(entry).bands)
+    for target in targets:
+        refusals = [reason for base in bases if (reason := _refusal(target, base))]
+        if bases and len(refusals) == len(bases):
+            raise UsageError(f"{target.short} channels can't be made: {refusals[0]}")
+
+
+def _refusal(target: Target, base: Bands) -> str:
+    try:
+        schemes.matrix(target.scheme, base, target.bands)
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
+def make(
+    entries: Sequence[ModelEntry],
+    config: Config,
+    histories: Iterable[Sequence[Row]],
+    changed: Callable[[ModelEntry, str], bool] = lambda entry, identity: False,
+) -> Plan:
+    """The plan for the entries, given the mirror's records: each model's, oldest first.
+
+    A variant is done if a record of this adapter version says so, made from the same place. What
+    was taken down isn't due, whatever the options.
+    `changed` tells whether the source's identity is no longer the given, recorded one.
+    """
+    targets, counts = config.targets, Counter(dict.fromkeys(_LEFT, 0))
+
+    def due(entry: ModelEntry, records: Sequence[Row]) -> tuple[Target, ...]:
+        states = _States(records, entry, sources.recorded_location(entry, config.source_root))
+        found = []
+        for target in targets:
+            state = states.of(target)
+            if state == "done" and changed(entry, states.identity(target)):
+                state = "due"
+            if state == "due" or (state == "failed" and config.retry_failed):
+                found.append(target)
+            else:
+                counts[state] += 1
+        # Of a million models most want the same: they share it.
+        return targets if len(found) == len(targets) else tuple(found)
+
+    asked = {(entry.zoo, entry.name): entry for entry in entries}
+    known: dict[tuple[str, str], tuple[Target, ...]] = {}
+    for records in histories:
+        name = records[0]["zoo"], records[0]["model"]
+        if entry := asked.get(name):
+            known[name] = due(entry, records)
+    left = (known[name] if name in known else due(entry, ()) for name, entry in asked.items())
+    requests = tuple(Request(e, due) for e, due in zip(asked.values(), left, strict=True) if due)
+    return Plan(len(asked), requests, **counts)
+
+
+class _States:
+    """What a model's records say of its variants, as far as they were made from one place."""
+
+    def __init__(self, records: Sequence[Row], entry: ModelEntry, location: str) -> None:
+        self._entry = entry
+        self._states: dict[Key, str] = {}
+        self._identities: dict[Key, str] = {}
+        self._versions: dict[Key, dict[str, str]] = {}
+        """With which each failure was recorded."""
+        self._taken = Takedowns(records)
+        for place, record in enumerate(records):
+            is_ours = record["adapter_version"] == ADAPTER_VERSION
+            # What amends says nothing of what was made of which weights.
+            if is_ours and record["source"]["location"] == location and not record.get("amends"):
+                self._add(place, record)
+
+    def _add(self, place: int, record: Row) -> None:
+        for failure in self._valid(place, record, record["failures"]):
+            if self._states.get(_key(failure)) != "done":
+                self._states[_key(failure)] = failure["status"]
+                self._versions[_key(failure)] = record["versions"]
+        for variant in self._valid(place, record, record["variants"]):
+            self._states[_key(variant)] = "done"
+            self._identities[_key(variant)] = record["source"]["identity"]
+
+    def _valid(self, place: int, record: Row, outcomes: Iterable[Row]) -> list[Row]:
+        """Those that no removal made void."""
+        name = {column: record[column] for column in ("zoo", "model")}
+        return [each for each in outcomes if not self._taken.voids(place, {**name, **each})]
+
+    def of(self, target: Target) -> str:
+        """done, unsupported by these versions, failed, removed, or due: nothing is recorded."""
+        zoo = self._entry.zoo
+        event = self._taken.last(zoo, self._entry.name, target.in_chans, target.names)
+        if event and event.removes:
+            return "removed"
+        state = self._states.get(_wanted(target), "due")
+        outdated = state == "unsupported" and self._versions[_wanted(target)] != versions(zoo)
+        return "due" if outdated else state
+
+    def identity(self, target: Target) -> str:
+        """The source's identity when the variant was last made."""
+        return self._identities[_wanted(target)]
+
+
+def _key(outcome: Row) -> Key:
+    return tuple(outcome[column] for column in ("in_chans", "bands", "scheme"))
+
+
+def _wanted(target: Target) -> Key:
+    return target.in_chans, target.names, target.scheme

@@ -1,0 +1,275 @@
+"""How exactly a zoo's architectures can be adapted, measured on seeded random weights.
+
+Every architecture is adapted, loaded and proved by the code of the job. Small ones are run whole;
+of large ones only the stems exist and are run, the body never gets values. Beside each variant
+stands what timm's own loader makes of the same stem.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import timm
+import timm.models._builder as timm_builder
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from zooadapt.adapt import contract, schemes
+from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
+from zooadapt.measure import seeded
+from zooadapt.mirror.variant_config import facts_for
+from zooadapt.names import CONFIG
+from zooadapt.pipeline import inspect
+from zooadapt.proof import compare
+from zooadapt.targets import Bands
+from zooadapt.types import ModelEntry, ModelFacts, ProofResult, Stem
+from zooadapt.zoos.meta import shapes_only
+from zooadapt.zoos.registry import Zoo, get
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""The stored dtypes for which timm's stems are compared with ours."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One architecture with N channels under one scheme."""
+
+    architecture: str
+    model: str
+    """The tag whose input size was taken."""
+    in_chans: int
+    scheme: str
+    params: int = 0
+    status: str = "adapted"
+    """Or unsupported, or failed."""
+    reason: str = ""
+    """Why it isn't adapted."""
+    use: str = ""
+    """What the forward pass does before it applies the stems; see `Stem`."""
+    timm: str = ""
+    """What timm's own loader makes of the stem: `equal` (bit for bit what the scheme `repeat`
+    makes here, in all of DTYPES), `random` (left random), `differs`, or `fails` (the model's first
+    forward pass raises); "" for other zoos."""
+    equivalence_error: float = math.nan
+    """NaN where nothing was run, as `control_error`."""
+    control_error: float = math.nan
+    equivalent: bool = False
+    proof: str = ""
+    """forward, stem, or "" where nothing was run."""
+    seconds: float = 0.0
+
+
+def measure(
+    entry: ModelEntry, chans: Sequence[int], scheme: str, forward_params: float
+) -> list[Measured]:
+    """One row for each of `chans`; models of at most `forward_params` parameters are run whole."""
+    zoo = get(entry.zoo)
+    rows = [Measured(entry.architecture, entry.name, count, scheme) for count in chans]
+    try:
+        with stage(StemError):
+            facts = zoo.facts(entry)
+            base, found = inspect(entry, zoo, facts)
+    except StageError as error:
+        status = "unsupported" if isinstance(error, Unsupported) else "failed"
+        return [
+            replace(
+                row,
+                status=status,
+                reason=one_line(error),
+                timm=_timm_runs(entry, row.in_chans) if entry.zoo == "timm" else "",
+            )
+            for row in rows
+        ]
+    params, prove = sum(parameter.numel() for parameter in base.parameters()), _prove_stems
+    try:
+        with stage(ValidationError):
+            if params <= forward_params:
+                size = (facts.chans, *facts.size)
+                base = seeded.model(lambda: zoo.build(entry, facts.chans), size)
+                prove = _prove_whole
+            else:
+                seeded.give_values(base, [name for stem in found for name in stem.tensors])
+    except StageError as error:
+        return [replace(row, status="failed", reason=one_line(error)) for row in rows]
+    subject = _Subject(entry, zoo, facts, found, base)
+    use = found[0].use
+    return [_measured(replace(row, params=params, use=use), subject, prove) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """An architecture, and its model with seeded values: for its stems at least."""
+
+    entry: ModelEntry
+    zoo: Zoo
+    facts: ModelFacts
+    stems: tuple[Stem, ...]
+    base: nn.Module
+
+    def originals(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The stems' tensors in a stored dtype."""
+        state = self.base.state_dict()
+        return {name: state[name].to(dtype) for stem in self.stems for name in stem.tensors}
+
+    def adapted(
+        self, scheme: str, count: int, dtype: torch.dtype = torch.float32
+    ) -> dict[str, Tensor]:
+        """The stems' tensors for `count` channels."""
+        matrix = schemes.matrix(scheme, self.facts.chans, count)
+        return contract.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
+
+
+_Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]
+
+
+def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
+    """The row with what the adapted model gave."""
+    started = time.monotonic()
+    matrix = schemes.matrix(row.scheme, subject.facts.chans, row.in_chans)
+    try:
+        with stage(ValidationError):
+            with shapes_only():
+                empty = subject.zoo.build(subject.entry, row.in_chans).eval()
+            if subject.entry.zoo == "timm":
+                row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
+            result = prove(subject, empty, row.scheme, matrix)
+            row = replace(row, **asdict(result))
+            compare.check(result, subject.stems, schemes.get(row.scheme), matrix)
+    except StageError as error:
+        row = replace(row, status="failed", reason=one_line(error))
+    return replace(row, seconds=time.monotonic() - started)
+
+
+def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
+    """The models stay on the meta device but for the modules up to the last stem."""
+    adapted = subject.adapted(scheme, matrix.shape[1])
+    empty.load_state_dict(adapted, strict=False, assign=True)
+    with seeded.materialised_on_demand(empty, subject.base):
+        return compare.prove_stems(empty, subject.base, subject.stems, matrix, subject.facts.size)
+
+
+def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
+    """Both models are loaded from a variant's config.json, as the job does."""
+    zoo, facts = subject.zoo, subject.facts
+    tensors = subject.base.state_dict()
+    adapted = subject.adapted(scheme, matrix.shape[1])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bands = Bands.counted(matrix.shape[1])
+        config = zoo.config(subject.entry, subject.base, facts_for(facts, bands, matrix))
+        (folder / CONFIG).write_text(json.dumps(config))
+        prover = compare.Prover(
+            base=zoo.load(folder, tensors, in_chans=facts.chans),
+            stems=subject.stems,
+            originals=subject.originals(),
+            input_size=facts.size,
+            device=torch.device("cpu"),
+        )
+        variant = zoo.load(folder, {**tensors, **adapted})
+        return prover.prove(variant, schemes.get(scheme), matrix)
+
+
+def _timm_adapts(subject: _Subject, model: nn.Module, count: int) -> str:
+    """What timm's loader, given `model`, makes of the stems, compared with ours."""
+    verdicts = {_compared(subject, model, count, dtype) for dtype in DTYPES}
+    return verdicts.pop() if len(verdicts) == 1 else "differs"
+
+
+def _compared(subject: _Subject, model: nn.Module, count: int, dtype: torch.dtype) -> str:
+    ours = subject.adapted("repeat", count, dtype)
+    timms = timms_stems(model, subject.originals(dtype), count)
+    if any(stem.name not in timms for stem in subject.stems):
+        return "random"
+    return "equal" if all(torch.equal(timms[name], ours[name]) for name in ours) else "differs"
+
+
+def timms_stems(model: nn.Module, originals: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """What timm's own loader makes of a checkpoint's stem tensors for `count` channels.
+
+    What it hands to `model`, built for `count` channels, is listened to, without the other tensors;
+    those it would leave random are absent.
+    """
+    handed: dict[str, Tensor] = {}
+
+    def listen(tensors: dict[str, Tensor], strict: bool) -> _IncompatibleKeys:
+        handed.update(tensors)
+        return _IncompatibleKeys([], [])
+
+    cfg: Any = model.pretrained_cfg
+    cfg = {**cfg, "state_dict": dict(originals), "classifier": None}
+    with mock.patch.object(model, "load_state_dict", listen):
+        timm_builder.load_pretrained(model, cfg, in_chans=count)
+    return handed
+
+
+def _timm_runs(entry: ModelEntry, count: int) -> str:
+    """`fails` if timm's model for `count` channels raises at its first forward pass."""
+    _, height, width = timm.get_pretrained_cfg(entry.name).input_size
+    with shapes_only():
+        model = timm.create_model(entry.name, in_chans=count).eval()
+    with torch.device("meta"):
+        try:
+            model(torch.zeros(2, count, height, width))
+        except Exception:
+            return "fails"
+    return "random"
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """The counts of architectures by channel count, as a Markdown table.
+
+    `rows` has the fields of `Measured` as columns.
+    """
+    adapted = rows["status"] == "adapted"
+    changed = adapted & ~rows["equivalent"]
+    lines = {
+        "architectures": rows["status"].notna(),
+        "adapted, computes base(M·x)": adapted & rows["equivalent"],
+        "adapted, function changed: weight standardised": changed & (rows["use"] == "standardise"),
+        "adapted, function changed: image shifted": changed & (rows["use"] == "shift"),
+        "unsupported, with the reason": rows["status"] == "unsupported",
+        "failed": rows["status"] == "failed",
+        "timm: the same stem, bit for bit": rows["timm"] == "equal",
+        "timm: first layer left random": rows["timm"] == "random",
+        "timm: another stem": rows["timm"] == "differs",
+        "timm: the first forward pass raises": rows["timm"] == "fails",
+    }
+    if not rows["timm"].any():
+        lines = {name: chosen for name, chosen in lines.items() if not name.startswith("timm")}
+    counts = [f"| {name} | {_cells(chosen, rows)} |" for name, chosen in lines.items()]
+    exact = rows[adapted & rows["equivalent"]].groupby("in_chans")
+    chans = sorted(rows["in_chans"].unique())
+    worst = exact["equivalence_error"].max().reindex(chans)
+    least = exact["control_error"].min().reindex(chans)
+    return "\n".join(
+        [
+            "| channels | " + " | ".join(map(str, chans)) + " |",
+            "| --- |" + " ---: |" * len(chans),
+            *counts,
+            "| largest error | " + " | ".join(f"{worst[n]:.1e}" for n in chans) + " |",
+            "| smallest control | " + " | ".join(f"{least[n]:.1e}" for n in chans) + " |",
+            *_reasons(rows),
+        ]
+    )
+
+
+def _reasons(rows: pd.DataFrame) -> list[str]:
+    """Why architectures aren't adapted, the most frequent reason first, as a Markdown table."""
+    lacking = rows[rows["status"] != "adapted"].drop_duplicates(["architecture", "reason"])
+    counts = Counter(zip(lacking["status"], lacking["reason"], strict=True))
+    lines = [f"| {status} | {count:,} | {why} |" for (status, why), count in counts.most_common()]
+    return ["", "| | architectures | why |", "| --- | ---: | --- |", *lines] if lines else []
+
+
+def _cells(chosen: pd.Series, rows: pd.DataFrame) -> str:
+    counts = chosen.groupby(rows["in_chans"]).sum().sort_index()
+    return " | ".join(f"{count:,}" for count in counts)

@@ -1,0 +1,120 @@
+"""Published variants, read back, run and proved: the manifest's rows, or why there are none."""
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from zooadapt import __version__
+from zooadapt.adapt import schemes
+from zooadapt.checkpoints.scratch import spool
+from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, stage
+from zooadapt.mirror import manifest
+from zooadapt.mirror.columns import variant_columns
+from zooadapt.mirror.read_back import Reader
+from zooadapt.mirror.variant_config import facts_for
+from zooadapt.proof import compare, devices
+from zooadapt.stores.store import Store
+from zooadapt.types import Adapted, Failure, Published
+from zooadapt.zoos import registry
+
+_DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
+"""How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What became of a model's variants."""
+
+    rows: tuple[manifest.Row, ...]
+    made: tuple[str, ...]
+    """The variants of the rows, as `Target.short`."""
+    failures: tuple[Failure, ...]
+    full: bool = False
+    """Whether one failed as the device had no memory left."""
+
+
+def prove(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
+    """Prove every variant on the device; where its memory runs out, once more without neighbours.
+
+    Raises DeviceLost after an error from which CUDA doesn't recover in the same process.
+    """
+    with devices.turn(device):
+        proofs = _prove_all(adapted, store, device)
+    if not proofs.full:
+        return proofs
+    with devices.turn(device, alone=True):
+        return _prove_all(adapted, store, device)
+
+
+def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
+    rows, made, failures, full = [], [], [], False
+    with spool() as folder:
+        reader, prover = Reader(store, folder), None
+        for variant in adapted.variants:
+            try:
+                with stage(ValidationError):
+                    row, prover = _prove(adapted, variant, reader, prover, device)
+                    rows.append(row)
+                    made.append(variant.target.short)
+            except StageError as error:
+                if _DEVICE_ERROR.search(str(error)):
+                    raise DeviceLost(one_line(error)) from error
+                full = full or devices.is_full(error)
+                failures.append(Failure.of(variant.target, error))
+    return Proofs(tuple(rows), tuple(made), tuple(failures), full)
+
+
+def _prove(
+    adapted: Adapted,
+    variant: Published,
+    reader: Reader,
+    prover: compare.Prover | None,
+    device: torch.device,
+) -> tuple[manifest.Row, compare.Prover]:
+    """The variant's row of the manifest, and the prover, which is made once for all variants.
+
+    Raises ValidationError where the variant isn't as it should be.
+    """
+    zoo, folder, facts = registry.get(adapted.entry.zoo), reader.folder, adapted.facts
+    tensors, verification = reader.read(variant)
+    target = variant.target
+    matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
+    scheme = schemes.get(target.scheme)
+    if prover is None:
+        originals = reader.originals(adapted.source_stem)
+        base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)
+        prover = compare.Prover(base, adapted.stems, originals, facts.size, device)
+    model = zoo.load(folder, tensors)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    result = prover.prove(model, scheme, matrix)
+    compare.check(result, adapted.stems, scheme, matrix)
+    row = {
+        **variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
+        **asdict(result),
+        "params": params,
+        "weights_dtype": _main_dtype(tensors),
+        "verification": verification,
+        "checked_on": devices.name(device),
+        "zooadapt_version": __version__,
+        "timm_version": _library(zoo),
+        "torch_version": torch.__version__,
+    }
+    return row, prover
+
+
+def _library(zoo: registry.Zoo) -> str:
+    """The version of timm, or another library's with its name."""
+    installed = version(zoo.library)
+    return installed if zoo.library == "timm" else f"{zoo.library} {installed}"
+
+
+def _main_dtype(tensors: dict[str, Tensor]) -> str:
+    """The dtype that holds most of the bytes, such as "float32"."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+    return sizes.most_common(1)[0][0]

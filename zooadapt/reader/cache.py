@@ -1,0 +1,190 @@
+"""What mirrors hold, on this machine: pulled once, by whichever process is first, and kept.
+
+Below the cache's root everything lies under the mirror's own keys; `derived/` has what was made
+from it, `manifests/` the tables as they were last read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import platformdirs
+from filelock import FileLock
+from tqdm import tqdm
+
+from zooadapt.checkpoints.fetch import fetch
+from zooadapt.errors import FetchError, UsageError, one_line, redact
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
+from zooadapt.stores.store import Store
+from zooadapt.types import Located, Source
+
+Got = TypeVar("Got")
+Row = Mapping[str, Any]
+"""Of the manifest; its `folder`, `bytes` and `sha256` are used here."""
+
+_log = logging.getLogger("zooadapt")
+
+
+def default_root() -> Path:
+    """``ZOOADAPT_CACHE``, else the folder that this system has for a user's caches."""
+    chosen = os.environ.get("ZOOADAPT_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("zooadapt")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder for what several mirrors hold; any number of processes may share it."""
+
+    root: Path
+    stores: Sequence[Store]
+    """The mirrors, in the order in which they are asked."""
+
+    def pull(self, row: Row, to: Path | None = None) -> Path:
+        """The folder of a row's variant, verified: the cache's, or the mirror's own if it is local.
+
+        With `to` it is put there, from the cache if the cache has it; what lies there already
+        counts only if its hash is right, as anybody may have written it. A transfer that was
+        interrupted goes on where it stopped. Raises FetchError where no mirror gives the bytes that
+        the row says.
+        """
+        kept = self._place(row["folder"])
+        folder = to or kept
+        if to and is_whole(kept, row):
+            return copy(kept, to)
+
+        def is_there() -> bool:
+            return is_whole(folder, row) and (to is None or _digest(to) == row["sha256"])
+
+        with self.made_once(folder, is_there) as is_made:
+            found = folder if is_made else self.first(lambda s: _variant(s, row, folder))
+            return copy(found, to) if to else found
+
+    def stem(self, key: str) -> Path:
+        """The file of an original stem, verified by the id in its key. Raises FetchError."""
+        file = self._place(key)
+        with self.made_once(file.parent, file.exists) as is_made:
+            return file if is_made else self.first(lambda store: _stem(store, key, file.parent))
+
+    def _place(self, key: str) -> Path:
+        """Where a key lies below the root. Raises UsageError for one that lies elsewhere."""
+        if not all(part.strip(".") for part in key.split("/")):
+            raise UsageError(f"{key!r} isn't the name of anything in a mirror")
+        return self.root / key
+
+    @contextmanager
+    def made_once(self, folder: Path, is_made: Callable[[], bool]) -> Iterator[bool]:
+        """Whether the folder holds what it should; if not it is this process's own in the block.
+
+        The lock ends with the process.
+        """
+        if is_made():
+            yield True
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
+        with FileLock(self.root / "locks" / name):
+            yield is_made()
+
+    def first(self, get: Callable[[Store], Got]) -> Got:
+        """What the first mirror gives; one that fails, or lies, is named in the log.
+
+        Raises FetchError where none gives it.
+        """
+        failed = []
+        for store in self.stores:
+            try:
+                return get(store)
+            except Exception as error:  # whatever it is, another mirror may do better
+                failed.append(f"{redact(store.root)}: {one_line(error)}")
+                if len(self.stores) > len(failed):
+                    _log.warning("%s; the next mirror is tried", failed[-1])
+        if not self.stores:
+            kept = f"not in the cache {self.root}"
+            raise FetchError(f"{kept}; offline no mirror is asked: pull it once while online")
+        raise FetchError("; ".join(failed))
+
+
+def is_whole(folder: Path, row: Row) -> bool:
+    """Whether the variant of a row was put into the folder; its config.json comes last."""
+    weights = folder / WEIGHTS
+    if not (folder / CONFIG).exists() or not weights.exists():
+        return False
+    made_of = content_id(row["sha256"], (folder / CONFIG).read_bytes())
+    return str(row["folder"]).endswith(made_of) and weights.stat().st_size == row["bytes"]
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """A variant's files in the folder `to`."""
+    if folder != to:
+        to.mkdir(parents=True, exist_ok=True)
+        (to / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
+        with replacing(to / WEIGHTS) as file:
+            shutil.copyfile(folder / WEIGHTS, file)
+        write_description(to, (folder / CONFIG).read_bytes())
+    return to
+
+
+def _digest(folder: Path) -> str:
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary name, of nobody else's, for a file that is then there whole, or not at all."""
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _variant(store: Store, row: Row, folder: Path) -> Path:
+    key = row["folder"]
+    weights = f"{key}/{WEIGHTS}"
+    (folder / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
+    file, _ = _get(store, weights, folder, row["bytes"], row["sha256"], key.rsplit("/", 2)[1])
+    config = store.read(f"{key}/{CONFIG}")
+    if not key.endswith(content_id(row["sha256"], config)):
+        raise FetchError(f"{key}/{CONFIG} has other bytes than were written: the copy is damaged")
+    if file.parent == folder:
+        write_description(folder, config)
+    return file.parent
+
+
+def write_description(folder: Path, config: bytes) -> None:
+    """A variant's config.json, after the files that follow from it."""
+    for name, content in [*companions(json.loads(config)).items(), (CONFIG, config)]:
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _stem(store: Store, key: str, folder: Path) -> Path:
+    file, digest = _get(store, key, folder, store.size(key))
+    if content_id(digest) not in key:
+        if file.parent == folder:
+            file.unlink()
+        raise FetchError(f"{key} has other bytes than were written: the copy is damaged")
+    return file
+
+
+def _get(
+    store: Store, key: str, folder: Path, size: int, sha256: str = "", title: str = ""
+) -> tuple[Path, str]:
+    """An object as a local file, and its sha256; with a title its progress is shown."""
+    path = store.path(key)
+    identity = f"sha256={sha256}" if sha256 else Source.identity_of(store.fs.info(path))
+    source = Source(redact(path), identity, size, sha256)
+    shown = None if title else True  # None: on a terminal only
+    with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
+        return fetch(Located(source, store.fs, path), folder, bar.update)

@@ -1,0 +1,131 @@
+"""A variant that was pulled from a mirror: proved again, or another made from it exactly."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zooadapt.adapt import contract, schemes
+from zooadapt.bands import RGB
+from zooadapt.errors import Unsupported, UsageError
+from zooadapt.mirror import publish, variant_config
+from zooadapt.names import CONFIG, WEIGHTS, source_stem
+from zooadapt.proof import compare
+from zooadapt.reader import cache
+from zooadapt.reader.cache import Cache, Row
+from zooadapt.targets import Band, Bands, Scheme, Target
+from zooadapt.types import ProofResult
+from zooadapt.zoos import registry
+
+_log = logging.getLogger("zooadapt")
+
+
+def pulled(mirrors: Cache, row: Row) -> "Variant":
+    """The variant of a manifest's row, and its original stem; every byte verified.
+
+    Raises FetchError.
+    """
+    folder = mirrors.pull(row)
+    config = json.loads((folder / CONFIG).read_text())
+    stem = mirrors.stem(source_stem(row["folder"], config))
+    return Variant(row["model"], row["zoo"], folder, stem)
+
+
+class Variant:
+    """A variant on this machine, with the tensors of its original stem."""
+
+    def __init__(self, model: str, zoo: str, folder: Path, stem: Path) -> None:
+        """`folder` holds its two files, `stem` is the file of the original stem."""
+        self.model, self._zoo, self._folder = model, registry.get(zoo), folder
+        self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        self._originals: dict[str, Tensor] = safetensors.torch.load_file(stem)
+        self._stems = variant_config.described_stems(self.config)
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """In the order of the file, stems first."""
+        file = self._folder / WEIGHTS
+        loaded = safetensors.torch.load_file(file)
+        return {name: loaded[name] for name in publish.order(file)}
+
+    def write(self, target: Target, folder: Path, permuted: bool) -> None:
+        """Other channels than it has, or the same in another order, made, proved and written.
+
+        What the job would have written, to the byte, where the target isn't `permuted`. Raises
+        UsageError where the model can't be had with these channels, ValidationError where what was
+        made doesn't pass its proof.
+        """
+        try:
+            matrix = self._permuted(target) if permuted else self._matrix(target)
+        except Unsupported as cause:
+            raise UsageError(f"{self.model} can't be made for {target.short}: {cause}") from cause
+        rule = schemes.get(target.scheme)
+        tensors = {**self._tensors, **contract.adapt(self._originals, self._stems, rule, matrix)}
+        config = variant_config.redescribed(self.config, self._zoo, target, matrix)
+        result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
+        _log.warning(
+            "the mirror lacks %s channels: %s made from its original stem and proved, error %.1e",
+            target.short, self.model, result.equivalence_error,
+        )  # fmt: skip
+        with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
+            out.writelines(publish.serialise(tensors))
+        cache.write_description(folder, json.dumps(config, indent=2).encode())
+
+    def prove(self, device: torch.device) -> ProofResult:
+        """The proof of the variant as it is stored, once more.
+
+        Raises ValidationError where it should compute base(M·x) and doesn't.
+        """
+        rule = schemes.get(self.config["zooadapt"]["scheme"])
+        matrix = variant_config.stored_matrix(self.config)
+        return self._proved(self._tensors, self.config, rule, matrix, device)
+
+    def _permuted(self, target: Target) -> Tensor:
+        stored: list[str] = self.config["zooadapt"]["bands"]
+        columns = [stored.index(name) for name in target.bands.names]
+        return variant_config.stored_matrix(self.config)[:, columns]
+
+    def _matrix(self, target: Target) -> Tensor:
+        return schemes.matrix(target.scheme, self._base_bands(), target.bands)
+
+    def _proved(
+        self,
+        tensors: Mapping[str, Tensor],
+        config: dict[str, Any],
+        rule: Scheme,
+        matrix: Tensor,
+        device: torch.device,
+    ) -> ProofResult:
+        """The proof of a variant of these tensors. Raises ValidationError."""
+        base_chans, chans = matrix.shape
+        prover = compare.Prover(
+            base=self._built({**tensors, **self._originals}, config, base_chans),
+            stems=self._stems,
+            originals=self._originals,
+            input_size=self._zoo.stated(config).size,
+            device=device,
+        )
+        result = prover.prove(self._built(tensors, config, chans), rule, matrix)
+        compare.check(result, self._stems, rule, matrix)
+        return result
+
+    def _built(
+        self, tensors: Mapping[str, Tensor], config: dict[str, Any], in_chans: int
+    ) -> nn.Module:
+        with tempfile.TemporaryDirectory() as name:
+            (Path(name) / CONFIG).write_text(json.dumps(config))
+            return self._zoo.load(Path(name), tensors, in_chans)
+
+    def _base_bands(self) -> Bands:
+        """The channels of the original weights."""
+        channels = self.config["zooadapt"]["source"]["bands"]
+        bands = tuple(Band(band["name"], band["wavelength"], band["width"]) for band in channels)
+        named = RGB if bands == RGB.channels else Bands("base", bands)
+        return named if all(band.name for band in bands) else Bands.counted(len(bands))

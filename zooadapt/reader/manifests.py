@@ -1,0 +1,139 @@
+"""The rows of one mirror, or of several that stand in for each other, and those that match."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from zooadapt.bands import parse
+from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
+from zooadapt.mirror import layout, manifest
+from zooadapt.mirror.columns import KEY, MANIFEST_SCHEMA
+from zooadapt.reader import cache
+from zooadapt.stores.store import LocalStore, Store
+from zooadapt.targets import SCHEMES, Band, Bands, Target
+
+State = tuple[Store, str]
+"""A mirror, and the state of it that is read: a run's id, a date, or "" for now."""
+
+_log = logging.getLogger("zooadapt")
+
+
+class Catalogue:
+    """The manifests of several mirrors as one table, kept for when they can't be asked."""
+
+    def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
+        """`root` is the cache's."""
+        self._mirrors, self._root = mirrors, root
+        self.asked = [store for store, _ in mirrors if isinstance(store, LocalStore) or not offline]
+        """The mirrors that may be asked."""
+        self._rows: pd.DataFrame | None = None
+
+    def rows(self) -> pd.DataFrame:
+        """Every usable variant once, from the first mirror that has it; read once.
+
+        Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
+        newer layout. Of several mirrors those that can't be read are named in the log.
+        """
+        if self._rows is None:
+            tables = [table for table in map(self._table, self._mirrors) if table is not None]
+            if not tables:
+                raise RunError("none of the mirrors can be read")
+            rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+            self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
+        return self._rows.copy()
+
+    def _table(self, mirror: State) -> pa.Table | None:
+        """None where another mirror may do."""
+        store, at = mirror
+        try:
+            return self._online(store, at) if store in self.asked else self._kept(store, at)
+        except Exception as error:
+            if len(self._mirrors) == 1 and isinstance(error, ZooadaptError):
+                raise
+            line = f"the manifest of {redact(store.root)} can't be read: {one_line(error)}"
+            if len(self._mirrors) == 1:
+                raise RunError(line) from error
+            _log.warning("%s; the other mirrors are read", line)
+            return None
+
+    def _online(self, store: Store, at: str) -> pa.Table:
+        """The mirror's own table, kept for when it can't be asked."""
+        if at:
+            table = manifest.read_snapshot(store, at)
+        else:
+            table = manifest.read_table(store, manifest.MANIFEST)
+        if not isinstance(store, LocalStore):
+            kept = self._file(store, at)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with cache.replacing(kept) as unfinished:
+                unfinished.write_bytes(layout.encoded(table))
+        return table
+
+    def _kept(self, store: Store, at: str) -> pa.Table:
+        """The table as it was last read. Raises UsageError where it never was."""
+        file = self._file(store, at)
+        if not file.exists():
+            raise UsageError(f"offline, and {redact(store.root)} was never read while online")
+        return layout.decoded(file.read_bytes(), str(file), MANIFEST_SCHEMA)
+
+    def _file(self, store: Store, at: str) -> Path:
+        name = hashlib.sha256(f"{store.root}@{at}".encode()).hexdigest()[:32]
+        return self._root / "manifests" / f"{name}.parquet"
+
+
+def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
+    """The rows for bands as ``--bands`` takes them, a file of one's own included.
+
+    Raises UsageError for bands that can't be.
+    """
+    names, found = _named(bands)
+    digest = found.digest if found else ""
+    rows = rows.loc[[name.partition(".")[2] == digest for name in rows["scheme"]]]
+    return rows[rows["bands"] == ",".join(names)]
+
+
+def where(rows: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
+    """The rows whose cell in the column matches a glob, or equals anything else.
+
+    "unknown" stands for a cell without value. Raises UsageError for a column that isn't there.
+    """
+    if column not in rows:
+        raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
+    return rows.loc[[_matches(cell, wanted) for cell in rows[column]]]
+
+
+def _matches(cell: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str):
+        return fnmatchcase("unknown" if cell is None else str(cell), wanted)
+    return bool(cell == wanted)
+
+
+def target(in_chans: int | None, bands: str | None, scheme: str | None) -> Target:
+    """What a reader asks for. Raises UsageError where that can't be."""
+    if (in_chans is None) == (bands is None):
+        raise UsageError("give either in_chans or bands")
+    if scheme is not None and scheme not in SCHEMES:
+        raise UsageError(f"no scheme {scheme}; there are {', '.join(SCHEMES)}")
+    if in_chans is not None:
+        if in_chans < 1:
+            raise UsageError(f"in_chans={in_chans} isn't a channel count; it is 1 or more")
+        return Target.of(Bands.counted(in_chans), scheme)
+    names, found = _named(bands or "")
+    return Target.of(found or Bands("-".join(names), tuple(map(Band, names))), scheme)
+
+
+def _named(bands: str) -> tuple[tuple[str, ...], Bands | None]:
+    """The names that an option stands for, and the bands; None for names that only rows know."""
+    try:
+        found = parse(bands)
+    except UsageError:
+        if "," not in bands or ":" in bands:
+            raise
+        return tuple(name.strip() for name in bands.split(",")), None
+    return found.names, found

@@ -1,0 +1,117 @@
+"""How many parameters models have: built on the meta device, and remembered in the cache folder.
+
+A build takes 0.1 to 0.5 s. Models of one architecture with the same arguments and size of image
+share one.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from zooadapt.errors import StageError
+from zooadapt.names import safe
+from zooadapt.types import ModelEntry
+from zooadapt.zoos import registry
+from zooadapt.zoos.registry import Zoo
+
+_A_PROCESS = 32
+"""Builds for which another process, which first imports torch, is worth its start."""
+_PROCESSES = 8
+"""At most."""
+_KEPT_EVERY = 50
+"""Builds; what is killed in between is built again."""
+
+Counts = Mapping[str, int | None]
+"""By what tells one build from another; None for a model that can't be built."""
+
+
+def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
+    """The parameters of each of a zoo's models; None where it can't be built.
+
+    What was counted before with the same release of the zoo's library is read from the cache below
+    `root`, and what is counted now goes there as it comes.
+    """
+    if not entries:
+        return []
+    zoo = registry.get(entries[0].zoo)
+    file = root / "parameters" / f"{safe(zoo.library)}-{version(zoo.library)}.json"
+    keys = [_key(zoo, entry) for entry in entries]
+    known = _kept(file)
+    todo = {k: e for k, e in zip(keys, entries, strict=True) if k is not None and k not in known}
+    new: dict[str, int | None] = {}
+    with closing(_built([*todo.values()])) as numbers:
+        for key, number in zip(todo, numbers, strict=True):
+            new[key] = number
+            if len(new) % _KEPT_EVERY == 0 or len(new) == len(todo):
+                _keep(file, {**_kept(file), **new})
+    counts = {**known, **new}
+    return [None if key is None else counts[key] for key in keys]
+
+
+def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
+    """What tells one build from another; None where the model's description is no good."""
+    arguments = getattr(zoo, "arguments", None)
+    try:
+        with registry.blaming(entry.zoo):
+            facts = zoo.facts(entry)
+            given = arguments(entry) if arguments else entry.config
+            size = facts.chans, facts.size, facts.num_classes
+    except StageError:
+        return None
+    what = json.dumps([entry.zoo, entry.architecture, given, size], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:32]
+
+
+def _kept(file: Path) -> Counts:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _keep(file: Path, counts: Counts) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+    # Not those that couldn't be built: what they lacked may be there next time.
+    numbers = {key: number for key, number in counts.items() if number is not None}
+    unfinished.write_text(json.dumps(numbers))
+    unfinished.replace(file)
+
+
+def _built(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None]:
+    """The parameters of each; with a bar, and in processes where there are many."""
+    processes = min(os.cpu_count() or 1, _PROCESSES, len(entries) // _A_PROCESS)
+    if processes < 2:
+        yield from _shown(map(parameters, entries), len(entries))
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        try:
+            yield from _shown(pool.map(parameters, entries, chunksize=4), len(entries))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _shown(numbers: Iterable[int | None], total: int) -> Iterator[int | None]:
+    yield from tqdm(numbers, total=total, desc="parameters", unit=" models", disable=None)
+
+
+def parameters(entry: ModelEntry) -> int | None:
+    """The number of a model's parameters; None where it can't be built."""
+    zoo = registry.get(entry.zoo)
+    try:
+        with torch.device("meta"):
+            model = zoo.build(entry, zoo.facts(entry).chans)
+    except Exception:  # of any library; a run would say why
+        return None
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,84 @@
+"""What a zoo offers, without any mirror."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zooadapt.checkpoints import sources
+from zooadapt.errors import StageError
+from zooadapt.reader import manifests, parameter_counts
+from zooadapt.types import ModelEntry, ModelFacts
+from zooadapt.zoos import registry
+
+COLUMNS = (
+    "zoo", "model", "architecture", "pretrained_tag", "license", "params", "in_chans",
+    "num_classes", "input_height", "input_width", "source",
+)  # fmt: skip
+
+
+def offered(
+    spec: str,
+    source_root: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    model: str = "*",
+    license: str | None = None,
+    cache: Path | None = None,
+) -> pd.DataFrame:
+    """A row for each model of a ``--zoo`` that matches; what isn't known of one is missing there.
+
+    `model` and `license` are globs. Parameters are counted where a folder to remember them in is
+    given, else there is no such column. Raises UsageError.
+    """
+    entries = [
+        entry
+        for entry in registry.listed(spec, source_root, options)
+        if registry.named(entry.zoo, entry.name, model)
+    ]
+    rows = pd.DataFrame(
+        [_row(e, source_root) for e in entries], columns=list(COLUMNS), dtype=object
+    )
+    rows = rows.astype(dict.fromkeys(_NUMBERS, "Int64"))
+    if license is not None:
+        rows = manifests.where(rows, "license", license)
+    if cache is None:
+        return rows.drop(columns="params")
+    counts = parameter_counts.counted([entries[index] for index in rows.index], cache)
+    return rows.assign(params=pd.array(counts, dtype="Int64"))
+
+
+_NUMBERS = ("params", "in_chans", "num_classes", "input_height", "input_width")
+
+
+def _row(entry: ModelEntry, source_root: str | None) -> dict[str, Any]:
+    facts = _facts(entry)
+    return {
+        "zoo": entry.zoo,
+        "model": entry.name,
+        "architecture": entry.architecture,
+        "pretrained_tag": entry.pretrained_tag,
+        "license": entry.license,
+        "params": None,
+        "in_chans": facts and facts.chans,
+        "num_classes": facts and facts.num_classes,
+        "input_height": facts and facts.height,
+        "input_width": facts and facts.width,
+        "source": _source(entry, source_root),
+    }
+
+
+def _facts(entry: ModelEntry) -> ModelFacts | None:
+    try:
+        with registry.blaming(entry.zoo):
+            return registry.get(entry.zoo).facts(entry)
+    except StageError:
+        return None
+
+
+def _source(entry: ModelEntry, source_root: str | None) -> str | None:
+    try:
+        return sources.recorded_location(entry, source_root)
+    except StageError:
+        return None

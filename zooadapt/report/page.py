@@ -1,0 +1,197 @@
+"""The mirror's page: one HTML file beside the manifest that needs no network and no server.
+
+Whatever a table says is text on it: Jinja2 escapes what stands in the page, its script makes no
+HTML of what it is given, and the page's own policy lets no other script run and loads nothing.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from zooadapt.errors import UsageError, redact
+from zooadapt.mirror import manifest, run_files
+from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Row
+from zooadapt.report import page_data, plots, text
+from zooadapt.stores.store import LocalStore, Store
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LARGEST = 20_000_000
+"""Bytes of a manifest, which has about 150 for each variant."""
+_GROUPS = 100
+"""Groups of failures on the page; failures.parquet has all."""
+_RUNS = 30
+"""Runs in the page's table; its sums are of all that were read."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is to show."""
+
+    url: str
+    """The mirror's, without secrets."""
+    rows: Sequence[Row]
+    """Of the manifest."""
+    failures: Sequence[Row]
+    runs: Sequence[run_files.Run]
+    """The latest first."""
+
+
+def write(store: Store) -> str:
+    """Make the page of a mirror and write it there; returns its URL, without secrets.
+
+    Raises UsageError where there is no mirror, or one too large for a page, RunError where its
+    tables can't be understood.
+    """
+    with suppress(FileNotFoundError):
+        if (size := store.size(MANIFEST)) > _LARGEST:
+            store.remove(PAGE)  # of when there were fewer, and of what was taken down since
+            raise UsageError(
+                f"manifest.parquet has {text.size(size)}: no browser shows a page of so many "
+                f"variants; query it"
+            )
+    rows = manifest.read_table(store, MANIFEST).select(page_data.COLUMNS).to_pylist()
+    contents = Contents(
+        url=url_of(store),
+        rows=rows,
+        failures=manifest.read_table(store, FAILURES).to_pylist(),
+        runs=run_files.read(store),
+    )
+    store.write(PAGE, [render(contents).encode()])
+    return f"{contents.url}/{PAGE}"
+
+
+def url_of(store: Store) -> str:
+    """Where others find the mirror: a folder's path or a URL, without secrets."""
+    local = isinstance(store, LocalStore)
+    return redact(store.root if local else store.fs.unstrip_protocol(store.root))
+
+
+def render(contents: Contents) -> str:
+    """The page; the same for the same contents, byte for byte."""
+    from markupsafe import Markup
+
+    script = _file("report.js")
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        **_figures(contents),
+        style=Markup(_file("report.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        errors_plot=Markup(plots.errors(contents.rows)),
+        stages_plot=Markup(plots.stages(contents.runs)),
+    )
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # not for who makes no page
+
+    environment = Environment(
+        loader=PackageLoader("zooadapt.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters |= {
+        "size": text.size,
+        "duration": duration,
+        "figure": figure,
+        "redact": redact,
+    }
+    return environment
+
+
+def _file(name: str) -> str:
+    return (resources.files("zooadapt.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _figures(contents: Contents) -> dict[str, Any]:
+    """What the template shows, by its names."""
+    rows, failures, runs = contents.rows, contents.failures, contents.runs
+    spent = run_files.together(runs)
+    return {
+        "url": contents.url,
+        "rows": rows,
+        "failures": failures,
+        "models": len({(row["zoo"], row["model"]) for row in rows}),
+        "bytes": sum(row["bytes"] for row in rows),
+        "latest": max((row["created_at"] for row in rows), default=None),
+        "coverage": page_data.coverage(rows, failures),
+        "groups": text.grouped(failures),
+        "most_groups": _GROUPS,
+        "proofs": proofs(rows),
+        "runs": runs,
+        "most_runs": _RUNS,
+        "stages": spent,
+        "seconds": sum(spent.values()),
+        "bytes_by_stage": {
+            "fetch": sum(run.bytes_read for run in runs),
+            "publish": sum(run.bytes_written for run in runs),
+        },
+        "data": page_data.embedded(contents.url, rows, failures),
+    }
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """How the proofs of the variants of one dtype are distributed."""
+
+    dtype: str
+    variants: int
+    changed: int
+    """Of these, those whose function isn't kept; all other figures are of the rest."""
+    errors: tuple[float, float, float]
+    """Half of them, 99 % and all are at most this."""
+    controls: tuple[float, float, float]
+    """All of them, 99 % and half are at least this."""
+
+
+def proofs(rows: Iterable[Row]) -> list[Proofs]:
+    """For each dtype of weights, by its name."""
+    by_dtype: dict[str, list[Row]] = {}
+    for row in rows:
+        by_dtype.setdefault(row["weights_dtype"], []).append(row)
+    return [_proofs(dtype, by_dtype[dtype]) for dtype in sorted(by_dtype)]
+
+
+def _proofs(dtype: str, rows: Sequence[Row]) -> Proofs:
+    kept = [row for row in rows if row["equivalent"]]
+    errors = sorted(row["equivalence_error"] for row in kept)
+    controls = sorted(row["control_error"] for row in kept)
+    return Proofs(
+        dtype,
+        len(rows),
+        len(rows) - len(kept),
+        (_at(errors, 0.5), _at(errors, 0.99), _at(errors, 1)),
+        (_at(controls, 0), _at(controls, 0.01), _at(controls, 0.5)),
+    )
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    """The value below which that share of them lies; NaN of none."""
+    return ordered[round(share * (len(ordered) - 1))] if ordered else math.nan
+
+
+def figure(value: float) -> str:
+    """An error or a control, as the script writes them: 2.1e-6, 0.63; "–" for no number."""
+    if not math.isfinite(value):
+        return "–"
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:#.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
+
+
+def duration(seconds: float) -> str:
+    """For people: 8.1 s, 12.4 min, 3 h 5 min."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.3g} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

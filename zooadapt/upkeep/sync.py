@@ -1,0 +1,196 @@
+"""Part of a mirror, or all of it, copied to another place: a mirror of its own, for jobs too."""
+
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
+from zooadapt.mirror import layout, manifest
+from zooadapt.mirror.columns import MANIFEST_SCHEMA
+from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.takedowns import LISTS, Takedowns
+from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, source_stem
+from zooadapt.stores.store import Store
+from zooadapt.zoos.registry import named
+
+_AT_ONCE = 4
+"""Models copied at once."""
+
+_log = logging.getLogger("zooadapt")
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a copy came to."""
+
+    copied: int
+    """Variants."""
+    already: int
+    bytes: int
+    """Of their model.safetensors."""
+    wrong: Mapping[str, str]
+    """Folders that couldn't be copied, and why."""
+
+
+def select(
+    manifest: pd.DataFrame,
+    models: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    licenses: Sequence[str] = (),
+    chans: Sequence[int] = (),
+) -> list[Row]:
+    """The rows that match one of each kind's globs or counts, if given, and aren't excluded.
+
+    Raises UsageError where none is left.
+    """
+    table = pa.Table.from_pandas(manifest, MANIFEST_SCHEMA, preserve_index=False)
+    found = [
+        row
+        for row in table.to_pylist()
+        if (not models or any(named(row["zoo"], row["model"], glob) for glob in models))
+        and not any(named(row["zoo"], row["model"], glob) for glob in exclude)
+        and (not licenses or any(fnmatchcase(row["license"] or "unknown", g) for g in licenses))
+        and (not chans or row["in_chans"] in chans)
+    ]
+    if not found:
+        raise UsageError(f"none of the {len(manifest)} variants matches; zooadapt ls lists them")
+    return found
+
+
+def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
+    """Copy the variants of some rows of the source's manifest; the manifest comes last.
+
+    Every byte is verified on its way, and what the destination has recorded isn't copied again; so
+    the same command goes on where it was stopped. A variant that can't be copied stops no other.
+    Raises RunError where the destination can't be used.
+    """
+    recorded = manifest.read_records(dest)
+    taken = Takedowns(recorded)
+    rows = _without_removed(rows, taken, dest)
+    there = {row["folder"] for row in manifest.merge(recorded).usable}
+    due = [row for row in rows if row["folder"] not in there]
+    models: dict[tuple[str, str], list[Row]] = {}
+    for row in due:
+        models.setdefault((row["zoo"], row["model"]), []).append(row)
+    size = sum(row["bytes"] for row in due)
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
+    with closing(bar), ThreadPoolExecutor(_AT_ONCE) as pool:
+        copy = _Copy(source, dest, _recorded(source, due), taken, bar)
+        wrong = {}
+        for failed in pool.map(copy.model, models.values()):
+            wrong.update(failed)
+    try:
+        manifest.compact(dest)
+    except OSError as cause:
+        raise RunError(f"{redact(dest.root)} can't be written: {one_line(cause)}") from cause
+    done = [row for row in due if row["folder"] not in wrong]
+    return Synced(len(done), len(rows) - len(due), sum(row["bytes"] for row in done), wrong)
+
+
+def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list[Row]:
+    """The rows but for those that the destination has taken down."""
+    left = [row for row in rows if not taken.removed(row)]
+    if len(left) < len(rows):
+        _log.warning(
+            "%d variants were taken down from %s and aren't copied; zooadapt remove --undo allows "
+            "them again", len(rows) - len(left), redact(dest.root),
+        )  # fmt: skip
+    return left
+
+
+def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
+    """The source's records of these rows, by folder; none where it can't be listed."""
+    wanted, found = {row["folder"] for row in rows}, dict[str, Row]()
+    try:
+        for record in itertools.chain.from_iterable(manifest.histories(source)):
+            found |= {v["folder"]: record for v in record["variants"] if v["folder"] in wanted}
+    except Exception as error:
+        _log.warning("%s can't be listed: %s", redact(source.root), one_line(error))
+    lacking = len(wanted - found.keys())
+    if lacking:
+        _log.warning(
+            "%d variants have no record in %s, which may not be listed: a job at the destination "
+            "won't know what they were made of, and makes them again",
+            lacking, redact(source.root),
+        )  # fmt: skip
+    return found
+
+
+class _Copy:
+    """Copies one model after the other; from several threads."""
+
+    def __init__(
+        self, source: Store, dest: Store, records: Mapping[str, Row], taken: Takedowns,
+        bar: "tqdm[Any]",
+    ) -> None:  # fmt: skip
+        self.source, self.dest, self.bar = source, dest, bar
+        self.records, self.taken = records, taken
+        self.run_id = f"sync-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+    def model(self, rows: Sequence[Row]) -> dict[str, str]:
+        """Copy some variants of one model and record them; the folders that failed, and why."""
+        wrong = {}
+        for row in rows:
+            try:
+                config = self._variant(row)
+                self._stem(source_stem(row["folder"], config))
+                self._record(row, config)
+            except Exception as error:  # whatever it is, the others may be copied
+                wrong[row["folder"]] = one_line(error)
+        return wrong
+
+    def _variant(self, row: Row) -> dict[str, Any]:
+        """Its objects; returns its config.json."""
+        folder = row["folder"]
+        config = self.source.read(f"{folder}/{CONFIG}")
+        if not folder.endswith(content_id(row["sha256"], config)):
+            raise FetchError(f"{CONFIG} has other bytes than were written")
+        chunks = self._checked(f"{folder}/{WEIGHTS}", lambda digest: digest == row["sha256"])
+        self.dest.write(f"{folder}/{WEIGHTS}", chunks)
+        described: dict[str, Any] = json.loads(config)
+        for name, content in [*companions(described).items(), (CONFIG, config)]:
+            self.dest.write(f"{folder}/{name}", [content])
+        return described
+
+    def _stem(self, key: str) -> None:
+        if not self.dest.exists(key):
+            self.dest.write(key, self._checked(key, lambda digest: content_id(digest) in key))
+
+    def _checked(self, key: str, is_right: Any) -> Iterator[bytes]:
+        """An object's bytes; raises FetchError at their end if they aren't right."""
+        digest = sha256()
+        for chunk in self.source.chunks(key):
+            digest.update(chunk)
+            yield chunk
+            self.bar.update(len(chunk))
+        if not is_right(digest.hexdigest()):
+            raise FetchError(f"{key} has other bytes than were written")
+
+    def _record(self, row: Row, config: dict[str, Any]) -> None:
+        """What the source has recorded of the variant, or what can be told without its records."""
+        found = self.records.get(row["folder"]) or {
+            "created_at": row["created_at"].isoformat(),
+            "adapter_version": config["zooadapt"]["adapter_version"],
+            "versions": {},
+            "source": {"location": "", "identity": "", "uri": row["source_uri"],
+                       "sha256": row["source_sha256"], "bytes": row["source_bytes"]},
+        }  # fmt: skip
+        stated = {name: row[name] for name in MANIFEST_SCHEMA.names if name not in layout.FROM_HEAD}
+        content = {**found, "variants": [stated], "failures": []}
+        for ours in (*LISTS, "amends"):
+            content.pop(ours, None)
+        if self.taken.of(row):  # undone since: what was recorded before it doesn't count
+            content["created_at"] = datetime.now(UTC).isoformat()
+        manifest.write_record(self.dest, row["zoo"], row["model"], self.run_id, content)

@@ -1,0 +1,184 @@
+"""What transformers' own config.json and preprocessor_config.json say of a model."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from zooadapt.bands import RGB
+from zooadapt.errors import CheckpointError, Unsupported
+from zooadapt.targets import Bands
+from zooadapt.types import ModelFacts
+from zooadapt.zoos import bounds
+
+_CODE = (
+    "auto_map", "custom_pipelines", "trust_remote_code", "attn_implementation",
+    "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "use_kernels",
+)  # fmt: skip
+"""Keys that would have code of a repository run; kernels are code too."""
+_SIZES = ("num_", "layer", "depth", "size", "dim", "channel")
+"""In the names of what a model is built by."""
+_ORIGIN = ("_name_or_path", "_commit_hash", "torch_dtype")
+"""Keys that would say what isn't so of a variant."""
+_CLASSIFIERS = ("ForImageClassification", "ForSemanticSegmentation")
+_OURS = ("preprocessor", "zooadapt")
+"""Keys of a variant's config that are none of transformers'."""
+_ANY_SIZE = 224
+"""Pixels, where nothing states a size."""
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The class whose weights they are; "" where none is named."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
+
+
+def cleaned(config: Any) -> Any:
+    """Without what would have code run or says where it came from, at any depth."""
+    if isinstance(config, Mapping):
+        kept = {key: cleaned(value) for key, value in config.items()}
+        return {key: value for key, value in kept.items() if key not in (*_CODE, *_ORIGIN)}
+    return [cleaned(item) for item in config] if isinstance(config, list) else config
+
+
+def read(config: Mapping[str, Any]) -> Any:
+    """transformers' own object of it.
+
+    Raises Unsupported where it knows no such type of model, or would build it of another
+    repository's; CheckpointError where a number in it is larger than any model's.
+    """
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise Unsupported(f"the installed transformers knows no model_type {kind!r}")
+    _check(config)
+    own = {key: value for key, value in cleaned(config).items() if key not in _OURS}
+    return CONFIG_MAPPING[kind].from_dict(own)
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            _check(value)
+        elif (key == "backbone" and value) or (key == "model_type" and wraps_timm(value)):
+            raise Unsupported(f"its {key}, {value!r:.60}, stands for a model of another library")
+        elif any(word in str(key) for word in _SIZES) and key != "vocab_size":
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(n, int | float) and not abs(n) <= bounds.MOST for n in numbers):
+                raise CheckpointError(f"{key} is {value!r:.60}, and no model is so large")
+
+
+def wraps_timm(model_type: Any) -> bool:
+    """Whether it stands for whichever model of timm's its config names."""
+    return str(model_type).startswith("timm_")
+
+
+def with_channels(config: Mapping[str, Any], chans: int) -> dict[str, Any]:
+    """A config with `chans` wherever it states ``num_channels``, in the configs inside it too.
+
+    What it leaves to its type's defaults is stated then. Raises Unsupported where nothing states
+    any.
+    """
+    changed = _changed(config, _full(config), chans)
+    if changed is None:
+        raise Unsupported("its config has no num_channels: its class is made for 3 channels")
+    return changed
+
+
+def _changed(
+    config: Mapping[str, Any], full: Mapping[str, Any], chans: int
+) -> dict[str, Any] | None:
+    """None where there is nothing to change."""
+    changes: dict[str, Any] = {"num_channels": chans} if "num_channels" in full else {}
+    for key, inner in full.items():
+        if isinstance(inner, Mapping) and key not in _OURS:
+            stated = config.get(key) or inner
+            if (changed := _changed(stated, inner, chans)) is not None:
+                changes[key] = changed
+    return {**config, **changes} if changes else None
+
+
+def _full(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _full_of(json.dumps(cleaned(config), sort_keys=True))
+
+
+@lru_cache
+def _full_of(text: str) -> dict[str, Any]:
+    """With what its type has by default."""
+    full: dict[str, Any] = read(json.loads(text)).to_dict()
+    return full
+
+
+def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFacts:
+    """Channels, size, mean, std and classes.
+
+    Raises ValueError where they contradict, CheckpointError where no model is so large.
+    """
+    try:
+        full = _full(config)
+    except Unsupported:
+        full = dict(config)
+    chans = _channels(full) or 3
+    height, width = _size(preprocessor) or _pixels(_image_size(full)) or (_ANY_SIZE,) * 2
+    bounds.check_image((chans, height, width))
+    mean, std = (_statistics(preprocessor, of, chans) for of in ("image_mean", "image_std"))
+    return ModelFacts(
+        bands=RGB if chans == 3 else Bands.counted(chans),
+        height=height,
+        width=width,
+        mean=mean,
+        std=std,
+        num_classes=_classes(full) if architecture(config).endswith(_CLASSIFIERS) else 0,
+    )
+
+
+def _channels(full: Mapping[str, Any]) -> int | None:
+    """The first ``num_channels``, its own before those of configs inside it."""
+    if isinstance(full.get("num_channels"), int):
+        return int(full["num_channels"])
+    inner = (_channels(value) for value in full.values() if isinstance(value, Mapping))
+    return next((chans for chans in inner if chans), None)
+
+
+def _classes(full: Mapping[str, Any]) -> int:
+    labels = full.get("id2label")
+    return len(labels) if labels else int(full.get("num_labels", 2))
+
+
+def _statistics(preprocessor: Mapping[str, Any], of: str, chans: int) -> tuple[float, ...]:
+    """As long as there are channels; 0.5 where nothing is stated, as processors have it."""
+    if preprocessor.get("do_normalize") is False:
+        return (0.0 if of == "image_mean" else 1.0,) * chans
+    stated = preprocessor.get(of)
+    values = [0.5 if stated is None else stated] * chans if not isinstance(stated, list) else stated
+    if len(values) != chans:
+        raise ValueError(f"{of} has {len(values)} values for {chans} channel(s)")
+    return tuple(float(value) for value in values)
+
+
+def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """What the processor crops to, else resizes to."""
+    cropped = None if preprocessor.get("do_center_crop") is False else preprocessor.get("crop_size")
+    return _pixels(cropped) or _pixels(preprocessor.get("size"))
+
+
+def _image_size(full: Mapping[str, Any]) -> Any:
+    """The first ``image_size``, as `_channels`."""
+    if full.get("image_size"):
+        return full["image_size"]
+    inner = (_image_size(value) for value in full.values() if isinstance(value, Mapping))
+    return next((size for size in inner if size), None)
+
+
+def _pixels(size: Any) -> tuple[int, int] | None:
+    """(height, width) of any way in which a size is stated; None where it isn't."""
+    if isinstance(size, Mapping):
+        edge = size.get("shortest_edge") or size.get("longest_edge")
+        size = [size.get("height") or edge, size.get("width") or edge]
+    elif isinstance(size, int):
+        size = [size, size]
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(size):
+        return None
+    return int(size[0]), int(size[1])

@@ -1,0 +1,216 @@
+"""Image models of Hugging Face transformers, from a list of Hub ids.
+
+What describes a model is its repository's ``config.json`` and ``preprocessor_config.json``. Classes
+are those of the installed transformers alone: no code of a repository is ever run. Tensors are
+stored under the names that the library writes, which differ from those that it has in memory.
+"""
+
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+from transformers.models.auto import modeling_auto
+
+from zooadapt.errors import FetchError, Unsupported, UsageError, one_line
+from zooadapt.names import CONFIG
+from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.zoos import fixed
+from zooadapt.zoos.hf import configs, models, tensor_names
+from zooadapt.zoos.own import id_lists
+from zooadapt.zoos.stored_names import Renamed
+
+_FILES = ("config.json", "preprocessor_config.json", "README.md")
+_LISTED = (
+    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES,
+)
+PREPROCESSOR = "preprocessor_config.json"
+
+
+class TransformersZoo:
+    """The classifiers and backbones in the Hub repositories of a list; without one, well-known."""
+
+    name = "transformers"
+    library = "transformers"
+    place = "[FILE]"
+
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
+        """One for each id of the list, in its order.
+
+        One whose description can't be read is listed all the same, and fails when it is built.
+        """
+        shipped = importlib.resources.files("zooadapt.zoos.hf") / "transformers.txt"
+        names = (
+            id_lists.names(listing)
+            if listing.place
+            else id_lists.parsed(shipped.read_text(), shipped.name)
+        )
+        return [_entry(repo) for repo in id_lists.read(names, listing, _FILES)]
+
+    def architectures(self) -> Iterable[ModelEntry]:
+        """Every class for classifying images and every backbone, as its config is by default.
+
+        But for those that stand for whichever model of timm's their config names.
+        """
+        mapped = [item for mapping in _LISTED for item in mapping.items()]
+        listed = [kinds for model_type, kinds in mapped if not configs.wraps_timm(model_type)]
+        names = [
+            name for kinds in listed for name in ([kinds] if isinstance(kinds, str) else kinds)
+        ]
+        return [_by_default(name) for name in dict.fromkeys(names)]
+
+    def facts(self, entry: ModelEntry) -> ModelFacts:
+        """From the repository's own files. Raises FetchError where they couldn't be read."""
+        described = _described(entry)
+        if described["error"]:
+            raise FetchError(described["error"])
+        return configs.facts(described["config"], described["preprocessor"])
+
+    def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
+        """The class that the config names, untrained.
+
+        Raises FetchError where the description couldn't be read, Unsupported where the class isn't
+        one of transformers' for images, or has channels of its own.
+        """
+        described, facts = _described(entry), self.facts(entry)
+        model = models.built(configs.with_channels(described["config"], in_chans))
+        if in_chans != facts.chans and next(model.parameters()).is_meta:
+            self._check_runs(entry, model, in_chans)
+        return model
+
+    def _check_runs(self, entry: ModelEntry, model: nn.Module, chans: int) -> None:
+        """Raise Unsupported where a model for other channels than its own can't be run."""
+        try:
+            with models.nothing_kept():
+                fixed.check_runs(model, chans, self.facts(entry))
+        except Unsupported:
+            with torch.device("meta"):
+                own = self.build(entry, self.facts(entry).chans)
+            self.stems(entry, own)  # says so where it can't be run on images at all
+            raise
+
+    def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
+        """The modules whose weights are the first to meet the image in a forward pass."""
+        with models.nothing_kept():
+            weights = fixed.first_weights(model, self.facts(entry))
+        return [name.removesuffix(".weight") for name in weights]
+
+    def convert(
+        self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
+    ) -> tuple[Mapping[str, Any], bool]:
+        """The checkpoint under today's names, without what transformers ignores."""
+        assert isinstance(model, Renamed)
+        return tensor_names.converted(model, content), True
+
+    def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
+        """The repository's own, for other channels, and what its image processor is to do.
+
+        Without what would have code of a repository run.
+        """
+        assert isinstance(base, Renamed)
+        described = _described(entry)
+        config = configs.cleaned(described["config"])
+        config["dtype"] = str(base.model.dtype).removeprefix("torch.")
+        config["preprocessor"] = configs.cleaned(described["preprocessor"])
+        return self.with_channels(config, facts.mean, facts.std)
+
+    def stated(self, config: Mapping[str, Any]) -> ModelFacts:
+        """What `config` wrote."""
+        return configs.facts(config, config["preprocessor"])
+
+    def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What ``AutoImageProcessor`` reads."""
+        return {PREPROCESSOR: config["preprocessor"]}
+
+    def with_channels(
+        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+    ) -> dict[str, Any]:
+        """The same with another ``num_channels``, mean and std."""
+        statistics = {"image_mean": list(mean), "image_std": list(std)}
+        return {
+            **configs.with_channels(config, len(mean)),
+            "preprocessor": {**config["preprocessor"], **statistics},
+        }
+
+    def check_version(self, least: str) -> None:
+        """Any version may do."""
+        return
+
+    def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
+        """``from_pretrained(folder, …)`` of the class. Raises UsageError where it refuses."""
+        kind = models.kind(json.loads((folder / CONFIG).read_text()))
+        try:
+            model: nn.Module = kind.from_pretrained(folder, local_files_only=True, **options)
+        except (TypeError, ValueError, RuntimeError) as cause:
+            given = ", ".join(options)
+            raise UsageError(f"transformers refuses {given}: {one_line(cause)}") from cause
+        return model.eval()
+
+    def load(
+        self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
+    ) -> nn.Module:
+        """The model as `Renamed`, not initialised first, on the CPU, where buffers get values."""
+        config = json.loads((folder / CONFIG).read_text())
+        chans = in_chans or self.stated(config).chans
+        with torch.device("cpu"), no_init_weights():
+            model = models.built(configs.with_channels(config, chans))
+        model.load_state_dict(tensors, strict=True, assign=True)
+        return model.eval()
+
+
+def _entry(repo: id_lists.Repo) -> ModelEntry:
+    """The model in a repository; what is wrong with its description comes to light in `build`."""
+    config, preprocessor, error = None, None, repo.error
+    if not error:
+        try:
+            config, preprocessor = _parsed(repo)
+            configs.facts(config, preprocessor)
+        except Exception as cause:
+            error = f"{repo.id}: {one_line(cause)}"
+    return ModelEntry(
+        zoo=TransformersZoo.name,
+        name=repo.id,
+        architecture=(configs.architecture(config) if config and not error else ""),
+        pretrained_tag="",
+        license=id_lists.license_of(repo.texts.get("README.md")),
+        hub_id=repo.id,
+        config=_description(config, preprocessor, error),
+    )
+
+
+def _parsed(repo: id_lists.Repo) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's config and the processor's. Raises ValueError."""
+    text = repo.texts["config.json"]
+    if text is None:
+        raise ValueError("it has no config.json, or isn't there")
+    config, preprocessor = json.loads(text), json.loads(repo.texts[PREPROCESSOR] or "{}")
+    if not isinstance(config, dict) or not isinstance(preprocessor, dict):
+        raise ValueError("its description isn't a JSON object")
+    return config, preprocessor
+
+
+def _description(config: Any, preprocessor: Any, error: str) -> str:
+    described = {"config": config, "preprocessor": preprocessor, "error": error}
+    return json.dumps(described, sort_keys=True)
+
+
+def _described(entry: ModelEntry) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(entry.config or "")
+    return described
+
+
+def _by_default(name: str) -> ModelEntry:
+    config, error = None, ""
+    try:
+        config = getattr(transformers, name).config_class().to_dict() | {"architectures": [name]}
+        config = json.loads(json.dumps(config, default=str))
+    except Exception as cause:
+        error = f"its config by default: {one_line(cause)}"
+    described = _description(config, {}, error)
+    return ModelEntry(TransformersZoo.name, name, name, "", None, config=described)

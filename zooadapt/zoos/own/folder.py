@@ -1,0 +1,106 @@
+"""Fine-tuned timm checkpoints in the Hub's layout, wherever they lie: any bands, any classes."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models._helpers import clean_state_dict
+from torch import nn
+
+from zooadapt.errors import CheckpointError, one_line
+from zooadapt.names import CONFIG
+from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.zoos.own import id_lists, timm_configs, tree
+from zooadapt.zoos.own.tree import README
+from zooadapt.zoos.timm import TimmZoo
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under which a training script's checkpoint holds the weights; timm takes the first there is."""
+
+
+class FolderZoo(TimmZoo):
+    """Every folder below a URL that has a timm ``config.json`` and weights beside it."""
+
+    name = "folder"
+    place = "URL"
+
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
+        """Named by their paths below the URL, in that order. Raises UsageError where none is."""
+        return [
+            self._entry_of(folder.name, folder.config, folder.readme, url=folder.weights)
+            for folder in tree.found(listing)
+        ]
+
+    def _entry_of(self, name: str, config: str, readme: str, **place: str) -> ModelEntry:
+        stated = timm_configs.stated(config)
+        return ModelEntry(
+            zoo=self.name,
+            name=name,
+            architecture=stated.get("architecture", ""),
+            pretrained_tag=stated.get("tag", ""),
+            license=stated.get("license") or id_lists.license_of(readme),
+            config=config,
+            **place,
+        )
+
+    def facts(self, entry: ModelEntry) -> ModelFacts:
+        """From its config.json. Raises CheckpointError where that can't be understood, and
+        Unsupported for an architecture that the installed timm doesn't know."""
+        return timm_configs.described(entry.config or "").facts
+
+    def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
+        """With which timm builds the model. Raises as `facts` does."""
+        return timm_configs.described(entry.config or "").arguments
+
+    def _created(self, entry: ModelEntry, **options: Any) -> nn.Module:
+        """As timm makes it of a folder with that config.json."""
+        described = timm_configs.described(entry.config or "")
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / CONFIG).write_text(json.dumps(described.config))
+            try:
+                model: nn.Module = timm.create_model(f"local-dir:{folder}", **options)
+            except Exception as cause:
+                raise CheckpointError(
+                    f"timm can't build what its {CONFIG} describes: {one_line(cause)}"
+                ) from cause
+        return model
+
+    def convert(
+        self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
+    ) -> tuple[Mapping[str, Any], bool]:
+        """What timm makes of a folder's checkpoint: weights unwrapped, then its own filter."""
+        found = (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict))
+        return super().convert(entry, model, clean_state_dict(next(found, content)))
+
+    def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
+        """As timm's, with the arguments that build this model, and its own classes and labels."""
+        config = super().config(entry, base, facts)
+        size = {"input_size": [facts.chans, *facts.size], "num_classes": facts.num_classes}
+        return {
+            **config,
+            "model_args": {**self.arguments(entry), **config["model_args"]},
+            "pretrained_cfg": {**config["pretrained_cfg"], **size},
+        }
+
+
+class HubZoo(FolderZoo):
+    """Such checkpoints in repositories of the Hub that a file lists, one id a line."""
+
+    name = "hub"
+    place = "FILE"
+
+    def models(self, listing: Listing) -> Iterable[ModelEntry]:
+        """Named by their ids, in the order of the file."""
+        return [
+            self._entry_of(
+                repo.id,
+                repo.texts.get(CONFIG)
+                or timm_configs.unread(repo.error or f"{repo.id} has no {CONFIG}"),
+                repo.texts.get(README) or "",
+                hub_id=repo.id,
+            )
+            for repo in id_lists.listed(listing, (CONFIG, README))
+        ]

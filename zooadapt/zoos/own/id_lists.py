@@ -1,0 +1,116 @@
+"""An explicit list of Hub repositories, and the small files that describe what is in each."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import yaml
+
+from zooadapt.checkpoints import hub
+from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
+from zooadapt.types import Listing
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
+_AT_ONCE = 16
+"""Repositories that are read at once."""
+_NOTHING = ("", "~", "null")
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repository of the list."""
+
+    id: str
+    """``owner/name``, perhaps with ``@revision``."""
+    texts: dict[str, str | None] = field(default_factory=dict)
+    """By file name; None for a file that it hasn't."""
+    error: str = ""
+    """Why it can't be read; "" where it was. It concerns no other."""
+
+
+def listed(listing: Listing, files: Sequence[str]) -> list[Repo]:
+    """The repositories that the file at `listing.place` lists, with these text files of each.
+
+    A repository that isn't there or may not be read has an `error`. Raises UsageError where the
+    list can't be read, RunError where nothing answers.
+    """
+    return read(names(listing), listing, files)
+
+
+def names(listing: Listing) -> list[str]:
+    """The ids in the file at `listing.place`, a path or any fsspec URL. Raises UsageError."""
+    options = listing.options if "://" in listing.place else {}
+    try:
+        with fsspec.open(listing.place, "rt", encoding="utf-8", **options) as file:
+            text = file.read()
+    except Exception as cause:
+        where = redact(listing.place)
+        raise UsageError(f"the list {where} can't be read: {one_line(cause)}") from cause
+    return parsed(text, redact(listing.place))
+
+
+def parsed(text: str, where: str) -> list[str]:
+    """The ids of a list: one a line, "#" begins a comment, each counts once. Raises UsageError."""
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line and not _ID.fullmatch(line):
+            raise UsageError(f"{where}, line {number}: {line!r} isn't owner/name[@revision]")
+    ids = list(dict.fromkeys(line for line in lines if line))
+    if not ids:
+        raise UsageError(f"{where} lists no repository")
+    return ids
+
+
+def read(ids: Sequence[str], listing: Listing, files: Sequence[str]) -> list[Repo]:
+    """`listed` for these ids: from the Hub, or from below the listing's source root."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda name: _read(name, listing, files), ids))
+
+
+def license_of(readme: str | None) -> str | None:
+    """The licence in the YAML front matter of a README; None where it states none."""
+    front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", readme or "", re.DOTALL)
+    try:
+        # Text alone: of what looks like a date or a number, YAML's own may raise anything.
+        stated = yaml.load(front[1], Loader=yaml.BaseLoader) if front else None
+    except (yaml.YAMLError, RecursionError):
+        return None
+    if not isinstance(stated, dict):
+        return None
+    found, name = (_first(stated.get(key)) for key in ("license", "license_name"))
+    # "other" is the Hub's word for one that it has no name for.
+    return name or found if found == "other" else found
+
+
+def _first(value: Any) -> str | None:
+    """A text, or the first of a list of them; None for YAML's nothing."""
+    found = value[0] if isinstance(value, list) and value else value
+    return found if isinstance(found, str) and found not in _NOTHING else None
+
+
+def _read(name: str, listing: Listing, files: Sequence[str]) -> Repo:
+    """Raises RunError where nothing answers: then no other can be read either."""
+    try:
+        return Repo(name, {file: _text(name, file, listing) for file in files})
+    except Unreachable as cause:
+        raise RunError(f"{one_line(cause)}; the list of models can't be made") from cause
+    except FetchError as error:
+        return Repo(name, error=one_line(error))
+
+
+def _text(name: str, file: str, listing: Listing) -> str | None:
+    if not listing.source_root:
+        return hub.text(name, file)
+    url = f"{listing.source_root.rstrip('/')}/{name}/{file}"
+    try:
+        with fsspec.open(url, "rb", **listing.options) as opened:
+            return hub.decoded(opened.read(hub.LONGEST_TEXT + 1), redact(url))
+    except FileNotFoundError:
+        return None
+    except FetchError:
+        raise
+    except Exception as cause:
+        raise FetchError(f"{redact(url)} can't be read: {one_line(cause)}") from cause

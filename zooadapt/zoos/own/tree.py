@@ -1,0 +1,156 @@
+"""The checkpoints below a URL: folders that hold a config.json and weights beside it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from zooadapt.checkpoints.hub import FILES
+from zooadapt.errors import UsageError, one_line, redact
+from zooadapt.job.options import absolute
+from zooadapt.names import CONFIG
+from zooadapt.types import Listing
+
+README = "README.md"
+_LARGEST = 2**24
+"""Bytes of a text that is read."""
+_READERS = 16
+"""Texts read at once."""
+
+_MOST_NAMED = 5
+
+Files = Mapping[str, Mapping[str, Any]]
+"""By path below the URL, which begins with "/": what fsspec says of each."""
+
+_log = logging.getLogger("zooadapt")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One checkpoint."""
+
+    name: str
+    """Its path below the URL; the URL's last component for the URL itself."""
+    config: str
+    """The text of its config.json; "" where that can't be read."""
+    readme: str
+    """Likewise; "" where there is none."""
+    weights: str
+    """The URL of its weights; may hold what the listed URL holds of secrets."""
+
+
+def found(listing: Listing) -> list[Folder]:
+    """Every checkpoint below `listing.place`, at any depth, by name.
+
+    A relative path is made absolute. Raises UsageError where there is none, or the URL can't be
+    listed.
+    """
+    url = absolute(listing.place, "--zoo folder")
+    parts = url.split("::")
+    named = parts[_place(parts)]
+    if "?" in named and named.startswith(("http://", "https://")):
+        raise UsageError(
+            f"--zoo folder: what lies below {redact(url)} can't be named with a query behind it; "
+            f"give credentials as source_storage_options"
+        )
+    filesystem, files = _files(url, listing.options)
+    held = {_parent(path) for path in files if path == f"{_parent(path)}/{CONFIG}"}
+    weights = {folder: _weights(folder, files) for folder in sorted(held)}
+    there = {folder: path for folder, path in weights.items() if path}
+    _say_ignored(url, [folder for folder in weights if folder not in there])
+    if not there:
+        raise UsageError(
+            f"--zoo folder: no folder below {redact(url)} holds a {CONFIG} and beside it "
+            f"{' or '.join(FILES)}"
+        )
+    wanted = [f"{folder}/{name}" for folder in there for name in (CONFIG, README)]
+    texts = _texts(filesystem, {path: files[path] for path in wanted if path in files})
+    return [
+        Folder(
+            name=folder.lstrip("/") or _last(redact(url)),
+            config=texts[f"{folder}/{CONFIG}"],
+            readme=texts.get(f"{folder}/{README}", ""),
+            weights=below(url, path),
+        )
+        for folder, path in there.items()
+    ]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
+    """The filesystem, and all files below the URL."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
+        files = filesystem.find(root, detail=True)
+        if not files:  # which may be for want of an answer
+            filesystem.ls(root)
+    except Exception as cause:
+        raise UsageError(
+            f"--zoo folder: {redact(url)} can't be listed: {one_line(cause)}"
+        ) from cause
+    root = root.rstrip("/")
+    return filesystem, {"/" + path.removeprefix(root).lstrip("/"): files[path] for path in files}
+
+
+def _weights(folder: str, files: Files) -> str | None:
+    paths = (f"{folder}/{name}" for name in FILES)
+    return next((path for path in paths if path in files), None)
+
+
+def _say_ignored(url: str, folders: Sequence[str]) -> None:
+    if folders:
+        named = ", ".join(f"{folder.lstrip('/') or '.'}" for folder in folders[:_MOST_NAMED])
+        more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
+        _log.warning(
+            "below %s these hold a %s and no weights (%s), and are left out: %s%s",
+            redact(url), CONFIG, " or ".join(FILES), named, more,
+        )  # fmt: skip
+
+
+def _texts(filesystem: Any, files: Files) -> dict[str, str]:
+    """What the files hold, by path; "" for what can't be read, which is said in a line."""
+
+    def text(path: str) -> str:
+        facts = files[path]
+        try:
+            if (facts.get("size") or 0) > _LARGEST:
+                raise ValueError(f"it has {facts['size']} bytes")
+            content: bytes = filesystem.cat_file(facts["name"])
+            return content.decode()
+        except Exception as cause:  # of any filesystem; the others go on
+            _log.warning("%s can't be read: %s", path.lstrip("/"), one_line(cause))
+            return ""
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(files, pool.map(text, files), strict=True))
+
+
+def _last(url: str) -> str:
+    """The last component of a URL's path; "root" where it has none."""
+    path = url.partition("::")[0].partition("://")
+    return (path[2] or path[0]).rstrip("/").rpartition("/")[2] or "root"
+
+
+def below(url: str, path: str) -> str:
+    """The URL of what lies at `path`, "/…", below another URL; of chained ones in the first.
+
+    >>> below("zip://models::s3://bucket/all.zip", "/net/config.json")
+    'zip://models/net/config.json::s3://bucket/all.zip'
+    """
+    parts = url.split("::")
+    place = _place(parts)
+    slashes = "" if parts[place].endswith("://") else "/"
+    parts[place] = parts[place].rstrip("/") if slashes else parts[place]
+    parts[place] += slashes + path.lstrip("/")
+    return "::".join(parts)
+
+
+def _place(parts: Sequence[str]) -> int:
+    """Which part of a chained URL is to name what lies below it."""
+    return next((at for at, part in enumerate(parts) if "://" in part), len(parts) - 1)
