@@ -43,8 +43,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 
 import zooadapt  # noqa: E402
-from tests import test_pipeline  # noqa: E402
-from tests.support import checkpoints, hub, idle, jobs, proxy, seaweed, web  # noqa: E402
+from tests.support import (  # noqa: E402
+    checkpoints,
+    hub,
+    idle,
+    jobs,
+    pipelines,
+    proxy,
+    seaweed,
+    web,
+)
 from zooadapt.cluster import ray_executor, schedule  # noqa: E402
 from zooadapt.cluster.nodes import Workers  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
@@ -165,8 +173,8 @@ def load(model: str, chans: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = checkpoints.write_hub_repo(folder / "zoo", model)
-        test_pipeline.run(
-            test_pipeline.entry(model), test_pipeline.counted(chans),
+        pipelines.run(
+            pipelines.entry(model), pipelines.counted(chans),
             folder / "zoo", folder / "mirror",
         )  # fmt: skip
         with web.serving_files(folder / "mirror") as url:

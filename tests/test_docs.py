@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from tests.support.jobs import ROOT
-from tests.test_pipeline import counted, run
+from tests.support.pipelines import counted, run
 from zooadapt import bands
 from zooadapt.cli.main import adapt, zooadapt
 from zooadapt.job.options import _read_yaml
@@ -97,7 +97,7 @@ def test_ci_runs_the_readme_s_test_command() -> None:
 
 
 def test_every_test_that_holds_a_promise_is_there() -> None:
-    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", README)
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", README)
     assert len(named) > 15
     for file, function in named:
         assert not function or f"def {function}(" in (ROOT / "tests" / file).read_text(), function

@@ -17,7 +17,8 @@ from torch import nn
 
 from tests.conftest import SMALL
 from tests.support import checkpoints, hub
-from tests.test_pipeline import counted, entry, run
+from tests.support.names import ODD
+from tests.support.pipelines import counted, entry, run
 from zooadapt.checkpoints import fetch, sources
 from zooadapt.checkpoints.scratch import spool
 from zooadapt.errors import FetchError, UsageError
@@ -25,7 +26,6 @@ from zooadapt.names import LONGEST, safe
 from zooadapt.reader.cache import Cache
 from zooadapt.reader.mirror import open_mirror
 from zooadapt.stores.store import open_store
-from zooadapt.targets import Band, Bands, Target
 from zooadapt.types import Job, Located, ModelEntry, ModelFacts
 from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo
@@ -98,9 +98,6 @@ def dest(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "caseless":
         return f"caseless://mirror::file://{tmp_path}/room"
     return f"{tmp_path}/room/mirror"
-
-
-ODD = Target(Bands("../../outside", (Band("../x"), Band("y"))), "nearest")
 
 
 def test_every_model_stays_in_its_place_and_can_be_loaded(

@@ -13,34 +13,14 @@ from torch import nn
 
 from tests.conftest import SMALL
 from tests.support import checkpoints
+from tests.support.pipelines import counted, entry, run
 from zooadapt import pipeline
 from zooadapt.measure import seeded
-from zooadapt.mirror import manifest
 from zooadapt.mirror.manifest import Row
-from zooadapt.stores.store import open_store
-from zooadapt.targets import Bands, Target
+from zooadapt.targets import Bands
 from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request
 from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo
-
-
-def entry(name: str) -> ModelEntry:
-    return next(entry for entry in TimmZoo().models(Listing()) if entry.name == name)
-
-
-def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
-    """Variants of so many unnamed channels."""
-    return tuple(Target(Bands.counted(count), scheme) for count in counts)
-
-
-def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path | str) -> list[Row]:
-    """The rows of the manifest after one model's run."""
-    job = Job("run", str(dest), source_root=str(root))
-    adapted = pipeline.adapt(Request(entry, targets), job)
-    assert isinstance(adapted, Adapted), adapted
-    summary = pipeline.prove(adapted, job)
-    assert not summary.failures, summary.failures
-    return list(manifest.compact(open_store(str(dest))).usable)
 
 
 def test_each_stage_is_timed(small: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import timm
 
 import zooadapt
 from tests.conftest import SMALL
-from tests.test_pipeline import counted, entry, run
+from tests.support.pipelines import counted, entry, run
 from zooadapt import bands
 from zooadapt.cli.main import main
 from zooadapt.errors import UsageError

@@ -12,10 +12,9 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.util.state import list_nodes
 
-from tests.cluster.test_nodes import ALL, running, until
 from tests.conftest import SMALL
-from tests.job.test_run import rows
-from tests.support.jobs import ROOT, Runner, ok, ray_folder, ray_head, ray_port
+from tests.support.jobs import ROOT, Runner, ok, ray_folder, ray_head, ray_port, rows
+from tests.support.nodes import ALL, running, until
 from zooadapt.cluster import ray_executor, validators
 from zooadapt.cluster.nodes import Workers
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_ray_executor import KILLER, _eat, ray_whose_workers, run
 from tests.conftest import SMALL
 from tests.support import checkpoints
+from tests.support.workers import KILLER, eat_memory, ray_whose_workers, run
 from zooadapt.types import Job
 
 pytestmark = pytest.mark.slow  # what else runs on the machine counts, too
@@ -25,7 +25,7 @@ def test_a_model_that_takes_too_much_memory(tmp_path: Path) -> None:
     memory = memory_of_this_machine()
     threshold = 1 - (memory["MemAvailable"] - 3_000_000) / memory["MemTotal"]
     monitor = {"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50}
-    with ray_whose_workers(_eat, **monitor):
+    with ray_whose_workers(eat_memory, **monitor):
         ended = run(job, KILLER, SMALL)
     assert ended[SMALL].made == ("4",)
     (failure,) = ended[KILLER].failures

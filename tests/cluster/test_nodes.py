@@ -1,9 +1,6 @@
 """Several nodes: real raylets on this machine, with different resources, that come and go."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +8,13 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.support import places
 from tests.support.jobs import ROOT, ray_folder
+from tests.support.nodes import ALL, HALF, node, running, until
 from zooadapt.cluster import ray_executor
 from zooadapt.cluster.nodes import Workers, capacity, workers
-from zooadapt.cluster.ray_executor import RayExecutor, Stages
-from zooadapt.cluster.schedule import Schedule
-from zooadapt.errors import StageError, TooLarge
-from zooadapt.types import Job, ModelEntry, ModelSummary, Request
+from zooadapt.errors import TooLarge
 
 SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
-HALF = {"num_gpus": 0.5, "num_cpus": 0}
-STAGES = Stages(places.locate, places.adapt, places.prove)
 
 
 @pytest.fixture
@@ -42,68 +34,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             made.shutdown()
-
-
-def until(happened: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait for what nodes tell of only when they are asked."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-class Run:
-    """A schedule on another thread, over models of 100 MB, and where its stages ran."""
-
-    def __init__(self, folder: Path, asked: Workers, models: int = 4) -> None:
-        self.folder, self.ended, self.failed = folder, list[str](), dict[str, StageError]()
-        self._job = Job("run", str(folder))
-        entries = [ModelEntry("timm", f"m{number}", "m", "", None) for number in range(models)]
-        self._requests, self._asked = [Request(entry, ()) for entry in entries], asked
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        def given_up(request: Request, error: StageError) -> ModelSummary:
-            self.failed[request.entry.name] = error
-            return ModelSummary(request.entry, (), (), 0, 0, {}, "")
-
-        def ended(summary: ModelSummary) -> None:
-            self.ended.append(summary.entry.name)
-
-        with RayExecutor(self._job, self._asked, STAGES) as executor:
-            Schedule(iter(self._requests), executor, ended, given_up).run()
-
-    def where(self, stage: str) -> list[str]:
-        """The nodes of the stage, one for each time that it began."""
-        return [file.name.split("-")[2] for file in self.folder.glob(f"{stage}-m[0-9]*")]
-
-    def until_begun(self, stage: str, times: int) -> None:
-        """Wait for the stage to have begun so often."""
-        until(lambda: len(self.where(stage)) >= times)
-
-    def let(self, *stages: str) -> None:
-        """Allow a stage to end."""
-        for stage in stages:
-            (self.folder / f"{stage}-may-end").touch()
-
-    def join(self) -> list[str]:
-        self._thread.join(120)
-        assert not self._thread.is_alive()
-        return sorted(self.ended)
-
-
-@contextmanager
-def running(folder: Path, models: int = 4, asked: Workers | None = None) -> Iterator[Run]:
-    run = Run(folder, asked or Workers(), models)
-    try:
-        yield run
-    finally:
-        run.let("adapt", "prove")
-        run.join()
-
-
-ALL = [f"m{number}" for number in range(4)]
 
 
 def test_cpu_nodes_adapt_gpu_nodes_validate_and_those_that_join_are_used(
@@ -207,10 +137,6 @@ def test_validators_get_the_gpus_where_there_are_any(
     assert division.options == options
     assert str(division).endswith(line)
     assert division.at_once > division.validators
-
-
-def node(cpus: float, gigabytes: int, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
-    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": gigabytes * 1e9}}
 
 
 def test_a_head_that_takes_no_work_and_nodes_that_are_gone_do_not_count(

@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import pytest
 import ray
 
-from tests.cluster.test_nodes import HALF, node
 from tests.conftest import SMALL
 from tests.support import checkpoints
-from tests.support.jobs import ROOT, ray_folder
-from tests.test_pipeline import counted
+from tests.support.nodes import HALF, node
+from tests.support.workers import KILLER, ray_whose_workers, run
 from zooadapt import pipeline
 from zooadapt.cluster import ray_executor, validators
 from zooadapt.cluster.nodes import Workers
@@ -27,7 +25,6 @@ from zooadapt.stores.store import open_store
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.zoos.registry import listed
 
-KILLER = "test_vit.r160_in1k"
 BREAKER = "test_efficientnet.r160_in1k"
 
 
@@ -59,39 +56,6 @@ def _die_of_the_killer() -> None:
     published._prove = prove_or_break  # type: ignore[assignment]
 
 
-def _eat() -> None:
-    """Run in every worker: a model that takes ever more memory, up to 6 GB."""
-    adapt = pipeline.adapt
-
-    def adapt_or_eat(request: Request, job: Job, located: Located | None) -> object:
-        eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
-        return adapt(request, job, located) if eaten is not None else None
-
-    pipeline.adapt = adapt_or_eat  # type: ignore[assignment]
-
-
-@contextmanager
-def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]:
-    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own."""
-    with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
-        patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
-        environment = {
-            "worker_process_setup_hook": hook,
-            "env_vars": {"PYTHONPATH": str(ROOT)},
-        }
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            runtime_env=environment,
-            _system_config=config,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     with ray_whose_workers(_die_of_the_killer):
@@ -100,13 +64,6 @@ def local_ray() -> Iterator[None]:
 
 def entry(name: str) -> ModelEntry:
     return next(entry for entry in listed("timm") if entry.name == name)
-
-
-def run(job: Job, *names: str) -> dict[str, ModelSummary]:
-    ended: list[ModelSummary] = []
-    requests = [Request(entry(name), counted(4)) for name in names]
-    ray_executor.run(requests, job, Workers(), ended.append)
-    return {summary.entry.name: summary for summary in ended}
 
 
 @pytest.mark.slow  # as test_resume holds

@@ -21,9 +21,9 @@ from packaging.specifiers import SpecifierSet
 from ray._private import ray_constants
 from ray._private.runtime_env import packaging as ray_packaging
 
-from tests.job.test_options import parse
 from tests.support import manifests
 from tests.support.jobs import ROOT
+from tests.support.options import parse
 from zooadapt.cli.main import adapt
 
 MANIFESTS = ["rayjob.yaml", "nightly.yaml"]

@@ -5,30 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
+from tests.support.options import parse
 from zooadapt.cli.common import USAGE
-from zooadapt.cli.main import main
-from zooadapt.job.options import Config, run_options
 
 SECRET = "s3cr3t-key"
-
-
-def parse(*arguments: str) -> Config:
-    """The config that a command line gives."""
-    seen: list[Config] = []
-
-    @click.command()
-    @run_options
-    def command(config: Config) -> int:
-        seen.append(config)
-        return 0
-
-    code = main(arguments, command)
-    if not seen:
-        raise SystemExit(code)
-    return seen[0]
 
 
 @pytest.fixture(autouse=True)

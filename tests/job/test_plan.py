@@ -1,11 +1,11 @@
 """Which models are selected, and what is still to do."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from tests.job.test_options import parse
+from tests.support.options import config
+from tests.support.records import by_model
 from zooadapt.errors import UsageError
 from zooadapt.job import plan
 from zooadapt.job.options import Config
@@ -18,10 +18,6 @@ ENTRIES = [
     ModelEntry("timm", name, name.split(".")[0], "tag", license, hub_id=f"timm/{name}")
     for name, license in [("resnet18.a1", "mit"), ("resnet18.a2", None), ("vit.x", "apache-2.0")]
 ]
-
-
-def config(*arguments: str) -> Config:
-    return parse("--chans", "1,4", *arguments)
 
 
 def names(*arguments: str) -> list[str]:
@@ -47,11 +43,6 @@ def record(
 
 def counts(request: Request) -> tuple[int, ...]:
     return tuple(target.in_chans for target in request.targets)
-
-
-def by_model(records: Sequence[Row]) -> list[list[Row]]:
-    models = dict.fromkeys(record["model"] for record in records)
-    return [[record for record in records if record["model"] == model] for model in models]
 
 
 def test_a_model_that_is_listed_twice_is_made_once() -> None:

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from tests.conftest import FAMILIES, SMALL
-from tests.job.test_run import contents, rows
 from tests.support import checker, checkpoints
-from tests.support.jobs import JOB, Runner, ok, ray_cluster
+from tests.support.jobs import JOB, Runner, contents, ok, ray_cluster, rows
 from tests.support.seaweed import SeaweedFS
 
 

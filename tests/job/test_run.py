@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.conftest import FAMILIES, SMALL
 from tests.support import hub
-from tests.support.jobs import Runner, ok
+from tests.support.jobs import Runner, contents, ok, rows
 from tests.support.seaweed import SeaweedFS
 from zooadapt.checkpoints import checkpoint
 from zooadapt.cli.main import adapt, main
@@ -35,10 +35,6 @@ def sample(alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return dest, ok(alone.job("--zoo", "sample", "--chans", "1,4,8,25", "--dest", str(dest)))
 
 
-def rows(dest: str | Path, name: str = "manifest") -> pd.DataFrame:
-    return pd.read_parquet(f"{dest}/{name}.parquet")
-
-
 def loaded(folder: str | Path) -> torch.nn.Module:
     """A variant in plain timm."""
     model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -47,12 +43,6 @@ def loaded(folder: str | Path) -> torch.nn.Module:
 
 def same(ours: dict[str, Tensor], timms: dict[str, Tensor]) -> bool:
     return ours.keys() == timms.keys() and all(torch.equal(ours[k], timms[k]) for k in timms)
-
-
-def contents(dest: Path) -> dict[str, bytes]:
-    """Every object below weights/."""
-    files = (file for file in (dest / "weights").rglob("*") if file.is_file())
-    return {str(file.relative_to(dest)): file.read_bytes() for file in files}
 
 
 # The sample zoo, into a folder

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.job.test_plan import by_model, config
-from tests.mirror.test_manifest import record, table, variant
 from tests.support.hub import LoopbackHub, serving
-from tests.upkeep.test_garbage import put
-from tests.upkeep.test_removal import later
+from tests.support.options import options
+from tests.support.records import by_model, later, put, record, table, variant
 from zooadapt.checkpoints import sources
 from zooadapt.cli.main import main
 from zooadapt.errors import Absent, FetchError, Unreachable
@@ -43,10 +41,6 @@ def store(tmp_path: Path) -> Store:
 def variants(chans: int, **changes: Any) -> Row:
     made = {"license": "mit", "source_gone": None, "folder": f"{chans}ch", **changes}
     return variant(chans, **made)
-
-
-def options(*arguments: str, zoo: str = "zoo") -> Config:
-    return replace(config("--check-sources", *arguments), zoo=tuple(zoo.split(",")))
 
 
 def follow(
@@ -249,7 +243,7 @@ def test_gc_keeps_what_was_amended(store: Store) -> None:
 
 
 def test_a_copy_of_what_was_amended_is_no_amendment(tmp_path: Path) -> None:
-    from tests.upkeep.test_removal import made
+    from tests.support.records import made
 
     source, dest = open_store(str(tmp_path / "a")), open_store(str(tmp_path / "b"))
     made(source, 1, "net", 1)

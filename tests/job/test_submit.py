@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL
-from tests.job.test_run import rows
-from tests.support.jobs import Runner, ok, ray_folder, ray_head
+from tests.support.jobs import Runner, ok, ray_folder, ray_head, rows
 
 
 @dataclass(frozen=True)

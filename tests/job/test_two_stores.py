@@ -9,12 +9,11 @@ import s3fs
 import yaml
 
 from tests.conftest import SMALL
-from tests.job.test_run import rows
 from tests.support import checkpoints, faults, seaweed
 from tests.support.faults import Asked
-from tests.support.jobs import Runner, ok
+from tests.support.jobs import Runner, ok, rows
+from tests.support.pipelines import counted, entry
 from tests.support.seaweed import SeaweedFS
-from tests.test_pipeline import counted, entry
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
 from zooadapt.stores.store import open_store

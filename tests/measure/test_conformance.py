@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.support.jobs import ROOT
+from tests.support.mutants import rolled
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.measure import conformance
 from zooadapt.measure.conformance import Measured
@@ -121,10 +122,6 @@ def test_other_schemes_are_proved_in_the_same_way(architecture: str, scheme: str
 # Mutants of the stem code
 
 Contract = Callable[[Tensor, Tensor], Tensor]
-
-
-def rolled(weight: Tensor, matrix: Tensor) -> Tensor:
-    return schemes.contract(weight, matrix).roll(1, dims=1)
 
 
 def unscaled(weight: Tensor, matrix: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import multiprocessing
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +12,21 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tests.job.test_plan import config as options
+from tests.support.options import config as options
+from tests.support.records import failure, record, table, variant
 from tests.support.seaweed import SeaweedFS
 from zooadapt.errors import Damaged, FetchError, RunError, UsageError
 from zooadapt.job import source_changes
 from zooadapt.mirror import manifest
-from zooadapt.mirror.columns import KEY, MANIFEST_SCHEMA
+from zooadapt.mirror.columns import KEY
 from zooadapt.stores.store import Store, open_store
 from zooadapt.types import ModelEntry
 from zooadapt.upkeep.rebuild import rebuild
 
 
-def variant(chans: int, **changes: Any) -> manifest.Row:
-    row: manifest.Row = {}
-    for field in MANIFEST_SCHEMA:
-        samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
-        row[field.name] = samples.get(str(field.type), [])
-    for name in ("zoo", "model", "run_id", "created_at"):
-        del row[name]
-    return {**row, "in_chans": chans, "bands": "", "scheme": "repeat", **changes}
-
-
-def failure(chans: int, error: str = "broken", status: str = "failed") -> manifest.Row:
-    return {
-        "in_chans": chans, "bands": "", "scheme": "repeat", "status": status,
-        "stage": "fetch", "error_type": "FetchError", "error": error,
-    }  # fmt: skip
-
-
-def record(
-    store: Store,
-    minute: int,
-    variants: list[manifest.Row],
-    failures: list[manifest.Row],
-    model: str = "net",
-) -> str:
-    content = {
-        "created_at": datetime(2026, 1, 1, 0, minute, tzinfo=UTC).isoformat(),
-        "adapter_version": 1,
-        "source": {"location": "here", "identity": "1"},
-        "variants": variants,
-        "failures": failures,
-    }
-    return manifest.write_record(store, "zoo", model, f"run{minute}", content)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
-
-
-def table(store: Store, name: str = "manifest") -> pd.DataFrame:
-    return pd.read_parquet(Path(store.root) / f"{name}.parquet")
 
 
 def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:

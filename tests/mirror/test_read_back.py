@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stores.test_compose import BODY, change, parts, two, variant
+from tests.support.composed import BODY, change, parts, two, variant
 from zooadapt.errors import ValidationError
 from zooadapt.mirror.read_back import Reader
 from zooadapt.stores.store import open_store

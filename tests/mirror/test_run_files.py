@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.job.test_source_changes import options
-from tests.report.test_page import summarise
+from tests.support.options import options
+from tests.support.rows import summarise
 from zooadapt import __version__
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.mirror.test_manifest import failure, variant
+from tests.support.records import failure, variant
 from zooadapt.errors import Damaged, RunError
 from zooadapt.mirror import layout, manifest, scan
 from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import SMALL
-from tests.test_pipeline import counted, entry
+from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
 from zooadapt.proof import compare, devices, passes

@@ -14,9 +14,9 @@ import torch
 import zooadapt
 from tests.conftest import SMALL
 from tests.support import seaweed, web
+from tests.support.names import ODD
+from tests.support.pipelines import counted, entry, run
 from tests.support.seaweed import SeaweedFS
-from tests.test_names import ODD
-from tests.test_pipeline import counted, entry, run
 from zooadapt import ranges
 from zooadapt.cli.main import main
 from zooadapt.errors import FetchError, UsageError

@@ -8,7 +8,7 @@ from torch import nn
 
 import zooadapt
 from tests.conftest import SMALL
-from tests.test_pipeline import counted, entry, run
+from tests.support.pipelines import counted, entry, run
 from zooadapt import bands
 from zooadapt.errors import FetchError, RunError, UsageError
 from zooadapt.mirror import manifest

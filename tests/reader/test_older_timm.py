@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import checkpoints
-from tests.test_pipeline import counted, entry
+from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.types import Adapted, Job, Request
 

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from tests.conftest import SMALL
 from tests.support import checkpoints, seaweed
 from tests.support.jobs import ROOT
+from tests.support.pipelines import counted, entry, run
 from tests.support.seaweed import SeaweedFS
-from tests.test_pipeline import counted, entry, run
 from zooadapt import bands, pipeline
 from zooadapt.targets import Target
 from zooadapt.types import Adapted, Job, Request

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from tests.mirror.test_manifest import record, variant
 from tests.support import browser as browsers
 from tests.support.browser import Opened
 from tests.support.jobs import ROOT
-from tests.support.rows import SENTINEL, lacking, many, run, usable
+from tests.support.records import record, variant
+from tests.support.rows import SENTINEL, lacking, many, run, summarise, usable
 from zooadapt.cli.main import main
 from zooadapt.cli.reading import pull
 from zooadapt.job import run as jobs
@@ -249,14 +249,6 @@ def store(tmp_path: Path) -> Store:
     record(store, 1, [variant(1), variant(4)], [failure])
     manifest.compact(store)
     return store
-
-
-def summarise(store: Store, day: int, text: str | None = None) -> None:
-    stages = {"fetch": 1.5, "validate": 2.0}
-    summary = {"dest": "x", "new": 8, "usable": 9, "unsupported": 0, "failed": 1, "seconds": 4.5,
-               "models": 2, "bytes_read": 10, "bytes_written": 80, "stages": stages}  # fmt: skip
-    content = json.dumps(summary) if text is None else text
-    store.write(f"runs/202611{day:02}T020000Z-abc123/summary.json", [content.encode()])
 
 
 def test_the_command_writes_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

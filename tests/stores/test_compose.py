@@ -8,22 +8,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.support.composed import BODY, MIB, change, key, two, variant
 from zooadapt import pipeline
 from zooadapt.errors import PublishError
 from zooadapt.mirror import publish
-from zooadapt.names import WEIGHTS
-from zooadapt.stores import compose
 from zooadapt.stores.compose import HEAD, Shared
 from zooadapt.stores.store import Store, open_store
 from zooadapt.targets import Bands, Target
-from zooadapt.types import Published
-
-MIB = 2**20
-BODY = {
-    "a": torch.randint(0, 99, (3 * MIB,), dtype=torch.int64),
-    "b": torch.randn(HEAD // 4 - 3),
-    "c": torch.randn(3),
-}
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -31,28 +22,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "s3":
         return open_store(request.getfixturevalue("bucket"))
     return open_store(str(tmp_path / "store"))
-
-
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that there are several."""
-    monkeypatch.setattr(compose, "PART", 8 * MIB)
-
-
-def variant(store: Store, chans: int, shared: Shared | None = None) -> Published:
-    stems = {"stem": torch.randn(8, chans, 3, 3, generator=torch.Generator().manual_seed(1))}
-    target = Target(Bands.counted(chans), "repeat")
-    return publish.publish_variant(store, "w", target, stems, BODY, {"chans": chans}, shared)
-
-
-def two(store: Store) -> tuple[Published, Published]:
-    """A variant that was sent, and one composed from it."""
-    first = variant(store, 3)
-    return first, variant(store, 5, pipeline._shared(BODY, first))
-
-
-def key(made: Published) -> str:
-    return f"{made.folder}/{WEIGHTS}"
 
 
 def test_a_composed_object_is_what_would_have_been_sent(
@@ -84,13 +53,6 @@ def test_s3_is_sent_the_head_only(
     assert max(sent) == made.head + made.seams[0]
     assert sum(sent) - max(sent) < 1000  # config.json
     assert HEAD <= made.seams[0] < HEAD + 4 * MIB
-
-
-def change(store: Store, made: Published, where: int) -> None:
-    """Replace the object by one that differs in one byte."""
-    data = bytearray(store.read(key(made)))
-    data[where] ^= 1
-    store.write(key(made), [bytes(data)])
 
 
 def test_a_copy_of_other_bytes_is_an_error(bucket: str, parts: None) -> None:

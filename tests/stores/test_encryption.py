@@ -11,11 +11,11 @@ import torch
 from fsspec.asyn import sync_wrapper
 
 from tests.conftest import SMALL
-from tests.stores.test_compose import BODY, key
 from tests.support import faults
+from tests.support.composed import BODY, key
 from tests.support.faults import Asked
+from tests.support.pipelines import counted, entry
 from tests.support.seaweed import SeaweedFS
-from tests.test_pipeline import counted, entry
 from zooadapt import pipeline
 from zooadapt.errors import Conflict
 from zooadapt.mirror import manifest, publish

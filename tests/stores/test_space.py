@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SMALL
 from tests.support import checker, hub, seaweed
 from tests.support.jobs import JOB, Runner, ok, ray_folder
-from tests.test_pipeline import counted, entry
+from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.errors import RunError
 from zooadapt.job import run

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, "jobs/adapt_zoo.py"]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -147,3 +149,13 @@ def _wait(ready: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the Ray head did not start")
         time.sleep(0.5)
+
+
+def rows(dest: str | Path, name: str = "manifest") -> pd.DataFrame:
+    return pd.read_parquet(f"{dest}/{name}.parquet")
+
+
+def contents(dest: Path) -> dict[str, bytes]:
+    """Every object below weights/."""
+    files = (file for file in (dest / "weights").rglob("*") if file.is_file())
+    return {str(file.relative_to(dest)): file.read_bytes() for file in files}

@@ -1,5 +1,6 @@
 """Made-up rows of a mirror's tables, and summaries of runs."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +9,7 @@ from zooadapt import bands
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.run_files import Run
+from zooadapt.stores.store import Store
 
 SENTINEL = ",".join(bands.preset("sentinel2-l2a").names)
 
@@ -56,3 +58,11 @@ def run(number: int = 1, **changes: Any) -> Run:
         "stages": {"fetch": 20.0, "adapt": 10.0, "publish": 30.0, "validate": 40.0},
     }  # fmt: skip
     return Run(f"202611{number:02}T020000Z-abc123", **{**figures, **changes})
+
+
+def summarise(store: Store, day: int, text: str | None = None) -> None:
+    stages = {"fetch": 1.5, "validate": 2.0}
+    summary = {"dest": "x", "new": 8, "usable": 9, "unsupported": 0, "failed": 1, "seconds": 4.5,
+               "models": 2, "bytes_read": 10, "bytes_written": 80, "stages": stages}  # fmt: skip
+    content = json.dumps(summary) if text is None else text
+    store.write(f"runs/202611{day:02}T020000Z-abc123/summary.json", [content.encode()])

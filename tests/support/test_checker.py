@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import SMALL
 from tests.support import checker
-from tests.test_pipeline import counted, entry, run
+from tests.support.damage import edit_table, flip, one
+from tests.support.pipelines import counted, entry, run
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +26,6 @@ def sound(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mirror(sound: Path, tmp_path: Path) -> Path:
     """A copy of it, to be broken."""
     return Path(shutil.copytree(sound, tmp_path / "mirror"))
-
-
-def flip(file: Path) -> None:
-    """Change one byte in the middle."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def one(mirror: Path, glob: str) -> Path:
-    """The first file that matches."""
-    return sorted(mirror.glob(glob))[0]
-
-
-def edit_table(mirror: Path, column: str, values: list[object]) -> None:
-    """Put other values into a column of the manifest."""
-    file = mirror / "manifest.parquet"
-    table = pq.read_table(file)
-    place = table.schema.get_field_index(column)
-    pq.write_table(table.set_column(place, table.schema.field(column), [values]), file)
 
 
 def stray(mirror: Path) -> None:

@@ -1,24 +1,21 @@
 """Only what nobody names and nobody has touched for long is removed, and nothing else ever."""
 
 import json
-import os
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mirror.test_manifest import failure, record, variant
+from tests.support.records import failure, keys, put, record, variant, write
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest
 from zooadapt.stores import multipart
-from zooadapt.stores.store import LocalStore, Store, open_store
+from zooadapt.stores.store import Store, open_store
 from zooadapt.upkeep import garbage
 from zooadapt.upkeep.rebuild import rebuild
 
 MODEL = "weights/zoo/net"
-DAY = 86_400.0
 TEMPORARY = f".{'0' * 32}.tmp"
 
 
@@ -30,25 +27,6 @@ def source(number: int) -> str:
     return f"{MODEL}/source-{number:016x}"
 
 
-def put(store: Store, name: str, days: float = 90, stem: int = 1) -> str:
-    """A folder as a job writes it, so many days ago."""
-    config = {"zooadapt": {"source_stem": f"../source-{stem:016x}/stem.safetensors"}}
-    objects = {"model.safetensors": b"weights", "config.json": json.dumps(config).encode()}
-    if "/source-" in name:
-        objects = {"stem.safetensors": b"stem"}
-    for part, data in objects.items():
-        write(store, f"{name}/{part}", data, days)
-    return name
-
-
-def write(store: Store, key: str, data: bytes = b"", days: float = 90) -> str:
-    store.write(key, [data])
-    if isinstance(store, LocalStore):
-        then = time.time() - days * DAY
-        os.utime(store.path(key), (then, then))
-    return key
-
-
 def names(store: Store, days: float = 30) -> list[str]:
     """What may go, relative to the mirror's root."""
     return [item.name for item in garbage.find(store, ago(days))]
@@ -56,10 +34,6 @@ def names(store: Store, days: float = 30) -> list[str]:
 
 def ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
-
-
-def keys(store: Store) -> list[str]:
-    return store.list("")
 
 
 def since(store: Store, key: str, when: datetime) -> None:

@@ -1,15 +1,13 @@
 """What is taken down is gone, says why, and stays away until that is undone."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.job.test_plan import by_model, config
-from tests.mirror.test_manifest import record, variant
-from tests.upkeep.test_garbage import keys, put
+from tests.support.options import config
+from tests.support.records import by_model, keys, later, made, put, record, variant, variant_folder
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError
 from zooadapt.job import plan
@@ -25,19 +23,6 @@ from zooadapt.upkeep.sync import sync
 from zooadapt.upkeep.verify import verify
 
 ENTRY = ModelEntry("zoo", "net", "net", "", "mit", url="here")
-
-
-def folder(model: str, chans: int) -> str:
-    return f"weights/zoo/{model}/{chans}ch-repeat-{chans:016x}"
-
-
-def made(store: Store, minute: int, model: str, *chans: int) -> str:
-    """A model as a job leaves it: objects, then the record."""
-    for number in chans:
-        put(store, folder(model, number))
-    put(store, f"weights/zoo/{model}/source-{1:016x}")
-    rows = [variant(number, folder=folder(model, number)) for number in chans]
-    return record(store, minute, rows, [], model=model)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -104,7 +89,7 @@ def test_a_model_goes_with_all_that_is_of_it(
     stated = {(row["status"], row["stage"], row["error"], row["attempts"]) for row in rows}
     assert stated == {("removed", "remove", "asked by its author", 0)}
     assert "asked by its author" in store.read(manifest.PAGE).decode()
-    assert folder("net", 1) not in store.read(manifest.PAGE).decode()
+    assert variant_folder("net", 1) not in store.read(manifest.PAGE).decode()
     manifest.compact(store)
     assert usable(store) == [("other", 1), ("other", 4)]
 
@@ -129,12 +114,6 @@ def test_it_is_not_made_again_until_that_is_undone(local: Store) -> None:
     later(local, made(local, 3, "net", 1))
     manifest.compact(local)
     assert ("net", 1) in usable(local)
-
-
-def later(store: Store, key: str) -> None:
-    """Make a record one of the time to come."""
-    content = {**json.loads(store.read(key)), "created_at": "2999-01-01T00:00:00+00:00"}
-    store.write(key, [json.dumps(content).encode()])
 
 
 def test_a_job_at_work_meanwhile_brings_nothing_back(local: Store) -> None:
@@ -165,8 +144,8 @@ def test_some_variants_of_it(local: Store, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_named_bands_alone(local: Store) -> None:
-    rows = [variant(4, bands="R,G,B,NIR", scheme="nearest", folder=folder("net", 5))]
-    put(local, folder("net", 5))
+    rows = [variant(4, bands="R,G,B,NIR", scheme="nearest", folder=variant_folder("net", 5))]
+    put(local, variant_folder("net", 5))
     record(local, 3, rows, [], model="net")
     assert remove(local, "net", "--bands", "R,G,B,NIR", "--yes") == 0
     assert usable(local) == [("net", 1), ("net", 4), ("other", 1), ("other", 4)]
@@ -216,9 +195,15 @@ def test_a_name_goes_before_a_glob(local: Store) -> None:
 
 def test_a_model_in_the_same_folder_stays(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a store that knows no upper and lower case."""
-    record(local, 3, [variant(1, folder=folder("net", 1).replace("net", "Net"))], [], model="Net")
+    record(
+        local,
+        3,
+        [variant(1, folder=variant_folder("net", 1).replace("net", "Net"))],
+        [],
+        model="Net",
+    )
     (found,) = removal.find(local, "net")
-    assert {key.rpartition("/")[0] for key in found.keys} == {folder("net", 4)}
+    assert {key.rpartition("/")[0] for key in found.keys} == {variant_folder("net", 4)}
 
 
 def test_an_older_zooadapt_refuses_the_record(

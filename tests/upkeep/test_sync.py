@@ -7,7 +7,7 @@ import pytest
 import zooadapt
 from tests.conftest import SMALL
 from tests.support import checker, checkpoints, web
-from tests.test_pipeline import counted, entry, run
+from tests.support.pipelines import counted, entry, run
 from zooadapt.cli.main import main
 from zooadapt.job import plan
 from zooadapt.job.options import Config

@@ -13,8 +13,8 @@ import safetensors.torch
 
 import zooadapt
 from tests.conftest import SMALL
-from tests.support.test_checker import edit_table, flip, one
-from tests.test_pipeline import counted, entry, run
+from tests.support.damage import edit_table, flip, one
+from tests.support.pipelines import counted, entry, run
 from zooadapt import bands, ranges
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest, publish

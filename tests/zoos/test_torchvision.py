@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 import zooadapt
-from tests.measure.test_conformance import rolled
 from tests.support.jobs import ROOT
-from tests.test_pipeline import counted, run
+from tests.support.mutants import rolled
+from tests.support.pipelines import counted, run
 from zooadapt import pipeline
 from zooadapt.adapt import contract
 from zooadapt.checkpoints import checkpoint

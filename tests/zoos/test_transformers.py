@@ -17,7 +17,7 @@ from torch import nn
 import zooadapt
 from tests.support.hub import LoopbackHub, serving
 from tests.support.jobs import ROOT
-from tests.test_pipeline import counted, run
+from tests.support.pipelines import counted, run
 from zooadapt import pipeline
 from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
 from zooadapt.measure import seeded

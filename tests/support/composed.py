@@ -1,0 +1,49 @@
+"""Variants of which the store copies the shared part, made by hand."""
+
+import pytest
+import torch
+
+from zooadapt import pipeline
+from zooadapt.mirror import publish
+from zooadapt.names import WEIGHTS
+from zooadapt.stores import compose
+from zooadapt.stores.compose import HEAD, Shared
+from zooadapt.stores.store import Store
+from zooadapt.targets import Bands, Target
+from zooadapt.types import Published
+
+MIB = 2**20
+BODY = {
+    "a": torch.randint(0, 99, (3 * MIB,), dtype=torch.int64),
+    "b": torch.randn(HEAD // 4 - 3),
+    "c": torch.randn(3),
+}
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts so small that there are several."""
+    monkeypatch.setattr(compose, "PART", 8 * MIB)
+
+
+def variant(store: Store, chans: int, shared: Shared | None = None) -> Published:
+    stems = {"stem": torch.randn(8, chans, 3, 3, generator=torch.Generator().manual_seed(1))}
+    target = Target(Bands.counted(chans), "repeat")
+    return publish.publish_variant(store, "w", target, stems, BODY, {"chans": chans}, shared)
+
+
+def two(store: Store) -> tuple[Published, Published]:
+    """A variant that was sent, and one composed from it."""
+    first = variant(store, 3)
+    return first, variant(store, 5, pipeline._shared(BODY, first))
+
+
+def key(made: Published) -> str:
+    return f"{made.folder}/{WEIGHTS}"
+
+
+def change(store: Store, made: Published, where: int) -> None:
+    """Replace the object by one that differs in one byte."""
+    data = bytearray(store.read(key(made)))
+    data[where] ^= 1
+    store.write(key(made), [bytes(data)])

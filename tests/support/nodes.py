@@ -1,0 +1,87 @@
+"""A schedule over several nodes whose stages wait until a test lets them end."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support import places
+from zooadapt.cluster.nodes import Workers
+from zooadapt.cluster.ray_executor import RayExecutor, Stages
+from zooadapt.cluster.schedule import Schedule
+from zooadapt.errors import StageError
+from zooadapt.types import Job, ModelEntry, ModelSummary, Request
+
+HALF = {"num_gpus": 0.5, "num_cpus": 0}
+
+
+def until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for what nodes tell of only when they are asked."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+STAGES = Stages(places.locate, places.adapt, places.prove)
+
+
+class Run:
+    """A schedule on another thread, over models of 100 MB, and where its stages ran."""
+
+    def __init__(self, folder: Path, asked: Workers, models: int = 4) -> None:
+        self.folder, self.ended, self.failed = folder, list[str](), dict[str, StageError]()
+        self._job = Job("run", str(folder))
+        entries = [ModelEntry("timm", f"m{number}", "m", "", None) for number in range(models)]
+        self._requests, self._asked = [Request(entry, ()) for entry in entries], asked
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        def given_up(request: Request, error: StageError) -> ModelSummary:
+            self.failed[request.entry.name] = error
+            return ModelSummary(request.entry, (), (), 0, 0, {}, "")
+
+        def ended(summary: ModelSummary) -> None:
+            self.ended.append(summary.entry.name)
+
+        with RayExecutor(self._job, self._asked, STAGES) as executor:
+            Schedule(iter(self._requests), executor, ended, given_up).run()
+
+    def where(self, stage: str) -> list[str]:
+        """The nodes of the stage, one for each time that it began."""
+        return [file.name.split("-")[2] for file in self.folder.glob(f"{stage}-m[0-9]*")]
+
+    def until_begun(self, stage: str, times: int) -> None:
+        """Wait for the stage to have begun so often."""
+        until(lambda: len(self.where(stage)) >= times)
+
+    def let(self, *stages: str) -> None:
+        """Allow a stage to end."""
+        for stage in stages:
+            (self.folder / f"{stage}-may-end").touch()
+
+    def join(self) -> list[str]:
+        self._thread.join(120)
+        assert not self._thread.is_alive()
+        return sorted(self.ended)
+
+
+@contextmanager
+def running(folder: Path, models: int = 4, asked: Workers | None = None) -> Iterator[Run]:
+    """A schedule that has ended when the block ends."""
+    run = Run(folder, asked or Workers(), models)
+    try:
+        yield run
+    finally:
+        run.let("adapt", "prove")
+        run.join()
+
+
+ALL = [f"m{number}" for number in range(4)]
+
+
+def node(cpus: float, gigabytes: int, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": gigabytes * 1e9}}

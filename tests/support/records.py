@@ -1,0 +1,112 @@
+"""Records, and the objects that they name, written by hand as a job would write them."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zooadapt.mirror import manifest
+from zooadapt.mirror.columns import MANIFEST_SCHEMA
+from zooadapt.mirror.manifest import Row
+from zooadapt.stores.store import LocalStore, Store
+
+
+def by_model(records: Sequence[Row]) -> list[list[Row]]:
+    """The records of each model, as `manifest.histories` gives them."""
+    models = dict.fromkeys(record["model"] for record in records)
+    return [[record for record in records if record["model"] == model] for model in models]
+
+
+def variant(chans: int, **changes: Any) -> manifest.Row:
+    """What a record states for a variant that was proved."""
+    row: manifest.Row = {}
+    for field in MANIFEST_SCHEMA:
+        samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
+        row[field.name] = samples.get(str(field.type), [])
+    for name in ("zoo", "model", "run_id", "created_at"):
+        del row[name]
+    return {**row, "in_chans": chans, "bands": "", "scheme": "repeat", **changes}
+
+
+def failure(chans: int, error: str = "broken", status: str = "failed") -> manifest.Row:
+    """What a record states for a variant that wasn't made."""
+    return {
+        "in_chans": chans, "bands": "", "scheme": "repeat", "status": status,
+        "stage": "fetch", "error_type": "FetchError", "error": error,
+    }  # fmt: skip
+
+
+def record(
+    store: Store,
+    minute: int,
+    variants: list[manifest.Row],
+    failures: list[manifest.Row],
+    model: str = "net",
+) -> str:
+    """Write a record of that minute; returns its key."""
+    content = {
+        "created_at": datetime(2026, 1, 1, 0, minute, tzinfo=UTC).isoformat(),
+        "adapter_version": 1,
+        "source": {"location": "here", "identity": "1"},
+        "variants": variants,
+        "failures": failures,
+    }
+    return manifest.write_record(store, "zoo", model, f"run{minute}", content)
+
+
+def table(store: Store, name: str = "manifest") -> pd.DataFrame:
+    """A table of a mirror in a local folder."""
+    return pd.read_parquet(Path(store.root) / f"{name}.parquet")
+
+
+DAY = 86_400.0
+
+
+def write(store: Store, key: str, data: bytes = b"", days: float = 90) -> str:
+    """An object that was written so many days ago, where the store lets a test set that."""
+    store.write(key, [data])
+    if isinstance(store, LocalStore):
+        then = time.time() - days * DAY
+        os.utime(store.path(key), (then, then))
+    return key
+
+
+def put(store: Store, name: str, days: float = 90, stem: int = 1) -> str:
+    """A folder as a job writes it, so many days ago."""
+    config = {"zooadapt": {"source_stem": f"../source-{stem:016x}/stem.safetensors"}}
+    objects = {"model.safetensors": b"weights", "config.json": json.dumps(config).encode()}
+    if "/source-" in name:
+        objects = {"stem.safetensors": b"stem"}
+    for part, data in objects.items():
+        write(store, f"{name}/{part}", data, days)
+    return name
+
+
+def keys(store: Store) -> list[str]:
+    """The keys of all objects."""
+    return store.list("")
+
+
+def variant_folder(model: str, chans: int) -> str:
+    """The folder of a variant under `repeat`."""
+    return f"weights/zoo/{model}/{chans}ch-repeat-{chans:016x}"
+
+
+def made(store: Store, minute: int, model: str, *chans: int) -> str:
+    """A model as a job leaves it: objects, then the record."""
+    for number in chans:
+        put(store, variant_folder(model, number))
+    put(store, f"weights/zoo/{model}/source-{1:016x}")
+    rows = [variant(number, folder=variant_folder(model, number)) for number in chans]
+    return record(store, minute, rows, [], model=model)
+
+
+def later(store: Store, key: str) -> None:
+    """Make a record one of the time to come."""
+    content = {**json.loads(store.read(key)), "created_at": "2999-01-01T00:00:00+00:00"}
+    store.write(key, [json.dumps(content).encode()])

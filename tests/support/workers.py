@@ -1,0 +1,58 @@
+"""A local Ray whose workers do what a test wants, and models that run on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import ray
+
+from tests.support.jobs import ROOT, ray_folder
+from tests.support.pipelines import counted, entry
+from zooadapt import pipeline
+from zooadapt.cluster import ray_executor
+from zooadapt.cluster.nodes import Workers
+from zooadapt.types import Job, Located, ModelSummary, Request
+
+KILLER = "test_vit.r160_in1k"
+
+
+def eat_memory() -> None:
+    """Run in every worker: a model that takes ever more memory, up to 6 GB."""
+    adapt = pipeline.adapt
+
+    def adapt_oreat_memory(request: Request, job: Job, located: Located | None) -> object:
+        eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
+        return adapt(request, job, located) if eaten is not None else None
+
+    pipeline.adapt = adapt_oreat_memory  # type: ignore[assignment]
+
+
+@contextmanager
+def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]:
+    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own."""
+    with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
+        patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        environment = {
+            "worker_process_setup_hook": hook,
+            "env_vars": {"PYTHONPATH": str(ROOT)},
+        }
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env=environment,
+            _system_config=config,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def run(job: Job, *names: str) -> dict[str, ModelSummary]:
+    """What became of timm's models of these names."""
+    ended: list[ModelSummary] = []
+    requests = [Request(entry(name), counted(4)) for name in names]
+    ray_executor.run(requests, job, Workers(), ended.append)
+    return {summary.entry.name: summary for summary in ended}
