@@ -30,7 +30,7 @@ from zooadapt.mirror.columns import MANIFEST_SCHEMA  # noqa: E402
 from zooadapt.mirror.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
 from zooadapt.mirror.manifest import MANIFEST  # noqa: E402
 from zooadapt.mirror.scan import ARCHIVE  # noqa: E402
-from zooadapt.stores.store import open_store  # noqa: E402
+from zooadapt.stores.opening import open_store  # noqa: E402
 
 CHANS = (1, 4, 8, 25)
 MEASURED: dict[str, Callable[[Any], object]] = {

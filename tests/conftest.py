@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: the workers
 from tests.support import checkpoints, seaweed
 from tests.support.jobs import Runner, ray_folder
 from tests.support.seaweed import SeaweedFS
+from zooadapt.stores import shared_bytes
 
 FAMILIES = [
     "resnet18.a1_in1k",
@@ -81,3 +82,9 @@ def alone() -> Iterator[Runner]:
     """Runs jobs where no cluster is running."""
     with ray_folder() as env:
         yield Runner(env)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied parts so small that a large object has several."""
+    monkeypatch.setattr(shared_bytes, "PART", 8 * 2**20)

@@ -47,7 +47,7 @@ MUTANTS = [
         "same = True",
         "mirror/test_read_back.py",
     ),
-    Mutant(1, "stores/compose.py", "if False in verdicts:", "if False:", "stores/test_compose.py"),
+    Mutant(1, "stores/s3.py", "if False in verdicts:", "if False:", "stores/test_compose.py"),
     Mutant(
         2, "checkpoints/checkpoint.py", "if random:", "if False:", "checkpoints/test_checkpoint.py"
     ),

@@ -25,7 +25,7 @@ from zooadapt.errors import FetchError, UsageError
 from zooadapt.names import LONGEST, safe
 from zooadapt.reader.cache import Cache
 from zooadapt.reader.mirror import open_mirror
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Job, Located, ModelEntry, ModelFacts
 from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo

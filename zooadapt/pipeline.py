@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zooadapt import __version__
 from zooadapt.adapt import contract, schemes, stems
@@ -29,13 +29,14 @@ from zooadapt.errors import (
     Unsupported,
     stage,
 )
-from zooadapt.mirror import manifest, publish
+from zooadapt.mirror import manifest, publish, safetensors_file
 from zooadapt.mirror.variant_config import ADAPTER_VERSION, describe
-from zooadapt.names import WEIGHTS, model_folder
+from zooadapt.names import model_folder
 from zooadapt.proof import devices, published
 from zooadapt.stopwatch import Stopwatch
-from zooadapt.stores import compose
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.shared_bytes import SharedBytes
+from zooadapt.stores.store import Store
 from zooadapt.targets import Target
 from zooadapt.types import (
     Adapted,
@@ -183,29 +184,22 @@ def _publish(
     folder = model_folder(adapted.entry.zoo, adapted.entry.name)
     body = base.state_dict()
     original = {name: body.pop(name) for stem in adapted.stems for name in stem.tensors}
-    body = publish.arranged(body)
-    source_stem = publish.publish_stem(store, folder, publish.arranged(original))
+    body = safetensors_file.arranged(body)
+    source_stem = publish.publish_stem(store, folder, safetensors_file.arranged(original))
     adapted = dataclasses.replace(adapted, source_stem=source_stem)
 
-    def published(target: Target, shared: compose.Shared | None = None) -> Published:
+    def published(target: Target, shared: SharedBytes | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
         made = contract.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
         config = describe(adapted, zoo, base, target, matrix)
-        stem = publish.arranged(made)
+        stem = safetensors_file.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)
 
     first = published(targets[0])
-    shared = _shared(body, first)
+    shared = publish.shared_bytes(body, first)
     with ThreadPoolExecutor(_SIBLINGS) as pool:
         others = pool.map(lambda target: published(target, shared), targets[1:])
         return dataclasses.replace(adapted, variants=(first, *others))
-
-
-def _shared(body: dict[str, Tensor], first: Published) -> compose.Shared | None:
-    """What the other variants share with the first; None if it is too small to be copied."""
-    if first.bytes - first.head < compose.SMALLEST:
-        return None
-    return compose.Shared(body, f"{first.folder}/{WEIGHTS}", first.head)
 
 
 def _record(

@@ -23,7 +23,7 @@ from zooadapt import pipeline
 from zooadapt.checkpoints import checkpoint, vetting
 from zooadapt.errors import CheckpointError
 from zooadapt.mirror import manifest
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Job, ModelSummary, Request
 from zooadapt.zoos.registry import listed

@@ -15,7 +15,7 @@ from zooadapt import bands
 from zooadapt.cli.main import main
 from zooadapt.errors import UsageError
 from zooadapt.mirror import manifest
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 
 S2 = "sentinel2-l2a"

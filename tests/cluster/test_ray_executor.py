@@ -21,7 +21,7 @@ from zooadapt.cluster.schedule import Batch
 from zooadapt.errors import RunError
 from zooadapt.mirror import manifest
 from zooadapt.proof import published
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request
 from zooadapt.zoos.registry import listed
 

@@ -19,7 +19,8 @@ from zooadapt.job.options import Config
 from zooadapt.mirror import layout, manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import Row
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry, Source
 from zooadapt.upkeep import sync
 from zooadapt.upkeep.verify import verify

@@ -16,7 +16,7 @@ from tests.support.pipelines import counted, entry
 from tests.support.seaweed import SeaweedFS
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Adapted, Job, Request
 
 ROOT = f"s3://{seaweed.BUCKET}/checkpoints"

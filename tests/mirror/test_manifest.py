@@ -19,7 +19,8 @@ from zooadapt.errors import Damaged, FetchError, RunError, UsageError
 from zooadapt.job import source_changes
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import KEY
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import ModelEntry
 from zooadapt.upkeep.rebuild import rebuild
 

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from zooadapt.errors import PublishError
-from zooadapt.mirror import publish
-from zooadapt.stores.store import open_store
+from zooadapt.mirror import publish, safetensors_file
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
 
 STEMS = {"stem": torch.randn(4, 2, 3, 3, dtype=torch.float16)}
@@ -21,12 +21,12 @@ BODY = {
     "weight": torch.randn(5, 4).t(),
     "empty": torch.zeros(0, 3),
 }
-TENSORS = {**STEMS, **publish.arranged(BODY)}
+TENSORS = {**STEMS, **safetensors_file.arranged(BODY)}
 TWO = Target(Bands.counted(2), "repeat")
 
 
 def data() -> bytes:
-    return b"".join(bytes(chunk) for chunk in publish.serialise(TENSORS))
+    return b"".join(bytes(chunk) for chunk in safetensors_file.serialise(TENSORS))
 
 
 def test_safetensors_reads_what_is_written() -> None:
@@ -48,13 +48,13 @@ def test_stems_come_first_and_every_tensor_is_aligned() -> None:
 
 
 def test_the_digest_is_that_of_the_bytes() -> None:
-    assert publish.digest_of(TENSORS) == (hashlib.sha256(data()).hexdigest(), len(data()))
+    assert safetensors_file.digest_of(TENSORS) == (hashlib.sha256(data()).hexdigest(), len(data()))
 
 
 def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     config = {"architecture": "a"}
-    body = publish.arranged(BODY)
+    body = safetensors_file.arranged(BODY)
     made = publish.publish_variant(store, "weights/z/m", TWO, STEMS, body, config)
     text = store.read(f"{made.folder}/config.json")
     name = hashlib.sha256(made.sha256.encode() + text).hexdigest()[:16]
@@ -63,8 +63,8 @@ def test_a_variant_lies_under_its_content_s_name(tmp_path: Path) -> None:
     weights = (tmp_path / made.folder / "model.safetensors").read_bytes()
     assert weights == data()
     assert (hashlib.sha256(weights).hexdigest(), len(weights)) == (made.sha256, made.bytes)
-    assert publish.stored(weights[: made.head]).keys() == STEMS.keys()
-    assert torch.equal(publish.stored(weights)["weight"], BODY["weight"])
+    assert safetensors_file.leading_tensors(weights[: made.head]).keys() == STEMS.keys()
+    assert torch.equal(safetensors_file.leading_tensors(weights)["weight"], BODY["weight"])
 
 
 def test_another_config_is_another_variant(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_another_config_is_another_variant(tmp_path: Path) -> None:
 
 def test_a_dtype_that_cannot_be_stored_is_named() -> None:
     with pytest.raises(PublishError, match="spectrum has dtype"):
-        list(publish.serialise({"spectrum": torch.zeros(2, dtype=torch.complex64)}))
+        list(safetensors_file.serialise({"spectrum": torch.zeros(2, dtype=torch.complex64)}))

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.composed import BODY, change, parts, two, variant
+from tests.support.composed import BODY, change, two, variant
 from zooadapt.errors import ValidationError
 from zooadapt.mirror.read_back import Reader
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Published
 
-__all__ = ["parts"]
 
 
 def test_a_composed_variant_is_read_back_in_parts(bucket: str, parts: None, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from zooadapt.errors import RunError
 from zooadapt.job import plan, run
 from zooadapt.job.outcomes import Outcomes
 from zooadapt.mirror import manifest, run_files
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import Failure, Job, ModelEntry, ModelSummary
 
 ENTRY = ModelEntry("zoo", "net", "net", "", "mit", url="https://bob:s3cret@host/net")

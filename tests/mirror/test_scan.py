@@ -14,7 +14,9 @@ from zooadapt.mirror import layout, manifest, scan
 from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.scan import ARCHIVE
-from zooadapt.stores.store import LocalStore, Store, open_store
+from zooadapt.stores.local import LocalStore
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.upkeep import removal, verify
 from zooadapt.upkeep.rebuild import rebuild
 

@@ -15,7 +15,7 @@ from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
 from zooadapt.proof import compare, devices, passes
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Adapted, Job, Request, Stem
 
 STEM = Stem("stem.weight", 1, 4, 9)

@@ -13,7 +13,7 @@ from zooadapt import bands
 from zooadapt.errors import FetchError, RunError, UsageError
 from zooadapt.mirror import manifest
 from zooadapt.reader.mirror import Mirror
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 
 S2 = "sentinel2-l2a"

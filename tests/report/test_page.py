@@ -32,7 +32,8 @@ from zooadapt.mirror.layout import Row
 from zooadapt.mirror.run_files import Run
 from zooadapt.report import page
 from zooadapt.report.text import Ending
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry, ModelSummary
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}$x^y$<!--"
@@ -191,7 +192,7 @@ def test_no_script_but_its_own_may_run_and_nothing_is_loaded() -> None:
 def test_no_secret_is_on_it(tmp_path: Path) -> None:
     store = open_store("https://bob:s3cret@host/mirror?sig=s3cret")
     error = "https://bob:s3cret@host/x?Signature=s3cret can't be read"
-    html = rendered([usable()], [lacking(error=error)], url=page.url_of(store))
+    html = rendered([usable()], [lacking(error=error)], url=store.url)
     assert "s3cret" not in html
     assert "https://host/mirror" in html
     assert data(html)["failures"]["reason"]["values"] == ["fetch: https://host/x can't be read"]
@@ -203,14 +204,14 @@ def test_no_secret_is_on_it(tmp_path: Path) -> None:
      ("/data/mirror", "/data/mirror"), ("https://host/mirror", "https://host/mirror")],
 )  # fmt: skip
 def test_the_url_of_a_mirror(url: str, shown: str) -> None:
-    assert page.url_of(open_store(url)) == shown
+    assert open_store(url).url == shown
 
 
 def test_the_same_contents_give_the_same_page() -> None:
     """In another process, too, with other hashes and another clock."""
     contents = "many(40), [lacking(), lacking('b', 1)], [run(2), run(1)]"
     program = (
-        "import sys; from tests.support.rows import *; from zooadapt.page import *; "
+        "import sys; from tests.support.rows import *; from zooadapt.report.page import *; "
         f"sys.stdout.write(render(Contents('{MIRROR}', {contents})))"
     )
     env = {"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path), "TZ": "Asia/Tokyo"}
@@ -350,7 +351,7 @@ def test_s3_is_told_that_it_is_a_page(bucket: str, monkeypatch: pytest.MonkeyPat
 
 def test_help_needs_none_of_it() -> None:
     program = (
-        "import sys; from zooadapt.cli import main; main(['--help']); "
+        "import sys; from zooadapt.cli.main import main; main(['--help']); "
         "print({'matplotlib', 'jinja2'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

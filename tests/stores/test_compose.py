@@ -9,11 +9,12 @@ import safetensors.torch
 import torch
 
 from tests.support.composed import BODY, MIB, change, key, two, variant
-from zooadapt import pipeline
 from zooadapt.errors import PublishError
 from zooadapt.mirror import publish
-from zooadapt.stores.compose import HEAD, Shared
-from zooadapt.stores.store import Store, open_store
+from zooadapt.mirror.safetensors_file import bytes_of
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.shared_bytes import HEAD, SharedBytes
+from zooadapt.stores.store import Store
 from zooadapt.targets import Bands, Target
 
 
@@ -48,7 +49,7 @@ def test_s3_is_sent_the_head_only(
         return call(method, *positional, **arguments)
 
     monkeypatch.setattr(store.fs, "call_s3", listen)
-    made = variant(store, 5, pipeline._shared(BODY, first))
+    made = variant(store, 5, publish.shared_bytes(BODY, first))
     assert made.seams
     assert max(sent) == made.head + made.seams[0]
     assert sum(sent) - max(sent) < 1000  # config.json
@@ -60,7 +61,7 @@ def test_a_copy_of_other_bytes_is_an_error(bucket: str, parts: None) -> None:
     first = variant(store, 3)
     change(store, first, first.bytes - 1000)
     with pytest.raises(PublishError, match="copied other bytes"):
-        variant(store, 5, pipeline._shared(BODY, first))
+        variant(store, 5, publish.shared_bytes(BODY, first))
     assert len(store.list("w")) == 2
 
 
@@ -77,7 +78,7 @@ def test_a_store_that_cannot_copy_is_sent_everything(
         return call(method, *positional, **arguments)
 
     monkeypatch.setattr(store.fs, "call_s3", refuse)
-    made = variant(store, 5, pipeline._shared(BODY, first))
+    made = variant(store, 5, publish.shared_bytes(BODY, first))
     assert not made.seams
     assert store.local_file(key(made), tmp_path)[1] == made.sha256
 
@@ -86,11 +87,11 @@ def test_a_small_body_is_not_shared(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     target, body = Target(Bands.counted(3), "repeat"), {"b": torch.zeros(MIB)}
     made = publish.publish_variant(store, "w", target, {"s": torch.zeros(1)}, body, {})
-    assert pipeline._shared(body, made) is None
+    assert publish.shared_bytes(body, made) is None
 
 
 def test_a_plain_md5_is_understood_and_nothing_else() -> None:
-    shared = Shared(BODY, "key", 88)
+    shared = SharedBytes([bytes_of(tensor) for tensor in BODY.values()], "key", 88)
     data = b"".join(shared.bytes(10, 5000))
     assert len(data) == 4990
     assert shared.is_stated(f'"{hashlib.md5(data).hexdigest()}"', 10, 5000)
@@ -121,6 +122,6 @@ def test_etags_that_are_no_md5s_are_no_checksums(
         return encrypted(method, *positional, **arguments)
 
     monkeypatch.setattr(store.fs, "call_s3", restore)
-    made = variant(store, 5, pipeline._shared(BODY, first))
+    made = variant(store, 5, publish.shared_bytes(BODY, first))
     assert made.seams == ()
     assert store.local_file(key(made), tmp_path)[1] == made.sha256

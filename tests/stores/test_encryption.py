@@ -20,8 +20,9 @@ from zooadapt import pipeline
 from zooadapt.errors import Conflict
 from zooadapt.mirror import manifest, publish
 from zooadapt.report import page
-from zooadapt.stores import compose, multipart
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores import multipart, shared_bytes
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Job, Published, Request
 
@@ -73,7 +74,7 @@ def watched(s3: SeaweedFS, bucket: str) -> Iterator[Watched]:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multipart, "PART", 6 * MIB)
-    monkeypatch.setattr(compose, "PART", 8 * MIB)
+    monkeypatch.setattr(shared_bytes, "PART", 8 * MIB)
 
 
 def write_once(store: Store) -> None:
@@ -96,7 +97,7 @@ def write_table(store: Store) -> None:
 def variant(store: Store, chans: int, first: Published | None = None) -> Published:
     """A variant of a large model; composed of the first where there is one."""
     target = Target(Bands.counted(chans), "repeat")
-    shared = pipeline._shared(BODY, first) if first else None
+    shared = publish.shared_bytes(BODY, first) if first else None
     stems = {"stem": torch.full((8, chans, 3, 3), 0.5)}
     return publish.publish_variant(store, "w", target, stems, BODY, {"zooadapt": {}}, shared)
 

@@ -17,7 +17,8 @@ from zooadapt.checkpoints import fetch, sources
 from zooadapt.checkpoints import hub as zoo_hub
 from zooadapt.errors import Conflict, FetchError
 from zooadapt.stores import multipart
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry
 
 MIB = 2**20

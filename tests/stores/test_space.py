@@ -16,7 +16,7 @@ from zooadapt import pipeline
 from zooadapt.errors import RunError
 from zooadapt.job import run
 from zooadapt.mirror import manifest
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.types import Adapted, Job, ModelSummary, Request
 
 REQUEST = Request(entry(SMALL), counted(1, 4))  # of 1.9 MB each

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from zooadapt.errors import Conflict, RunError, UsageError
-from zooadapt.stores.store import LocalStore, S3Store, Store, open_store
+from zooadapt.stores.local import LocalStore
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.s3 import S3Store
+from zooadapt.stores.store import Store
 
 Open = Callable[[], Store]
 

@@ -1,13 +1,10 @@
 """Variants of which the store copies the shared part, made by hand."""
 
-import pytest
 import torch
 
-from zooadapt import pipeline
 from zooadapt.mirror import publish
 from zooadapt.names import WEIGHTS
-from zooadapt.stores import compose
-from zooadapt.stores.compose import HEAD, Shared
+from zooadapt.stores.shared_bytes import HEAD, SharedBytes
 from zooadapt.stores.store import Store
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Published
@@ -20,13 +17,7 @@ BODY = {
 }
 
 
-@pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that there are several."""
-    monkeypatch.setattr(compose, "PART", 8 * MIB)
-
-
-def variant(store: Store, chans: int, shared: Shared | None = None) -> Published:
+def variant(store: Store, chans: int, shared: SharedBytes | None = None) -> Published:
     stems = {"stem": torch.randn(8, chans, 3, 3, generator=torch.Generator().manual_seed(1))}
     target = Target(Bands.counted(chans), "repeat")
     return publish.publish_variant(store, "w", target, stems, BODY, {"chans": chans}, shared)
@@ -35,7 +26,7 @@ def variant(store: Store, chans: int, shared: Shared | None = None) -> Published
 def two(store: Store) -> tuple[Published, Published]:
     """A variant that was sent, and one composed from it."""
     first = variant(store, 3)
-    return first, variant(store, 5, pipeline._shared(BODY, first))
+    return first, variant(store, 5, publish.shared_bytes(BODY, first))
 
 
 def key(made: Published) -> str:

@@ -13,7 +13,8 @@ import pandas as pd
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import Row
-from zooadapt.stores.store import LocalStore, Store
+from zooadapt.stores.local import LocalStore
+from zooadapt.stores.store import Store
 
 
 def by_model(records: Sequence[Row]) -> list[list[Row]]:

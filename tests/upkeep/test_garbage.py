@@ -11,7 +11,8 @@ from tests.support.records import failure, keys, put, record, variant, write
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest
 from zooadapt.stores import multipart
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.upkeep import garbage
 from zooadapt.upkeep.rebuild import rebuild
 

@@ -16,7 +16,8 @@ from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.takedowns import Takedowns
 from zooadapt.mirror.variant_config import ADAPTER_VERSION
 from zooadapt.report import page, page_data
-from zooadapt.stores.store import Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import ModelEntry
 from zooadapt.upkeep import garbage, removal
 from zooadapt.upkeep.sync import sync

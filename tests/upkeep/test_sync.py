@@ -13,7 +13,7 @@ from zooadapt.job import plan
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
 from zooadapt.names import WEIGHTS
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 
 OTHER = "test_vit.r160_in1k"
 

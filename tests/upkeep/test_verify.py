@@ -17,10 +17,12 @@ from tests.support.damage import edit_table, flip, one
 from tests.support.pipelines import counted, entry, run
 from zooadapt import bands, ranges
 from zooadapt.cli.main import main
-from zooadapt.mirror import manifest, publish
+from zooadapt.mirror import manifest, safetensors_file
 from zooadapt.names import WEIGHTS, content_id
 from zooadapt.proof import compare
-from zooadapt.stores.store import S3Store, Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.s3 import S3Store
+from zooadapt.stores.store import Store
 from zooadapt.targets import Target
 from zooadapt.upkeep import verify
 
@@ -179,8 +181,8 @@ def spoil_the_stem(mirror: Path) -> None:
     name = next(iter(tensors))
     tensors[name] = tensors[name] * 1.01
     file.unlink()
-    file.write_bytes(b"".join(publish.serialise(tensors)))
-    digest, size = publish.digest_of(tensors)
+    file.write_bytes(b"".join(safetensors_file.serialise(tensors)))
+    digest, size = safetensors_file.digest_of(tensors)
     moved = folder.with_name(
         f"1ch-repeat-{content_id(digest, (folder / 'config.json').read_bytes())}"
     )

@@ -26,7 +26,7 @@ from zooadapt.job import plan, run
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
 from zooadapt.reader.mirror import open_mirror
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Job, Listing, ModelEntry, Request
 from zooadapt.zoos import registry

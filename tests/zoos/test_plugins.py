@@ -84,7 +84,7 @@ def test_a_variant_is_a_model_of_its_library(mirror: Path, with_plugin: Runner, 
 
 @pytest.mark.slow  # half a minute of proofs
 def test_what_it_makes_is_whole(mirror: Path, with_plugin: Runner) -> None:
-    verify = "import sys; from zooadapt.cli import main; sys.exit(main(sys.argv[1:]))"
+    verify = "import sys; from zooadapt.cli.main import main; sys.exit(main(sys.argv[1:]))"
     printed = ok(with_plugin.run(sys.executable, "-c", verify, "verify", str(mirror), "--deep"))
     assert "4 variants" in printed
     assert "each proved again" in printed

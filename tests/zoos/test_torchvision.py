@@ -33,7 +33,7 @@ from zooadapt.mirror import manifest
 from zooadapt.mirror.manifest import Row
 from zooadapt.proof.passes import tensors as outputs
 from zooadapt.report import text
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, ModelFacts, ModelSummary, Request
 from zooadapt.zoos.registry import listed

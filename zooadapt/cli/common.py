@@ -30,7 +30,7 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
 
     @wraps(command)
     def called(place: str | None, mirror: str | None, config: str | None, **options: Any) -> int:
-        from zooadapt.stores.store import open_store
+        from zooadapt.stores.opening import open_store
 
         places = read_places(config)
         url = place or mirror or places.dest

@@ -125,7 +125,7 @@ def sync(
     """
     from zooadapt.reader.mirror import open_mirror
     from zooadapt.report import text
-    from zooadapt.stores.store import open_store
+    from zooadapt.stores.opening import open_store
     from zooadapt.upkeep.sync import select, sync
 
     places = read_places(config)

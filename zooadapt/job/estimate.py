@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 
 from zooadapt.cluster.schedule import PER_GPU
 from zooadapt.ranges import BLOCK
-from zooadapt.stores import compose, multipart
+from zooadapt.stores import multipart, shared_bytes
 
 SENT = 9_000_000
 """Bytes sent for a variant that is composed: measured on average, see the README."""
@@ -81,8 +81,8 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 def of_model(size: int, variants: int, composes: bool) -> Estimate:
     """Of a checkpoint of `size` bytes, and a store that composes or doesn't."""
     others = variants - 1
-    composed = composes and size >= compose.SMALLEST
-    seams = max(1, size // compose.PART)
+    composed = composes and size >= shared_bytes.SMALLEST
+    seams = max(1, size // shared_bytes.PART)
     sent = min(SENT, size) if composed else size
     back = sent + seams * _SEAM if composed else size
     per_other = 3 + seams if composed else _puts(size)  # begun, head, copies, completed

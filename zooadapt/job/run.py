@@ -27,7 +27,8 @@ from zooadapt.mirror.columns import KEY
 from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.scan import Reading
 from zooadapt.report import page, text
-from zooadapt.stores.store import LocalStore, S3Store, Store, open_store
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry, ModelSummary, Source
 
 OK, FAILED, STOPPED = 0, 1, 3
@@ -103,9 +104,8 @@ def _estimate(
     todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store
 ) -> estimate.Estimate:
     """What the models of known size take."""
-    composes = isinstance(store, LocalStore | S3Store)
     return estimate.total(
-        estimate.of_model(source.bytes, len(request.targets), composes)
+        estimate.of_model(source.bytes, len(request.targets), store.composes)
         for request, source in zip(todo.requests, sources, strict=True)
         if isinstance(source, Source) and source.bytes is not None
     )
@@ -204,7 +204,7 @@ def _work(todo: plan.Plan, config: Config, job: Job, store: Store, outcomes: Out
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     with connection.connected() as line:
         click.echo(f"ray: {line}")
-        if isinstance(store, LocalStore):
+        if store.is_local:
             connection.check_local_dest(Path(store.root), job.run_id)
         asked = nodes.Workers(
             config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9)

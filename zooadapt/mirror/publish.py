@@ -1,40 +1,20 @@
-"""Tensors → objects in the mirror, in a byte layout that is the same every time.
-
-A safetensors file is an 8-byte header length, a JSON header, and the tensors' bytes without gaps
-(https://huggingface.co/docs/safetensors). Ours begin with the stems, then the body, each with the
-widest dtype first so that every tensor stays aligned; the metadata is exactly {"format": "pt"}.
-"""
+"""Tensors → objects in the mirror."""
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from zooadapt.errors import PublishError
+from zooadapt.mirror.safetensors_file import bytes_of, digest_of, serialise
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, safe
-from zooadapt.stores.compose import Shared, compose
+from zooadapt.stores.shared_bytes import SMALLEST, SharedBytes
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
 from zooadapt.types import Published
-
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def publish_variant(
@@ -44,7 +24,7 @@ def publish_variant(
     stems: Mapping[str, Tensor],
     body: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    shared: Shared | None = None,
+    shared: SharedBytes | None = None,
 ) -> Published:
     """Write model.safetensors and config.json below `<model_folder>/<label>-<id>`.
 
@@ -60,7 +40,7 @@ def publish_variant(
     folder = f"{model_folder}/{safe(target.label)}-{content_id(digest, text)}"
     head = b"".join(itertools.islice(serialise(tensors), 1 + len(stems)))
     key = f"{folder}/{WEIGHTS}"
-    composed = compose(store, key, head, shared) if shared else None
+    composed = store.compose(key, head, shared) if shared else None
     if composed is None:
         store.write(key, serialise(tensors))
     for name, content in companions(config).items():
@@ -84,67 +64,9 @@ def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -
     return key
 
 
-def arranged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By descending size of the elements, so that all stay aligned; otherwise in their order."""
-    return {
-        name: tensors[name]
-        for name in sorted(tensors, key=lambda name: -tensors[name].element_size())
-    }
-
-
-def stored(data: bytes) -> dict[str, Tensor]:
-    """The tensors that lie whole in the first bytes of a safetensors file."""
-    begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:begin])
-    header.pop("__metadata__", None)
-    dtypes = {name: dtype for dtype, name in _DTYPES.items()}
-    return {
-        name: torch.frombuffer(
-            bytearray(data[begin + facts["data_offsets"][0] : begin + facts["data_offsets"][1]]),
-            dtype=dtypes[facts["dtype"]],
-        ).reshape(facts["shape"])
-        for name, facts in header.items()
-        if begin + facts["data_offsets"][1] <= len(data) and 0 not in facts["shape"]
-    }
-
-
-def order(file: Path) -> list[str]:
-    """The names of a safetensors file's tensors in the order of their bytes, as they were given."""
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return [name for name in header if name != "__metadata__"]
-
-
-def digest_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
-    """sha256 in hex and size in bytes of the file that `serialise` yields."""
-    digest, size = hashlib.sha256(), 0
-    for chunk in serialise(tensors):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
-
-
-def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file that holds the tensors in the given order."""
-    header = json.dumps(_header(tensors), separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    yield len(header).to_bytes(8, "little") + header
-    for tensor in tensors.values():
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        yield flat.numpy().data
-
-
-def _header(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
-            raise PublishError(f"{name} has dtype {tensor.dtype}, which the mirror can't store")
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    return header
+def shared_bytes(body: Mapping[str, Tensor], first: Published) -> SharedBytes | None:
+    """What the other variants share with the first; None if it is too small to be copied."""
+    if first.bytes - first.head < SMALLEST:
+        return None
+    chunks = [bytes_of(tensor) for tensor in body.values()]
+    return SharedBytes(chunks, f"{first.folder}/{WEIGHTS}", first.head)

@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import Tensor
 
 from zooadapt.errors import ValidationError
-from zooadapt.mirror import publish
+from zooadapt.mirror.safetensors_file import leading_tensors
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
 from zooadapt.types import Published
@@ -38,7 +38,7 @@ class Reader:
         if variant.seams and self.first:
             file, start, tensors = self.first
             sent = _composed(self.store, key, variant, file, start)
-            tensors, verification = {**tensors, **publish.stored(sent[: variant.head])}, "composed"
+            tensors, verification = {**tensors, **leading_tensors(sent[: variant.head])}, "composed"
             same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256
         else:
             file, digest = self.store.local_file(key, self.folder)

@@ -24,7 +24,6 @@ from zooadapt.checkpoints.fetch import fetch
 from zooadapt.errors import FetchError, UsageError, one_line, redact
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
-from zooadapt.types import Located, Source
 
 Got = TypeVar("Got")
 Row = Mapping[str, Any]
@@ -182,9 +181,6 @@ def _get(
     store: Store, key: str, folder: Path, size: int, sha256: str = "", title: str = ""
 ) -> tuple[Path, str]:
     """An object as a local file, and its sha256; with a title its progress is shown."""
-    path = store.path(key)
-    identity = f"sha256={sha256}" if sha256 else Source.identity_of(store.fs.info(path))
-    source = Source(redact(path), identity, size, sha256)
     shown = None if title else True  # None: on a terminal only
     with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
-        return fetch(Located(source, store.fs, path), folder, bar.update)
+        return fetch(store.source(key, size, sha256), folder, bar.update)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zooadapt.adapt import contract, schemes
 from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError
-from zooadapt.mirror import publish, variant_config
+from zooadapt.mirror import safetensors_file, variant_config
 from zooadapt.names import CONFIG, WEIGHTS, source_stem
 from zooadapt.proof import compare
 from zooadapt.reader import cache
@@ -53,7 +53,7 @@ class Variant:
         """In the order of the file, stems first."""
         file = self._folder / WEIGHTS
         loaded = safetensors.torch.load_file(file)
-        return {name: loaded[name] for name in publish.order(file)}
+        return {name: loaded[name] for name in safetensors_file.tensor_names(file)}
 
     def write(self, target: Target, folder: Path, permuted: bool) -> None:
         """Other channels than it has, or the same in another order, made, proved and written.
@@ -75,7 +75,7 @@ class Variant:
             target.short, self.model, result.equivalence_error,
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
-            out.writelines(publish.serialise(tensors))
+            out.writelines(safetensors_file.serialise(tensors))
         cache.write_description(folder, json.dumps(config, indent=2).encode())
 
     def prove(self, device: torch.device) -> ProofResult:

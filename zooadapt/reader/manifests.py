@@ -15,7 +15,7 @@ from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redac
 from zooadapt.mirror import layout, manifest
 from zooadapt.mirror.columns import KEY, MANIFEST_SCHEMA
 from zooadapt.reader import cache
-from zooadapt.stores.store import LocalStore, Store
+from zooadapt.stores.store import Store
 from zooadapt.targets import SCHEMES, Band, Bands, Target
 
 State = tuple[Store, str]
@@ -30,7 +30,7 @@ class Catalogue:
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
         """`root` is the cache's."""
         self._mirrors, self._root = mirrors, root
-        self.asked = [store for store, _ in mirrors if isinstance(store, LocalStore) or not offline]
+        self.asked = [store for store, _ in mirrors if store.is_local or not offline]
         """The mirrors that may be asked."""
         self._rows: pd.DataFrame | None = None
 
@@ -68,7 +68,7 @@ class Catalogue:
             table = manifest.read_snapshot(store, at)
         else:
             table = manifest.read_table(store, manifest.MANIFEST)
-        if not isinstance(store, LocalStore):
+        if not store.is_local:
             kept = self._file(store, at)
             kept.parent.mkdir(parents=True, exist_ok=True)
             with cache.replacing(kept) as unfinished:

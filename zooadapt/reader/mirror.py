@@ -23,7 +23,7 @@ from zooadapt.names import CONFIG, safe
 from zooadapt.reader import cache, manifests
 from zooadapt.reader.cache import Row
 from zooadapt.reader.manifests import Catalogue, State
-from zooadapt.stores.store import open_store
+from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.zoos import registry
 

@@ -17,7 +17,7 @@ from zooadapt.errors import UsageError, redact
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Row
 from zooadapt.report import page_data, plots, text
-from zooadapt.stores.store import LocalStore, Store
+from zooadapt.stores.store import Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -58,19 +58,13 @@ def write(store: Store) -> str:
             )
     rows = manifest.read_table(store, MANIFEST).select(page_data.COLUMNS).to_pylist()
     contents = Contents(
-        url=url_of(store),
+        url=store.url,
         rows=rows,
         failures=manifest.read_table(store, FAILURES).to_pylist(),
         runs=run_files.read(store),
     )
     store.write(PAGE, [render(contents).encode()])
     return f"{contents.url}/{PAGE}"
-
-
-def url_of(store: Store) -> str:
-    """Where others find the mirror: a folder's path or a URL, without secrets."""
-    local = isinstance(store, LocalStore)
-    return redact(store.root if local else store.fs.unstrip_protocol(store.root))
 
 
 def render(contents: Contents) -> str:

@@ -3,25 +3,31 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from zooadapt.errors import RunError
-
-if TYPE_CHECKING:
-    from zooadapt.stores.store import Store
 
 KEY = "runs/lease.json"
 SECONDS = 120
 """How long a lease lasts that nobody renews."""
 
 
+class Objects(Protocol):
+    """What a lease needs of a store."""
+
+    def exists(self, key: str) -> bool: ...
+    def read(self, key: str) -> bytes: ...
+    def write(self, key: str, chunks: Iterable[bytes | memoryview]) -> None: ...
+    def remove(self, key: str) -> None: ...
+
+
 @contextmanager
-def held(store: "Store", run_id: str) -> Iterator[None]:
+def held(store: Objects, run_id: str) -> Iterator[None]:
     """A lease on the store for the block, for one job at a time.
 
-    Raises RunError while another job holds it.
+    Raises RunError while another job holds the lease.
     """
     holder = json.loads(store.read(KEY)) if store.exists(KEY) else None
     if holder and time.time() - holder["renewed"] < SECONDS:
@@ -41,10 +47,10 @@ def held(store: "Store", run_id: str) -> Iterator[None]:
         store.remove(KEY)
 
 
-def _keep_renewing(store: "Store", run_id: str, ended: threading.Event) -> None:
+def _keep_renewing(store: Objects, run_id: str, ended: threading.Event) -> None:
     while not ended.wait(SECONDS / 4):
         _renew(store, run_id)
 
 
-def _renew(store: "Store", run_id: str) -> None:
+def _renew(store: Objects, run_id: str) -> None:
     store.write(KEY, [json.dumps({"run_id": run_id, "renewed": time.time()}).encode()])
