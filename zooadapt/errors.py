@@ -20,7 +20,7 @@ Each takes one message, so that each survives pickling between processes.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -128,6 +128,12 @@ def one_line(error: BaseException, limit: int = 400) -> str:
     """The error's message on one line of at most `limit` characters, without secrets."""
     text = redact(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first of the names, and how many more there are: "a, b, c, d and 3 more"; or "none"."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 _SECRET_NAME = r"[\w-]*(?:signature|secret|token|password|credential)[\w-]*"

@@ -6,17 +6,16 @@ Whichever ends a model writes its record, last.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from zooadapt import __version__
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
 from zooadapt.checkpoints.scratch import spool
@@ -33,7 +32,6 @@ from zooadapt.mirror import manifest, publish, safetensors_file
 from zooadapt.mirror.variant_config import ADAPTER_VERSION, describe
 from zooadapt.names import model_folder
 from zooadapt.proof import devices, published
-from zooadapt.stopwatch import Stopwatch
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
@@ -51,18 +49,11 @@ from zooadapt.types import (
     Request,
     Stem,
 )
-from zooadapt.zoos import registry
+from zooadapt.zoos import protocol, registry
 from zooadapt.zoos.meta import shapes_only
 
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
-
-
-@cache
-def versions(zoo: str) -> dict[str, str]:
-    """What a record of that zoo is made with: with others, unsupported may become supported."""
-    library = registry.get(zoo).library
-    return {"zooadapt": __version__, library: version(library)}
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
@@ -121,7 +112,7 @@ def fail(
 
 
 def _adapt(
-    request: Request, job: Job, located: Located | None, folder: Path, watch: Stopwatch
+    request: Request, job: Job, located: Located | None, folder: Path, watch: "Stopwatch"
 ) -> Adapted:
     entry, zoo = request.entry, registry.get(request.entry.zoo)
     with watch.measured("adapt"), stage(StemError):
@@ -167,17 +158,17 @@ def _makeable(
 
 
 def inspect(
-    entry: ModelEntry, zoo: registry.Zoo, facts: ModelFacts
+    entry: ModelEntry, zoo: protocol.Zoo, facts: ModelFacts
 ) -> tuple[nn.Module, tuple[Stem, ...]]:
     """The model on the meta device, in eval mode, and its stems. Raises StemError."""
     with shapes_only():
         base = zoo.build(entry, facts.chans).eval()
         probe = zoo.build(entry, facts.chans + 1)
-    return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base))
+    return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base), zoo.layer)
 
 
 def _publish(
-    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: registry.Zoo, job: Job
+    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: protocol.Zoo, job: Job
 ) -> Adapted:
     """`adapted` with the original stem and a variant for each target in the mirror."""
     store = open_store(job.dest, job.dest_options)
@@ -213,9 +204,27 @@ def _record(
     content = {
         "created_at": datetime.now(UTC).isoformat(),
         "adapter_version": ADAPTER_VERSION,
-        "versions": versions(entry.zoo),
+        "versions": registry.versions(entry.zoo),
         "source": dataclasses.asdict(source),
         "variants": list(rows),
         "failures": [dataclasses.asdict(failure) for failure in failures],
     }
     manifest.write_record(store, entry.zoo, entry.name, job.run_id, content)
+
+
+class Stopwatch:
+    """Adds up the seconds that stages take, those that end with an error included."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        """By stage, in the order in which they began."""
+
+    @contextmanager
+    def measured(self, stage: str) -> Iterator[None]:
+        """Count the time of the block for a stage."""
+        started = time.monotonic()
+        self.seconds.setdefault(stage, 0.0)
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.monotonic() - started

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
-from zooadapt.adapt import schemes
+from zooadapt.adapt import contract, schemes
 
 CHANS = [1, 2, 3, 4, 6, 8, 13, 25]
 
@@ -18,7 +18,7 @@ CHANS = [1, 2, 3, 4, 6, 8, 13, 25]
 @pytest.mark.parametrize("target", CHANS)
 def test_repeat_equals_timm_bit_for_bit(target: int, dtype: torch.dtype) -> None:
     weight = torch.randn(16, 3, 7, 7, generator=torch.Generator().manual_seed(1)).to(dtype)
-    ours = schemes.contract(weight.reshape(16, 3, 49), schemes.matrix("repeat", 3, target))
+    ours = contract.contract(weight.reshape(16, 3, 49), schemes.matrix("repeat", 3, target))
     timms = adapt_input_conv(target, weight)
     assert ours.dtype == dtype
     assert torch.equal(ours.reshape(timms.shape), timms)
@@ -31,7 +31,7 @@ def test_contraction_is_the_matrix_product(source: int, target: int, seed: int) 
     weight = torch.randn(5, source, 6, generator=generator)
     matrix = torch.randn(source, target, generator=generator, dtype=torch.float64)
     reference = torch.einsum("obi,bn->oni", weight.double(), matrix)
-    assert torch.allclose(schemes.contract(weight, matrix).double(), reference, atol=1e-4)
+    assert torch.allclose(contract.contract(weight, matrix).double(), reference, atol=1e-4)
 
 
 @given(source=st.integers(1, 16), target=st.integers(1, 40))
@@ -55,26 +55,26 @@ def test_contracting_the_weight_is_mixing_the_image(target: int) -> None:
     weight = torch.randn(8, 3, 5, 5, generator=generator)
     image = torch.randn(2, target, 16, 16, generator=generator)
     matrix = schemes.matrix("repeat", 3, target)
-    adapted = schemes.contract(weight.reshape(8, 3, 25), matrix).reshape(8, target, 5, 5)
+    adapted = contract.contract(weight.reshape(8, 3, 25), matrix).reshape(8, target, 5, 5)
     direct = torch.nn.functional.conv2d(image, adapted)
-    mixed = torch.nn.functional.conv2d(schemes.mix_images(image, matrix), weight)
+    mixed = torch.nn.functional.conv2d(contract.mix_images(image, matrix), weight)
     assert torch.allclose(direct, mixed, atol=1e-4)
 
 
 def test_an_infinite_source_channel_stays_where_it_is_used() -> None:
     weight = torch.tensor([[[torch.inf], [1.0], [2.0]]])
-    adapted = schemes.contract(weight, schemes.matrix("repeat", 3, 6))
+    adapted = contract.contract(weight, schemes.matrix("repeat", 3, 6))
     assert adapted.isfinite().flatten().tolist() == [False, True, True] * 2
 
 
 def test_statistics_are_the_weighted_means() -> None:
     matrix = torch.tensor([[1.0, -1.0, 0.0], [1.0, 3.0, 0.0]], dtype=torch.float64)
-    assert schemes.mix_statistics([0.2, 0.6], matrix) == pytest.approx([0.4, 0.5, 0.4])
+    assert contract.mix_statistics([0.2, 0.6], matrix) == pytest.approx([0.4, 0.5, 0.4])
 
 
 def test_statistics_of_repeat_are_the_source_s_in_turn() -> None:
     matrix = schemes.matrix("repeat", 3, 4)
-    assert schemes.mix_statistics([0.485, 0.456, 0.406], matrix) == [0.485, 0.456, 0.406, 0.485]
+    assert contract.mix_statistics([0.485, 0.456, 0.406], matrix) == [0.485, 0.456, 0.406, 0.485]
 
 
 def test_channel_counts_below_one_are_refused() -> None:
@@ -124,7 +124,7 @@ def test_contraction_and_forward_commute(
     weight = torch.randn(5, source, *[3] * dims, generator=generator)
     image = torch.randn(2, target, *[6] * dims, generator=generator)
     matrix, apply = schemes.matrix(scheme, source, target), CONVOLUTIONS[dims]
-    adapted = schemes.contract(weight.reshape(5, source, -1), matrix)
+    adapted = contract.contract(weight.reshape(5, source, -1), matrix)
     direct = apply(image, adapted.reshape(5, target, *weight.shape[2:]))
     mixed = apply(torch.einsum("kc,bc...->bk...", matrix.float(), image), weight)
     assert torch.allclose(direct, mixed, atol=1e-4)

@@ -10,8 +10,13 @@ from torch import nn
 
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.errors import StemError, Unsupported
-from zooadapt.types import Gain, Stem
+from zooadapt.types import Gain, Layer, Stem
 from zooadapt.zoos.registry import get, listed
+
+
+def plain(model: nn.Module, name: str, chans: int) -> Layer | None:
+    """A zoo all of whose layers are torch's own."""
+    return None
 
 
 def found(name: str) -> tuple[Stem, ...]:
@@ -19,7 +24,7 @@ def found(name: str) -> tuple[Stem, ...]:
     entry = next(entry for entry in listed("timm") if entry.name == name)
     with torch.device("meta"):
         base, probe = zoo.build(entry, 3), zoo.build(entry, 4)
-    return stems.find(base, probe, 3, zoo.stems(entry, base))
+    return stems.find(base, probe, 3, zoo.stems(entry, base), zoo.layer)
 
 
 class Net(nn.Module):
@@ -54,26 +59,26 @@ def test_a_colour_transform_is_unsupported() -> None:
 @pytest.mark.parametrize("conv", [nn.Conv2d, nn.Conv3d])
 def test_convolutions_of_two_and_three_dimensions(conv: type[nn.Conv2d | nn.Conv3d]) -> None:
     base, probe = (Net(conv(n, 8, 3)) for n in (3, 4))
-    (stem,) = stems.find(base, probe, 3, ["stem"])
+    (stem,) = stems.find(base, probe, 3, ["stem"], plain)
     assert (stem.outer, stem.inner) == (8, 9 if conv is nn.Conv2d else 27)
 
 
 def test_an_unknown_kind_is_unsupported_and_named() -> None:
     base, probe = (Net(nn.Conv2d(n * 2, 8, 3, groups=2)) for n in (3, 4))
     with pytest.raises(Unsupported, match=r"stem\.weight belongs to a Conv2d .* 2 group"):
-        stems.find(base, probe, 3, ["stem"])
+        stems.find(base, probe, 3, ["stem"], plain)
 
 
 def test_what_is_found_must_be_what_is_declared() -> None:
     base, probe = (Net(nn.Conv2d(n, 8, 3)) for n in (3, 4))
     with pytest.raises(StemError, match=r"stem\.weight, but the model declares body\.weight"):
-        stems.find(base, probe, 3, ["body"])
+        stems.find(base, probe, 3, ["body"], plain)
 
 
 def test_tensors_that_come_and_go_are_an_error() -> None:
     base, probe = Net(nn.Conv2d(3, 8, 3)), Net(nn.Conv2d(4, 8, 3, bias=False))
     with pytest.raises(StemError, match=r"stem\.bias come and go"):
-        stems.find(base, probe, 3, ["stem"])
+        stems.find(base, probe, 3, ["stem"], plain)
 
 
 def test_adapting_keeps_shape_and_is_contiguous() -> None:
@@ -137,7 +142,7 @@ def test_a_gain_makes_up_for_the_standardisation() -> None:
     adapted = contract.adapt(conv.state_dict(), [stem], schemes.get("preserve"), matrix)
     six = ScaledStdConv2d(6, 8, 3, bias=False, gamma=1.7)
     six.load_state_dict(adapted)
-    assert torch.allclose(six(image), conv(schemes.mix_images(image, matrix)), atol=1e-5)
+    assert torch.allclose(six(image), conv(contract.mix_images(image, matrix)), atol=1e-5)
     assert contract.exact(stem, schemes.get("preserve"), matrix)
     assert not contract.exact(stem, schemes.get("repeat"), matrix)
     assert not contract.exact(stem, schemes.get("preserve"), schemes.matrix("preserve", 3, 8))

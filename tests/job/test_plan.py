@@ -11,8 +11,8 @@ from zooadapt.job import plan
 from zooadapt.job.options import Config
 from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.variant_config import ADAPTER_VERSION
-from zooadapt.pipeline import versions
 from zooadapt.types import ModelEntry, Request
+from zooadapt.zoos.registry import versions
 
 ENTRIES = [
     ModelEntry("timm", name, name.split(".")[0], "tag", license, hub_id=f"timm/{name}")

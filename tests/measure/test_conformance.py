@@ -5,23 +5,24 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.jobs import ROOT
 from tests.support.mutants import rolled
-from zooadapt.adapt import contract, schemes, stems
+from zooadapt.adapt import contract, schemes
 from zooadapt.measure import conformance
 from zooadapt.measure.conformance import Measured
 from zooadapt.mirror import variant_config
 from zooadapt.targets import Bands
-from zooadapt.types import ModelEntry, Stem
+from zooadapt.types import Layer, ModelEntry, Stem
+from zooadapt.zoos import timm_layers
 from zooadapt.zoos.registry import get, listed
 
 STEMS_ONLY = 0.0
@@ -125,11 +126,11 @@ Contract = Callable[[Tensor, Tensor], Tensor]
 
 
 def unscaled(weight: Tensor, matrix: Tensor) -> Tensor:
-    return schemes.contract(weight, (matrix != 0).double())
+    return contract.contract(weight, (matrix != 0).double())
 
 
 def one_channel_lost(weight: Tensor, matrix: Tensor) -> Tensor:
-    adapted = schemes.contract(weight, matrix)
+    adapted = contract.contract(weight, matrix)
     adapted[:, -1] = 0
     return adapted
 
@@ -148,14 +149,14 @@ def test_a_wrong_contraction_is_caught(
     "architecture", ["tresnet_m", "naflexvit_base_patch16_gap", "gemma4_vit_167m"]
 )
 def test_a_swapped_layout_is_caught(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = stems._view
+    layer = timm_layers.layer
 
-    def swapped(*arguments: object) -> tuple[int, int]:
-        outer, inner = view(*arguments)  # type: ignore[arg-type, misc]
-        out = 64 if architecture == "tresnet_m" else 768
-        return (out, outer // out) if inner in (1, 9) else (outer * inner, 1)
+    def swapped(model: nn.Module, name: str, chans: int) -> Layer:
+        right = layer(model, name, chans)
+        assert right is not None
+        return replace(right, channels_last=not right.channels_last)
 
-    monkeypatch.setattr(stems, "_view", swapped)
+    monkeypatch.setattr(timm_layers, "layer", swapped)
     (row,) = measured(architecture, 6)
     assert not row.equivalent
 

@@ -1,14 +1,51 @@
 """W' = W·M for every stem of a model, and whether the model then computes base(M·x)."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from zooadapt.adapt.schemes import contract, pad
+from zooadapt.adapt.schemes import pad
 from zooadapt.targets import Scheme
 from zooadapt.types import Gain, Stem
+
+
+def contract(weight: Tensor, matrix: Tensor) -> Tensor:
+    """W·M: (outer, B, inner) and (B, N) to (outer, N, inner), in the dtype of `weight`.
+
+    Computed in float32 (float64 stays) and rounded once, as timm does. Channels with weight 0 take
+    no part, so that an Inf or a -0.0 in one source channel stays where it belongs. Under `repeat`
+    the result equals timm's bit for bit: a lone channel is scaled, all channels with weight 1 are
+    summed by the same reduction.
+    """
+    wide = weight if weight.dtype == torch.float64 else weight.float()
+    columns = [_mix(wide, column) for column in matrix.to(wide).unbind(dim=1)]
+    return torch.stack(columns, dim=1).to(weight.dtype)
+
+
+def _mix(wide: Tensor, column: Tensor) -> Tensor:
+    """One target channel: (outer, B, inner) and (B,) to (outer, inner)."""
+    used = column.nonzero().flatten()
+    scaled = wide.index_select(1, used) * column[used].view(1, -1, 1)
+    return scaled.sum(dim=1)
+
+
+def mix_images(images: Tensor, matrix: Tensor) -> Tensor:
+    """M·x: images (batch, N, *size) and (B, N) to (batch, B, *size), in the dtype of `images`."""
+    return torch.einsum("kc,bc...->bk...", matrix.to(images), images)
+
+
+def mix_statistics(values: Sequence[float], matrix: Tensor) -> list[float]:
+    """Per-channel mean or std for the N target channels, from those of the B source channels.
+
+    value_N[c] = Σₖ|M[k,c]|·valueₖ / Σₖ|M[k,c]|, the plain average where the column is all zero.
+    """
+    source = torch.tensor(list(values), dtype=torch.float64)
+    weights = matrix.abs()
+    weights = torch.where(weights.sum(dim=0, keepdim=True) == 0, 1.0, weights)
+    mixed = (weights * source[:, None]).sum(dim=0) / weights.sum(dim=0)
+    return [round(value, 12) for value in mixed.tolist()]
 
 
 def adapt(

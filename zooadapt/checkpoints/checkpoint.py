@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt.checkpoints import vetting
-from zooadapt.errors import CheckpointError, one_line
+from zooadapt.errors import CheckpointError, one_line, some
 
 Build = Callable[[], nn.Module]
 
@@ -114,12 +114,12 @@ def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
     expected = model.state_dict()
     extra = sorted(map(str, tensors.keys() - expected.keys()))
     if extra and strict:
-        raise CheckpointError(f"the checkpoint has tensors the model doesn't: {_listed(extra)}")
+        raise CheckpointError(f"the checkpoint has tensors the model doesn't: {some(extra)}")
     parameters = {name for name, _ in model.named_parameters()}
     absent = [name for name in expected if name not in tensors]
     learnt = [name for name in absent if name in parameters or name.endswith(_STATISTICS)]
     if learnt and strict:
-        raise CheckpointError(f"the checkpoint lacks {_listed(learnt)}, which the model learns")
+        raise CheckpointError(f"the checkpoint lacks {some(learnt)}, which the model learns")
     for name in expected.keys() & tensors.keys():
         _check_tensor(name, tensors[name], expected[name])
 
@@ -152,7 +152,7 @@ def _fill(model: nn.Module, rebuild: Build) -> None:
     first, second = (_seeded(rebuild, seed).state_dict() for seed in (0, 1))
     random = [name for name in absent if not torch.equal(first[name], second[name])]
     if random:
-        raise CheckpointError(f"the checkpoint lacks {_listed(random)}, which would be left random")
+        raise CheckpointError(f"the checkpoint lacks {some(random)}, which would be left random")
     model.load_state_dict({name: first[name] for name in absent}, strict=False, assign=True)
 
 
@@ -160,7 +160,3 @@ def _seeded(rebuild: Build, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return rebuild()
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

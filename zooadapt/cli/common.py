@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zooadapt.errors import UsageError
-from zooadapt.job.options import Places, absolute, read_places
+from zooadapt.job.options import Places, read_places
+from zooadapt.urls import absolute
 
 if TYPE_CHECKING:
     from zooadapt.reader.mirror import Mirror

@@ -8,8 +8,8 @@ import click
 
 from zooadapt.cli.common import OK, Reading, as_json, of_mirrors, of_mirrors_if_any
 from zooadapt.errors import UsageError
-from zooadapt.job.options import absolute
 from zooadapt.targets import SCHEMES
+from zooadapt.urls import absolute
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,8 @@ import click
 
 from zooadapt.cli.common import OK, WRONG, of_mirror, with_anon
 from zooadapt.errors import RunError, UsageError
-from zooadapt.job.options import absolute, parse_chans, parse_names, read_places
+from zooadapt.job.options import parse_chans, parse_names, read_places
+from zooadapt.urls import absolute
 
 if TYPE_CHECKING:
     from zooadapt.stores.store import Store

@@ -11,10 +11,10 @@ import yaml
 from zooadapt import bands
 from zooadapt.errors import UsageError
 from zooadapt.targets import SCHEMES, Bands, Target
+from zooadapt.urls import absolute
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_RAY_WORKING_DIR = "working_dir_files"
 _LISTS = ("chans", "zoo", "models", "exclude", "license")
 _REPEATED = ("bands",)
 _MOST_CHANS = 65_536
@@ -245,21 +245,3 @@ def _config(options: dict[str, Any]) -> Config:
         source_root=absolute(root, "--source-root") if root else None,
         **from_file,
     )
-
-
-def absolute(url: str, option: str) -> str:
-    """A local path made absolute, any other URL as it is.
-
-    Raises UsageError for a path inside Ray's temporary working directory, where it would vanish.
-    """
-    if not url:
-        raise UsageError(f"{option} is empty; give a folder or a URL")
-    if ("://" in url and not url.startswith("file://")) or "::" in url:
-        return url
-    path = Path(url.removeprefix("file://")).expanduser().resolve()
-    if _RAY_WORKING_DIR in path.parts and option == "--dest":
-        raise UsageError(
-            f"{option} {url} would lie in Ray's temporary working directory and vanish with the "
-            f"job; give an absolute path or a URL, for example with ZOOADAPT_DEST"
-        )
-    return str(path)

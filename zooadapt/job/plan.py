@@ -15,7 +15,6 @@ from zooadapt.job.options import Config
 from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.takedowns import Takedowns
 from zooadapt.mirror.variant_config import ADAPTER_VERSION
-from zooadapt.pipeline import versions
 from zooadapt.targets import Bands, Target
 from zooadapt.types import ModelEntry, Request
 from zooadapt.zoos import registry
@@ -205,8 +204,9 @@ class _States:
         if event and event.removes:
             return "removed"
         state = self._states.get(_wanted(target), "due")
-        outdated = state == "unsupported" and self._versions[_wanted(target)] != versions(zoo)
-        return "due" if outdated else state
+        if state == "unsupported" and self._versions[_wanted(target)] != registry.versions(zoo):
+            return "due"
+        return state
 
     def identity(self, target: Target) -> str:
         """The source's identity when the variant was last made."""

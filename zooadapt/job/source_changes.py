@@ -17,11 +17,12 @@ from fnmatch import fnmatchcase
 
 from zooadapt.checkpoints import sources
 from zooadapt.errors import Absent, FetchError, UsageError, redact
-from zooadapt.job.options import Config, absolute
+from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
 from zooadapt.mirror.manifest import Row
 from zooadapt.stores.store import Store
 from zooadapt.types import ModelEntry, Source
+from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
 Found = Mapping[ModelEntry, Source | FetchError]

@@ -33,7 +33,8 @@ from zooadapt.proof import compare
 from zooadapt.targets import Bands
 from zooadapt.types import ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos.meta import shapes_only
-from zooadapt.zoos.registry import Zoo, get
+from zooadapt.zoos.protocol import Zoo
+from zooadapt.zoos.registry import get
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """The stored dtypes for which timm's stems are compared with ours."""

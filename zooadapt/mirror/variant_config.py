@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zooadapt.adapt import schemes
+from zooadapt.adapt import contract
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Gain, ModelFacts, Stem
-from zooadapt.zoos.registry import Zoo
+from zooadapt.zoos.protocol import Zoo
 
 ADAPTER_VERSION = 1
 """Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
@@ -47,7 +47,7 @@ def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor
     """The config.json of another variant of the same checkpoint, as `describe` gives it."""
     ours = config["zooadapt"]
     source = ours["source"]
-    mean, std = (tuple(schemes.mix_statistics(source[of], matrix)) for of in ("mean", "std"))
+    mean, std = (tuple(contract.mix_statistics(source[of], matrix)) for of in ("mean", "std"))
     changed: dict[str, Any] = {
         "scheme": target.scheme,
         "bands": list(target.bands.names),
@@ -68,8 +68,8 @@ def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
     return replace(
         facts,
         bands=bands,
-        mean=tuple(schemes.mix_statistics(facts.mean, matrix)),
-        std=tuple(schemes.mix_statistics(facts.std, matrix)),
+        mean=tuple(contract.mix_statistics(facts.mean, matrix)),
+        std=tuple(contract.mix_statistics(facts.std, matrix)),
     )
 
 

@@ -26,19 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt.adapt import contract
-from zooadapt.adapt.schemes import mix_images
+from zooadapt.adapt.contract import mix_images
 from zooadapt.errors import ValidationError
 from zooadapt.proof.images import images_for, seeded_images
 from zooadapt.proof.passes import Outputs, Pass, run, run_to_stems
 from zooadapt.targets import Scheme
-from zooadapt.types import Proof, ProofResult, Stem
-
-TOLERANCE = 1e-4
-"""Largest error of an equivalent variant: the rounding of a float32 forward pass, for which 8e-7 to
-2e-5 was measured."""
-
-LEAST_CONTROL = 100 * TOLERANCE
-"""Smallest control of an equivalent variant."""
+from zooadapt.types import LEAST_CONTROL, TOLERANCE, Proof, ProofResult, Stem
 
 
 class Prover:

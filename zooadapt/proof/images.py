@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zooadapt.adapt.schemes import mix_images
+from zooadapt.adapt.contract import mix_images
 
 _SEED = 20240117
 _LEAST_SINGULAR = 1e-2

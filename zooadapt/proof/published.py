@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -100,16 +99,10 @@ def _prove(
         "verification": verification,
         "checked_on": devices.name(device),
         "zooadapt_version": __version__,
-        "timm_version": _library(zoo),
+        "timm_version": zoo.version(),
         "torch_version": torch.__version__,
     }
     return row, prover
-
-
-def _library(zoo: registry.Zoo) -> str:
-    """The version of timm, or another library's with its name."""
-    installed = version(zoo.library)
-    return installed if zoo.library == "timm" else f"{zoo.library} {installed}"
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:

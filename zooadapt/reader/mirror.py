@@ -18,13 +18,13 @@ import pandas as pd
 
 from zooadapt.bands import parse
 from zooadapt.errors import UsageError
-from zooadapt.job.options import absolute
 from zooadapt.names import CONFIG, safe
 from zooadapt.reader import cache, manifests
 from zooadapt.reader.cache import Row
 from zooadapt.reader.manifests import Catalogue, State
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
+from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
 if TYPE_CHECKING:

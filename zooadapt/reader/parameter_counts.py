@@ -22,7 +22,7 @@ from zooadapt.errors import StageError
 from zooadapt.names import safe
 from zooadapt.types import ModelEntry
 from zooadapt.zoos import registry
-from zooadapt.zoos.registry import Zoo
+from zooadapt.zoos.protocol import Zoo
 
 _A_PROCESS = 32
 """Builds for which another process, which first imports torch, is worth its start."""
@@ -60,11 +60,10 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
 
 def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
     """What tells one build from another; None where the model's description is no good."""
-    arguments = getattr(zoo, "arguments", None)
     try:
         with registry.blaming(entry.zoo):
             facts = zoo.facts(entry)
-            given = arguments(entry) if arguments else entry.config
+            given = zoo.arguments(entry) or entry.config
             size = facts.chans, facts.size, facts.num_classes
     except StageError:
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zooadapt.mirror.layout import Row
 from zooadapt.mirror.run_files import STAGES, Run
-from zooadapt.proof.compare import LEAST_CONTROL, TOLERANCE
+from zooadapt.types import LEAST_CONTROL, TOLERANCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from torch.utils._pytree import tree_leaves
 from zooadapt.errors import Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS
 from zooadapt.targets import Bands
-from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import tracing
 from zooadapt.zoos.meta import shapes_only
+
+_STANDARDISED = ("StdConv2d", "StdConv2dSame", "WeightStandardizedConv2d")
+"""Convolutions that standardise their weight in every forward pass."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -78,6 +82,15 @@ class FixedZoo(ABC):
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
         """The modules whose weights are the first to meet the image in a forward pass."""
         return [name.removesuffix(".weight") for name in self._stem_weights(entry)]
+
+    def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
+        """Standardised weights, told by the names that timm and transformers have for the class."""
+        kind = type(model.get_submodule(name)).__name__
+        return Layer(use="standardise") if kind in _STANDARDISED else None
+
+    def version(self) -> str:
+        """The library's name and release."""
+        return f"{self.library} {version(self.library)}"
 
     def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
         """How to build the model and what images it takes."""

@@ -1,108 +1,27 @@
-"""Where models come from. A zoo lists its models, builds them, and knows its checkpoints."""
+"""The zoos by their names: ours, and those that installed packages add."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib.metadata import entry_points, version
+from typing import TYPE_CHECKING, Any
 
+from zooadapt import __version__
 from zooadapt.errors import UsageError, ZooadaptError, one_line
-from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.types import Listing, ModelEntry
+from zooadapt.zoos.protocol import Zoo
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
-class Zoo(Protocol):
-    """A list of models, a way to build each with any number of channels, and its conventions."""
-
-    name: str
-    library: str
-    """The distribution that builds the models, such as ``timm``."""
-    place: str
-    """What ``--zoo NAME:…`` takes behind the colon, such as ``URL``; in brackets where it may be
-    left out, "" where there is nothing to say."""
-
-    def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """Every model with pretrained weights, in a stable order.
-
-        Reads nothing remote but what describes the models where `listing` says that they are.
-        Raises UsageError where something the zoo needs isn't installed, or nothing is there.
-        """
-        ...
-
-    def facts(self, entry: ModelEntry) -> ModelFacts:
-        """What is known of the model for the number of channels of its own weights.
-
-        Raises StageError, and nothing else, where its description is no good: the others go on.
-        """
-        ...
-
-    def build(self, entry: ModelEntry, in_chans: int) -> "nn.Module":
-        """The model for `in_chans` channels, untrained, on the current default device."""
-        ...
-
-    def stems(self, entry: ModelEntry, model: "nn.Module") -> Iterable[str]:
-        """The names of the modules that the zoo says read the image."""
-        ...
-
-    def convert(
-        self, entry: ModelEntry, model: "nn.Module", content: dict[str, Any]
-    ) -> tuple[Mapping[str, Any], bool]:
-        """A checkpoint's content under the names of `model`, and whether extra names are errors."""
-        ...
-
-    def config(self, entry: ModelEntry, base: "nn.Module", facts: ModelFacts) -> dict[str, Any]:
-        """The ``config.json`` that loads a variant with the channels, mean and std of `facts`.
-
-        `base` is the model with the channels of its own weights. Nothing that may change while
-        the weights don't (a licence) belongs here.
-        """
-        ...
-
-    def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """What a variant's ``config.json`` states of it; its channels are only counted."""
-        ...
-
-    def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What further JSON files of a variant's folder hold, by name, by its ``config.json``."""
-        ...
-
-    def with_channels(
-        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
-    ) -> dict[str, Any]:
-        """A variant's ``config.json`` for other channels, with their mean and std.
-
-        `config` is that of any variant of the model.
-        """
-        ...
-
-    def check_version(self, least: str) -> None:
-        """Raise UsageError where the zoo's library is older than the release `least`."""
-        ...
-
-    def open(self, folder: Path, options: Mapping[str, Any]) -> "nn.Module":
-        """The variant in `folder` as the zoo's own library loads it, in eval mode.
-
-        `options` are the library's, such as ``num_classes``.
-        """
-        ...
-
-    def load(
-        self, folder: Path, tensors: Mapping[str, "Tensor"], in_chans: int | None = None
-    ) -> "nn.Module":
-        """The model that ``config.json`` in `folder` describes, in eval mode, holding `tensors`.
-
-        With another number of input channels where `in_chans` is given. The tensors are taken as
-        they are, without a copy, and must be exactly the model's.
-        """
-        ...
+    pass
 
 
 _GROUP = "zooadapt.zoos"
 """The entry points by which installed packages add zoos: a class, called without arguments."""
+
+_MEMBERS = {name for name in (*vars(Zoo), *Zoo.__annotations__) if not name.startswith("_")}
+"""What every zoo has."""
 
 _OURS = {
     "folder": "zooadapt.zoos.own.folder:FolderZoo",
@@ -124,19 +43,24 @@ def get(name: str) -> Zoo:
     if name in _OURS:  # none can take the place of one of ours
         module, _, kind = _OURS[name].partition(":")
         try:
-            zoo: Zoo = getattr(import_module(module), kind)()
+            ours: Zoo = getattr(import_module(module), kind)()
         except ModuleNotFoundError as cause:
             raise UsageError(
                 f"--zoo {name} needs {cause.name}: pip install 'zooadapt[{name}]'"
             ) from cause
-        return zoo
+        return ours
     for point in entry_points(group=_GROUP, name=name):
         try:
-            zoo = point.load()()
+            zoo: Zoo = point.load()()
         except Exception as cause:
             raise UsageError(
                 f"--zoo {name}: {point.value} can't be loaded: {one_line(cause)}"
             ) from cause
+        if lacking := sorted(_MEMBERS - {*dir(zoo)}):
+            raise UsageError(
+                f"--zoo {name}: {point.value} lacks {', '.join(lacking)}, which the protocol in "
+                f"zooadapt.zoos.protocol asks for: tell its author"
+            )
         if zoo.name != name:  # by which the mirror's rows would ask for it
             raise UsageError(f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead")
         return zoo
@@ -144,6 +68,16 @@ def get(name: str) -> Zoo:
         f"--zoo {name}: no such zoo is installed; there are {', '.join(names())}, and packages may "
         f"add others"
     )
+
+
+@cache
+def versions(name: str) -> dict[str, str]:
+    """The releases that a record of that zoo is made with: of zooadapt and of the zoo's library.
+
+    With others, what is unsupported may become supported.
+    """
+    library = get(name).library
+    return {"zooadapt": __version__, library: version(library)}
 
 
 def listed(

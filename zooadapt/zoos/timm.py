@@ -18,8 +18,8 @@ from zooadapt.bands import RGB
 from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 from zooadapt.targets import Bands
-from zooadapt.types import Listing, ModelEntry, ModelFacts
-from zooadapt.zoos import timm_releases
+from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
+from zooadapt.zoos import timm_layers, timm_releases
 from zooadapt.zoos.meta import shapes_only
 
 
@@ -72,6 +72,18 @@ class TimmZoo:
         """timm's ``first_conv``, which may name several modules or none."""
         declared = getattr(model, "_traits", {}).get("first_conv") or ()
         return (declared,) if isinstance(declared, str) else tuple(declared)
+
+    def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
+        """timm's layers: standardised weights, space-to-depth, patches."""
+        return timm_layers.layer(model, name, chans)
+
+    def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
+        """None: the tag says it all."""
+        return {}
+
+    def version(self) -> str:
+        """timm's own."""
+        return str(timm.__version__)
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]

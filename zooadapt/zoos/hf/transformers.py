@@ -19,7 +19,7 @@ from transformers.models.auto import modeling_auto
 
 from zooadapt.errors import FetchError, Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG
-from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import fixed
 from zooadapt.zoos.hf import configs, models, tensor_names
 from zooadapt.zoos.own import id_lists
@@ -100,6 +100,19 @@ class TransformersZoo:
         with models.nothing_kept():
             weights = fixed.first_weights(model, self.facts(entry))
         return [name.removesuffix(".weight") for name in weights]
+
+    def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
+        """BiT standardises its weights."""
+        kind = type(model.get_submodule(name)).__name__
+        return Layer(use="standardise") if kind == "WeightStandardizedConv2d" else None
+
+    def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
+        """None: the entry's config says it all."""
+        return {}
+
+    def version(self) -> str:
+        """The library's name and release."""
+        return f"{self.library} {transformers.__version__}"
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]

@@ -10,9 +10,9 @@ import fsspec
 
 from zooadapt.checkpoints.hub import FILES
 from zooadapt.errors import UsageError, one_line, redact
-from zooadapt.job.options import absolute
 from zooadapt.names import CONFIG
 from zooadapt.types import Listing
+from zooadapt.urls import absolute
 
 README = "README.md"
 _LARGEST = 2**24
