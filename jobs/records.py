@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from zooadapt.mirror import manifest  # noqa: E402
-from zooadapt.mirror.columns import MANIFEST_SCHEMA  # noqa: E402
-from zooadapt.mirror.layout import FROM_HEAD, LAYOUT_VERSION  # noqa: E402
+from zooadapt.mirror.columns import LAYOUT_VERSION, MANIFEST_SCHEMA, stated_schema  # noqa: E402
 from zooadapt.mirror.manifest import MANIFEST  # noqa: E402
 from zooadapt.mirror.scan import ARCHIVE  # noqa: E402
 from zooadapt.stores.opening import open_store  # noqa: E402
@@ -108,7 +107,7 @@ def record(name: str, number: int) -> bytes:
 
 def _variant(name: str, chans: int) -> dict[str, Any]:
     samples: dict[str, Any] = {"int64": 10**8, "double": 1.2e-6, "bool": True, "string": name}
-    columns = [field for field in MANIFEST_SCHEMA if field.name not in FROM_HEAD]
+    columns = stated_schema(MANIFEST_SCHEMA)
     row = {field.name: samples.get(str(field.type), []) for field in columns}
     digest = _digest(f"{name} {chans}")
     unlike = {

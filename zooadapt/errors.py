@@ -130,6 +130,11 @@ def one_line(error: BaseException, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def reason(cause: Exception) -> str:
+    """What is wrong with a file's content, from the error that reading it led to."""
+    return f"it has no {cause}" if isinstance(cause, KeyError) else one_line(cause)
+
+
 def some(names: Sequence[str], most: int = 4) -> str:
     """The first of the names, and how many more there are: "a, b, c, d and 3 more"; or "none"."""
     shown = ", ".join(names[:most]) or "none"

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from zooadapt import types
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
 from zooadapt.checkpoints.scratch import spool
@@ -28,8 +29,9 @@ from zooadapt.errors import (
     Unsupported,
     stage,
 )
-from zooadapt.mirror import manifest, publish, safetensors_file
-from zooadapt.mirror.variant_config import ADAPTER_VERSION, describe
+from zooadapt.mirror import publish, safetensors_file
+from zooadapt.mirror.records import ADAPTER_VERSION, write_record
+from zooadapt.mirror.variant_config import describe
 from zooadapt.names import model_folder
 from zooadapt.proof import devices, published
 from zooadapt.stores.opening import open_store
@@ -198,7 +200,7 @@ def _record(
     job: Job,
     entry: ModelEntry,
     source: Checkpoint,
-    rows: Sequence[manifest.Row],
+    rows: Sequence[types.Row],
     failures: Sequence[Failure],
 ) -> None:
     content = {
@@ -209,7 +211,7 @@ def _record(
         "variants": list(rows),
         "failures": [dataclasses.asdict(failure) for failure in failures],
     }
-    manifest.write_record(store, entry.zoo, entry.name, job.run_id, content)
+    write_record(store, entry.zoo, entry.name, job.run_id, content)
 
 
 class Stopwatch:

@@ -9,7 +9,13 @@ from zooadapt.errors import StageError, Unsupported, one_line
 from zooadapt.names import file_name
 from zooadapt.targets import Bands, Target
 
+Row = dict[str, Any]
+"""A row of one of the mirror's tables, or a record, by its columns or keys."""
+
 Status = Literal["unsupported", "failed", "removed"]
+STAGES = ("fetch", "adapt", "publish", "validate")
+"""Where the seconds of a model go, as events and summaries state them; "validate" is the proof."""
+
 Proof = Literal["forward", "stem"]
 Use = Literal["plain", "standardise", "shift"]
 

@@ -125,12 +125,13 @@ def test_an_old_timm_is_told_to_be_upgraded(mirror: Path, monkeypatch: pytest.Mo
 
 
 def test_a_mirror_is_read_as_it_was(small: Path, tmp_path: Path) -> None:
-    from zooadapt.job import run as runs
+    from zooadapt.job.run import compacted
+    from zooadapt.mirror.scan import Records
     from zooadapt.types import Job
 
     run(entry(SMALL), counted(4), small, tmp_path)
     store = open_store(str(tmp_path))
-    runs._compact(store, Job("20260101T000000Z-abcdef", str(tmp_path)))
+    compacted(Records(store), Job("20260101T000000Z-abcdef", str(tmp_path)))
     before = manifest.read_records(store)[-1]["created_at"]
     run(entry(SMALL), counted(8), small, tmp_path)
 
@@ -153,7 +154,7 @@ class Refuse:
         if name.partition(".")[0] in {"torch", "timm", "ray", "safetensors", "huggingface_hub"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refuse())
-from zooadapt.cli import main
+from zooadapt.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

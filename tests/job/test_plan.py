@@ -9,9 +9,8 @@ from tests.support.records import by_model
 from zooadapt.errors import UsageError
 from zooadapt.job import plan
 from zooadapt.job.options import Config
-from zooadapt.mirror.manifest import Row
-from zooadapt.mirror.variant_config import ADAPTER_VERSION
-from zooadapt.types import ModelEntry, Request
+from zooadapt.mirror.records import ADAPTER_VERSION
+from zooadapt.types import ModelEntry, Request, Row
 from zooadapt.zoos.registry import versions
 
 ENTRIES = [

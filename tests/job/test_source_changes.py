@@ -17,11 +17,12 @@ from zooadapt.errors import Absent, FetchError, Unreachable
 from zooadapt.job import plan, source_changes
 from zooadapt.job.options import Config
 from zooadapt.mirror import layout, manifest
+from zooadapt.mirror import records as mirror_records
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.records import write_record
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, ModelEntry, Source
+from zooadapt.types import Job, ModelEntry, Row, Source
 from zooadapt.upkeep import sync
 from zooadapt.upkeep.verify import verify
 
@@ -50,11 +51,11 @@ def follow(
 ) -> source_changes.Followed:  # fmt: skip
     known = by_model(manifest.read_records(store) if records is None else records)
     everything = [*found] if listed is None else listed
-    done = source_changes.follow(
-        store, known, source_changes.View(of or options(), everything, found), run
-    )
+    view = source_changes.View(of or options(), everything, found)
+    follower = source_changes.Follower(store, view, run)
+    assert [*follower.through(known)] == known
     manifest.compact(store)
-    return done
+    return follower.followed
 
 
 def gone(store: Store) -> dict[str, bool]:
@@ -133,7 +134,7 @@ def test_of_a_place_only_what_was_made_from_it_vanishes(store: Store) -> None:
         "source": {"location": "/models/far/model.safetensors", "identity": "1"},
         "variants": [variants(1)], "failures": [],
     }  # fmt: skip
-    manifest.write_record(store, "zoo", "far", "run1", content)
+    write_record(store, "zoo", "far", "run1", content)
     assert follow(store, {}, of=options(zoo="zoo:/models/")).gone == ("zoo/far",)
     assert follow(store, {}, of=options(zoo="zoo:/mod")).gone == ()
 
@@ -218,19 +219,22 @@ def test_tables_and_records_from_before_the_column_are_read(store: Store) -> Non
     assert len(sync.select(rows.to_pandas())) == 4
 
 
-def test_an_older_reader_takes_the_column_for_what_it_is_not_asked_for(store: Store) -> None:
+def test_an_older_reader_takes_the_column_for_what_it_is_not_asked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     older = MANIFEST_SCHEMA.remove(MANIFEST_SCHEMA.get_field_index("source_gone"))
     data = store.read(manifest.MANIFEST)
     assert len(layout.decoded(data, "manifest", older).select(older.names)) == 3
     (key, *_) = store.list("records")
-    sound, damaged = layout.records({key: store.read(key)}, older, older)
+    monkeypatch.setattr(mirror_records, "MANIFEST_SCHEMA", older)
+    sound, damaged = mirror_records.parse({key: store.read(key)})
     assert sound[key]["model"]
     assert not damaged
 
 
 def test_amends_is_a_list_of_columns(store: Store) -> None:
     content = {**manifest.read_records(store)[0], "amends": "license"}
-    manifest.write_record(store, "zoo", "net", "run", content)
+    write_record(store, "zoo", "net", "run", content)
     assert len(manifest.scan_records(store)[1]) == 1
 
 

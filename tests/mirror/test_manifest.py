@@ -283,8 +283,10 @@ def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> Non
     entry = ModelEntry("zoo", "net", "net", "", "apache-2.0", hub_id="x/y")
     view = source_changes.View(options("--check-sources"), [entry], {entry: FetchError("silent")})
     before = manifest.merge(manifest.read_records(store)).usable
-    done = source_changes.follow(store, manifest.histories(store), view, "run9")
-    assert str(done) == "models with another licence: 1"
+    follower = source_changes.Follower(store, view, "run9")
+    for _ in follower.through(manifest.histories(store)):
+        pass
+    assert str(follower.followed) == "models with another licence: 1"
     after = manifest.compact(store).usable
     assert [row["license"] for row in after] == ["apache-2.0"] * 2
     changing = ("license", "run_id", "created_at")

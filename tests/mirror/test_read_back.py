@@ -13,7 +13,6 @@ from zooadapt.stores.opening import open_store
 from zooadapt.types import Published
 
 
-
 def test_a_composed_variant_is_read_back_in_parts(bucket: str, parts: None, tmp_path: Path) -> None:
     store = open_store(bucket)
     first, made = two(store)

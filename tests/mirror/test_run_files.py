@@ -13,8 +13,9 @@ from zooadapt import __version__
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError
 from zooadapt.job import plan, run
-from zooadapt.job.outcomes import Outcomes
+from zooadapt.job.tally import Tally
 from zooadapt.mirror import manifest, run_files
+from zooadapt.mirror.run_files import EventLog
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.types import Failure, Job, ModelEntry, ModelSummary
@@ -54,10 +55,10 @@ def test_each_run_is_a_line_the_latest_first(
     killed = begun(store, 4, zooadapt_version="0.1.0")
     stopped = begun(store, 5, zooadapt_version="0.1.0")
     with TemporaryFile() as log:
-        outcomes = Outcomes(log)
-        outcomes.add(summary())
-        outcomes.add(summary(FAILED))
-        outcomes.leave_events(store, stopped)
+        tally = Tally(EventLog(log))
+        tally.add(summary())
+        tally.add(summary(FAILED))
+        tally.events.leave(store, stopped)
     begun(store, 6)
     text = {"new": 1, "usable": 1, "unsupported": 0, "failed": 0, "seconds": 7200.0, "left": 3}
     summarise(store, 6, json.dumps(text))
@@ -97,10 +98,10 @@ def test_what_is_damaged_is_named(
 def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
     store, job = open_store(str(tmp_path)), Job("20261124T020000Z-abc123", str(tmp_path))
     with TemporaryFile() as log:
-        outcomes = Outcomes(log)
+        tally = Tally(EventLog(log))
         for failures in ([], [FAILED]):
-            outcomes.add(summary(*failures))
-        outcomes.leave_events(store, job.run_id)
+            tally.add(summary(*failures))
+        tally.events.leave(store, job.run_id)
     text = store.read(f"runs/{job.run_id}/events.jsonl").decode()
     first, second = map(json.loads, text.splitlines())
     assert (first["outcome"], second["outcome"]) == ("made", "failed")
@@ -113,8 +114,8 @@ def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_leaves_its_events(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(todo: Any, config: Any, job: Any, store: Any, outcomes: Outcomes) -> None:
-        outcomes.add(summary())
+    def work(todo: Any, config: Any, job: Any, store: Any, tally: Tally) -> None:
+        tally.add(summary())
         raise end
 
     monkeypatch.setattr(run, "_work", work)
@@ -134,7 +135,7 @@ def test_a_run_that_is_stopped_leaves_its_events(
 def test_events_are_left_where_the_tables_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(store: Store) -> None:
+    def full(store: Store, records: object) -> None:
         raise OSError(28, "No space left")
 
     monkeypatch.setattr(manifest, "compact", full)

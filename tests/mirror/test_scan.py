@@ -10,13 +10,14 @@ import pytest
 
 from tests.support.records import failure, variant
 from zooadapt.errors import Damaged, RunError
-from zooadapt.mirror import layout, manifest, scan
+from zooadapt.mirror import columns, layout, manifest, scan
 from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.records import write_record
 from zooadapt.mirror.scan import ARCHIVE
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 from zooadapt.upkeep import removal, verify
 from zooadapt.upkeep.rebuild import rebuild
 
@@ -39,7 +40,7 @@ class Counting(LocalStore):
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "AT_ONCE", 3)
+    monkeypatch.setattr(scan, "RECORDS_AT_ONCE", 3)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def record(
         "created_at": when, "adapter_version": 1, "versions": {}, "source": {"location": "there"},
         "variants": variants, "failures": failures or [],
     }  # fmt: skip
-    return manifest.write_record(store, "zoo", model, f"run{number}", content)
+    return write_record(store, "zoo", model, f"run{number}", content)
 
 
 def tables(store: Store) -> tuple[list[Row], list[Row]]:
@@ -78,7 +79,7 @@ def from_records(store: Store) -> tuple[list[Row], list[Row]]:
 
 
 def by_key(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=manifest.key)
+    return sorted(rows, key=columns.key)
 
 
 def test_what_is_in_the_archive_is_not_read_again(store: Counting) -> None:
@@ -117,7 +118,7 @@ def test_an_archive_is_made_anew_when_it_lacks_many(store: Counting) -> None:
 
 
 def test_of_some_models_only_their_records_are_read(store: Counting) -> None:
-    reading = scan.Reading(store, models=[("zoo", "net.b"), ("zoo", "gone")])
+    reading = scan.Records(store, models=[("zoo", "net.b"), ("zoo", "gone")])
     assert [[record["model"] for record in each] for each in reading.histories()] == [["net.b"] * 2]
     assert {key.rpartition("/")[0] for key in store.read_alone} == {"records/zoo/net.b"}
 
@@ -169,7 +170,7 @@ def test_one_whose_records_were_judged_by_other_columns_is_not_used(store: Count
 
 def test_one_of_a_newer_layout_is_neither_used_nor_replaced(store: Counting) -> None:
     table = pq.read_table(f"{store.root}/{ARCHIVE}")
-    stated = {**table.schema.metadata, layout.VERSION_KEY.encode(): b"9"}
+    stated = {**table.schema.metadata, columns.VERSION_KEY.encode(): b"9"}
     newer = layout.encoded(table.replace_schema_metadata(stated))
     store.write(ARCHIVE, [newer])
     assert (by_key(tables(store)[0]), []) == from_records(store)
@@ -220,7 +221,7 @@ def test_a_record_that_went_meanwhile_is_left_out(
 def test_records_may_go_while_it_is_seen_which_went(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "AT_ONCE", 100)
+    monkeypatch.setattr(scan, "RECORDS_AT_ONCE", 100)
     late = [record(store, 3, f"late{number}", [variant(1)]) for number in (1, 2)]
     read_many = store.read_many
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from zooadapt import types
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import ValidationError
 from zooadapt.measure.seeded import let_through
@@ -86,7 +87,7 @@ def test_a_wrong_stem_does_not(target: int, mutant: str) -> None:
     }[mutant]
     result = proof(base, variant)
     assert not result.equivalent
-    assert result.equivalence_error > 100 * compare.TOLERANCE
+    assert result.equivalence_error > 100 * types.TOLERANCE
 
 
 def test_a_wrong_body_does_not() -> None:
@@ -145,7 +146,7 @@ def steep(mutant: bool = False) -> tuple[Net, Net]:
 def test_where_float32_cannot_tell_float64_does() -> None:
     base, variant = steep()
     result = whole_proof(base, variant)
-    assert result.equivalence_error > compare.TOLERANCE
+    assert result.equivalence_error > types.TOLERANCE
     assert result.equivalent
     assert variant.stem.weight.dtype == torch.float32
     assert not proof(*steep(mutant=True)).equivalent

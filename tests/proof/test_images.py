@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zooadapt.adapt import schemes
-from zooadapt.adapt.schemes import mix_images
+from zooadapt.adapt.contract import mix_images
 from zooadapt.proof.images import images_for, seeded_images
 
 

@@ -1,6 +1,5 @@
 """The mirror's page: what it says and never says, and what can be done with it in a browser."""
 
-import dataclasses
 import json
 import logging
 import re
@@ -24,17 +23,14 @@ from tests.support.records import record, variant
 from tests.support.rows import SENTINEL, lacking, many, run, summarise, usable
 from zooadapt.cli.main import main
 from zooadapt.cli.reading import pull
-from zooadapt.job import run as jobs
-from zooadapt.job.outcomes import Outcomes
+from zooadapt.job.tally import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import FAILURES_SCHEMA
-from zooadapt.mirror.layout import Row
-from zooadapt.mirror.run_files import Run
+from zooadapt.mirror.run_files import EventLog, Run
 from zooadapt.report import page
-from zooadapt.report.text import Ending
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, ModelEntry, ModelSummary
+from zooadapt.types import Job, ModelEntry, ModelSummary, Row
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7*7 }}$x^y$<!--"
 MIRROR = "s3://bucket/mirror"
@@ -299,22 +295,22 @@ def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
     entry = ModelEntry("timm", "net", "net", "", None)
     job = Job("20261124T020000Z-abc123", store.root)
     with TemporaryFile() as log:
-        outcomes = Outcomes(log)
+        tally = Tally(EventLog(log))
         for seconds in ({"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0}):
-            outcomes.add(ModelSummary(entry, ("4",), (), 100, 400, seconds, "cpu"))
-        ending = Ending(
-            "x", 2, 2, 0, 0, 5.0, outcomes.models, outcomes.bytes_read, outcomes.bytes_written,
-            outcomes.stages,
+            tally.add(ModelSummary(entry, ("4",), (), 100, 400, seconds, "cpu"))
+        ending = Run(
+            job.run_id, tally.models, tally.new, 0, 0, tally.bytes_read, tally.bytes_written, 5.0,
+            tally.stages,
         )  # fmt: skip
-        outcomes.leave_events(store, job.run_id)
-        summary = json.dumps(dataclasses.asdict(ending)).encode()
-        store.write(f"runs/{job.run_id}/summary.json", [summary])
+        tally.events.leave(store, job.run_id)
+        run_files.write_summary(store, ending, "x", 2)
     events = store.read(f"runs/{job.run_id}/events.jsonl").decode().splitlines()
     assert [json.loads(event)["seconds"] for event in events] == [
         {"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0},
     ]  # fmt: skip
     assert [json.loads(event)["bytes_read"] for event in events] == [100, 100]
     (left,) = run_files.read(store)
+    assert left == ending
     assert (left.models, left.bytes_read, left.bytes_written) == (2, 200, 800)
     assert left.stages == {"fetch": 4.0, "validate": 2.0}
 
@@ -327,7 +323,7 @@ def test_a_page_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr(store, "write", full)
     with caplog.at_level(logging.WARNING):
-        jobs._leave_page(store)
+        page.leave(store)
     (line,) = caplog.messages
     assert line == "the mirror's page wasn't written: [Errno 28] No space left on https://host"
 

@@ -16,6 +16,7 @@ from zooadapt import pipeline
 from zooadapt.errors import RunError
 from zooadapt.job import run
 from zooadapt.mirror import manifest
+from zooadapt.mirror.scan import Records
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Adapted, Job, ModelSummary, Request
 
@@ -82,7 +83,7 @@ def test_a_manifest_for_which_there_is_no_room(small_disk: Path) -> None:
         file.write(bytes(2 * 2**20))
     job = Job("one", str(small_disk))
     with pytest.raises(RunError, match=r"can't be made in .* \(.*No space left.*make room"):
-        run._compact(open_store(job.dest), job)
+        run.compacted(Records(open_store(job.dest)), job)
     assert [file.name for file in small_disk.iterdir() if file.suffix == ".parquet"] == []
 
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from zooadapt.adapt import schemes
+from zooadapt.adapt import contract
 
 
 def rolled(weight: Tensor, matrix: Tensor) -> Tensor:
     """W·M with its channels rolled by one."""
-    return schemes.contract(weight, matrix).roll(1, dims=1)
+    return contract.contract(weight, matrix).roll(1, dims=1)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
-from zooadapt.mirror.manifest import Row
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
-from zooadapt.types import Adapted, Job, Listing, ModelEntry, Request
+from zooadapt.types import Adapted, Job, Listing, ModelEntry, Request, Row
 from zooadapt.zoos.timm import TimmZoo
 
 

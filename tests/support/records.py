@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from zooadapt.mirror import manifest
+from zooadapt import types
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.records import write_record
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 
 def by_model(records: Sequence[Row]) -> list[list[Row]]:
@@ -23,9 +24,9 @@ def by_model(records: Sequence[Row]) -> list[list[Row]]:
     return [[record for record in records if record["model"] == model] for model in models]
 
 
-def variant(chans: int, **changes: Any) -> manifest.Row:
+def variant(chans: int, **changes: Any) -> types.Row:
     """What a record states for a variant that was proved."""
-    row: manifest.Row = {}
+    row: types.Row = {}
     for field in MANIFEST_SCHEMA:
         samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
         row[field.name] = samples.get(str(field.type), [])
@@ -34,7 +35,7 @@ def variant(chans: int, **changes: Any) -> manifest.Row:
     return {**row, "in_chans": chans, "bands": "", "scheme": "repeat", **changes}
 
 
-def failure(chans: int, error: str = "broken", status: str = "failed") -> manifest.Row:
+def failure(chans: int, error: str = "broken", status: str = "failed") -> types.Row:
     """What a record states for a variant that wasn't made."""
     return {
         "in_chans": chans, "bands": "", "scheme": "repeat", "status": status,
@@ -45,8 +46,8 @@ def failure(chans: int, error: str = "broken", status: str = "failed") -> manife
 def record(
     store: Store,
     minute: int,
-    variants: list[manifest.Row],
-    failures: list[manifest.Row],
+    variants: list[types.Row],
+    failures: list[types.Row],
     model: str = "net",
 ) -> str:
     """Write a record of that minute; returns its key."""
@@ -57,7 +58,7 @@ def record(
         "variants": variants,
         "failures": failures,
     }
-    return manifest.write_record(store, "zoo", model, f"run{minute}", content)
+    return write_record(store, "zoo", model, f"run{minute}", content)
 
 
 def table(store: Store, name: str = "manifest") -> pd.DataFrame:

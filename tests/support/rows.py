@@ -7,9 +7,9 @@ from typing import Any
 
 from zooadapt import bands
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import Row
 from zooadapt.mirror.run_files import Run
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 SENTINEL = ",".join(bands.preset("sentinel2-l2a").names)
 

@@ -11,14 +11,13 @@ from tests.support.records import by_model, keys, later, made, put, record, vari
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError
 from zooadapt.job import plan
-from zooadapt.mirror import layout, manifest
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror import manifest, records
+from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.mirror.takedowns import Takedowns
-from zooadapt.mirror.variant_config import ADAPTER_VERSION
 from zooadapt.report import page, page_data
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import ModelEntry
+from zooadapt.types import ModelEntry, Row
 from zooadapt.upkeep import garbage, removal
 from zooadapt.upkeep.sync import sync
 from zooadapt.upkeep.verify import verify
@@ -211,7 +210,7 @@ def test_an_older_zooadapt_refuses_the_record(
     local: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert remove(local, "net", "--yes") == 0
-    monkeypatch.setattr(layout, "REMOVING", 1)
+    monkeypatch.setattr(records, "REMOVING", 1)
     with pytest.raises(RunError, match=r"newer zooadapt \(layout 2\): upgrade"):
         manifest.compact(local)
 
@@ -219,7 +218,7 @@ def test_an_older_zooadapt_refuses_the_record(
 @pytest.mark.parametrize("pattern", [{}, {"in_chans": "4", "bands": None, "reason": ""}, 1])
 def test_patterns_that_are_none_are_damage(pattern: Any, local: Store) -> None:
     content = {**removal._content("removed", [pattern])}
-    manifest.write_record(local, "zoo", "net", "remove", content)
+    write_record(local, "zoo", "net", "remove", content)
     assert len(manifest.scan_records(local)[1]) == 1
 
 

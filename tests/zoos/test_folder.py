@@ -22,7 +22,7 @@ from tests.support.web import Files, serving, serving_files
 from zooadapt import bands, pipeline
 from zooadapt.cli.main import main
 from zooadapt.errors import FetchError, StageError, UsageError
-from zooadapt.job import plan, run
+from zooadapt.job import plan, run, source_changes
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
 from zooadapt.reader.mirror import open_mirror
@@ -230,9 +230,10 @@ def made_here(spec: str, dest: Path, root: Path | None = None) -> pd.DataFrame:
 def due(spec: str, dest: Path, **options: Any) -> list[str]:
     """The models that a job would make."""
     config = replace(config_of(spec, str(dest)), **options)
-    records = manifest.histories(open_store(str(dest)))
-    entries = plan.select(config)
-    todo = run._plan(entries, config, records, run._check(entries, config, run._job(config)))
+    job, entries = config.job(), plan.select(config)
+    found = source_changes.ask(entries, config, job)
+    histories = manifest.histories(open_store(str(dest)))
+    todo = plan.make(entries, config, histories, source_changes.differs(found))
     return [request.entry.name for request in todo.requests]
 
 
@@ -299,7 +300,7 @@ def test_over_http_a_query_is_taken_of_an_archive_only(own: Path, tmp_path: Path
 
 def test_the_run_s_options_name_the_zoo_without_secrets(tmp_path: Path) -> None:
     config = config_of(f"folder:s3://key:{SECRET}@bucket/zoo,timm", str(tmp_path))
-    run._open_mirror(config, run._job(config))
+    run.open_mirror(config, config.job())
     (kept,) = tmp_path.glob("runs/*/config.json")
     assert json.loads(kept.read_text())["zoo"] == ["folder:s3://bucket/zoo", "timm"]
 

@@ -21,8 +21,7 @@ from tests.support.pipelines import counted, run
 from zooadapt import pipeline
 from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
 from zooadapt.measure import seeded
-from zooadapt.mirror.manifest import Row
-from zooadapt.types import Job, Listing, ModelEntry, ModelSummary, Request
+from zooadapt.types import Job, Listing, ModelEntry, ModelSummary, Request, Row
 from zooadapt.zoos import registry
 from zooadapt.zoos.hf import configs, models
 from zooadapt.zoos.hf.transformers import TransformersZoo

@@ -45,7 +45,7 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class MirrorOptions:
     """Where a reader's mirrors are, by the options; nothing is opened yet."""
 
     urls: tuple[str, ...]
@@ -68,20 +68,20 @@ def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
     """Decorate a command that reads mirrors; it is called with a `Mirror` first."""
 
     @wraps(command)
-    def called(reading: Reading, **options: Any) -> int:
-        return command(reading.opened(), **options)
+    def called(mirrors: MirrorOptions, **options: Any) -> int:
+        return command(mirrors.opened(), **options)
 
     return of_mirrors_if_any(called)
 
 
 def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command that may do without mirrors; it is called with a `Reading` first."""
+    """Decorate a command that may do without mirrors; it is called with a `MirrorOptions` first."""
 
     @wraps(command)
     def called(
         mirror: tuple[str, ...], config: str | None, anon: bool, offline: bool, **options: Any
     ) -> int:
-        return command(Reading(mirror, read_places(config), anon, offline), **options)
+        return command(MirrorOptions(mirror, read_places(config), anon, offline), **options)
 
     settings = (
         click.option("--mirror", envvar="ZOOADAPT_MIRROR", multiple=True, metavar="URL",

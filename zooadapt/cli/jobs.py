@@ -39,7 +39,8 @@ def remove(
     MODEL is a name or a glob, such as 'resnet*'. Without --chans and --bands all of a model goes,
     its original stems included.
     """
-    from zooadapt.report import text
+    from zooadapt.mirror.manifest import PAGE
+    from zooadapt.report import page, text, upkeep
     from zooadapt.upkeep import removal
 
     reason = " ".join(reason.split())
@@ -50,12 +51,14 @@ def remove(
         found = removal.find(store, model, zoo, _patterns(chans, bands))
         if sure:
             (removal.undo if undo else removal.remove)(store, found, reason, run_id)
+            if store.exists(PAGE):  # on which nothing that was taken down is to stand
+                page.leave(store)
     models = text.counted(len(found), "model")
     if undo:
         done = "be made again by the next job that is asked for it"
         click.echo(f"{models} may {done}" if sure else f"{models} could {done}; --yes allows it")
         return OK
-    click.echo(text.removal_table(found))
+    click.echo(upkeep.removal_table(found))
     variants = sum(len(each.variants) for each in found)
     size = text.size(sum(each.bytes for each in found))
     done = "removed" if sure else "would go; --yes removes them, and no job makes them again"

@@ -28,9 +28,9 @@ def zooadapt() -> None:
 @run_options
 def adapt(config: Config) -> int:
     """Adapt a zoo's pretrained models to other channels."""
-    from zooadapt.job import run  # torch, timm and Ray: not for --help and bad arguments
+    from zooadapt.job import dry_run, run  # torch, timm and Ray: not for --help and bad arguments
 
-    return run.dry_run(config) if config.dry_run else run.adapt(config)
+    return dry_run.dry_run(config) if config.dry_run else run.adapt(config)
 
 
 for _command in (*reading.COMMANDS, adapt, *jobs.COMMANDS, *upkeep.COMMANDS):

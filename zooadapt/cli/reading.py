@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, Reading, as_json, of_mirrors, of_mirrors_if_any
+from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors, of_mirrors_if_any
 from zooadapt.errors import UsageError
 from zooadapt.targets import SCHEMES
 from zooadapt.urls import absolute
@@ -70,7 +70,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @as_json  # fmt: skip
 def ls(
-    reading: Reading, model: str, chans: int | None, bands: str | None, scheme: str | None,
+    mirrors: MirrorOptions, model: str, chans: int | None, bands: str | None, scheme: str | None,
     license: str | None, zoo: str | None, available: bool, source_root: str | None,
     columns: list[str], sort: str, as_json: bool,
 ) -> int:  # fmt: skip
@@ -82,10 +82,10 @@ def ls(
             raise UsageError("--available is of models: no --chans, --bands or --scheme")
         columns = columns or list(_OFFERED)
         counts = {"params", "all", "-params"} & {*columns, sort}
-        rows = _offered(reading, source_root, zoo or "timm", bool(counts), model, license)
+        rows = _offered(mirrors, source_root, zoo or "timm", bool(counts), model, license)
     else:
         columns = columns or list(_SHOWN)
-        rows = reading.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
+        rows = mirrors.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
     rows = tables.sorted_by(rows, sort)
     rows = rows if columns == ["all"] else tables.selected(rows, columns)
     click.echo(tables.as_json(rows) if as_json else tables.table(rows))
@@ -95,14 +95,14 @@ def ls(
 
 
 def _offered(
-    reading: Reading, source_root: str | None, zoo: str, counts: bool,
+    mirrors: MirrorOptions, source_root: str | None, zoo: str, counts: bool,
     model: str, license: str | None,
 ) -> "pd.DataFrame":  # fmt: skip
     """The models of a zoo that match, with their parameters if `counts`."""
     from zooadapt.reader.cache import default_root
     from zooadapt.reader.zoo_models import offered
 
-    places, root = reading.places, source_root or reading.places.source_root
+    places, root = mirrors.places, source_root or mirrors.places.source_root
     return offered(
         zoo,
         absolute(root, "--source-root") if root else None,
@@ -157,7 +157,7 @@ def pull(
     row = mirror.siblings(model, zoo).iloc[0]
     hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
     if not row["min_timm"]:
-        from zooadapt.report.text import creating
+        from zooadapt.report.closing import creating
 
         places = list(click.get_current_context().params["mirror"])
         hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)

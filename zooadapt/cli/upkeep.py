@@ -23,7 +23,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 @click.option("--deep", is_flag=True, help="Prove every variant again, too.")
 def verify(store: "Store", deep: bool) -> int:
     """Check every object of a mirror against its manifest."""
-    from zooadapt.report import text
+    from zooadapt.report import upkeep
     from zooadapt.upkeep.verify import verify
 
     try:
@@ -31,8 +31,8 @@ def verify(store: "Store", deep: bool) -> int:
     except KeyboardInterrupt:
         raise RunError("stopped before all was checked; nothing was changed") from None
     if findings.wrong:
-        click.echo(text.wrong_table(findings.wrong))
-    click.echo(text.verified(findings, deep))
+        click.echo(upkeep.wrong_table(findings.wrong))
+    click.echo(upkeep.verified(findings, deep))
     return WRONG if findings.wrong else OK
 
 
@@ -56,7 +56,7 @@ def _parse_age(context: click.Context, parameter: click.Parameter, value: str) -
 @click.option("--delete", is_flag=True, help="Remove it; else it is only shown.")  # fmt: skip
 def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
     """Show or remove what a mirror no longer needs."""
-    from zooadapt.report import text
+    from zooadapt.report import text, upkeep
     from zooadapt.upkeep import garbage
 
     now = datetime.now(UTC)
@@ -64,7 +64,7 @@ def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
     with store.session(f"gc-{now:%Y%m%dT%H%M%SZ}") if delete else nullcontext():
         found = garbage.find(store, before)
         if found:
-            click.echo(text.garbage_table(found, now))
+            click.echo(upkeep.garbage_table(found, now))
         gone = garbage.remove(store, found, before) if delete else found
     freed = text.size(sum(item.bytes for item in gone))
     done = "removed" if delete else "may go; --delete removes them" if gone else "may go"

@@ -1,16 +1,19 @@
 """The options of a run: command line, then ``ZOOADAPT_*`` environment, then YAML file."""
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import yaml
 
-from zooadapt import bands
-from zooadapt.errors import UsageError
+from zooadapt import __version__, bands
+from zooadapt.errors import UsageError, redact
 from zooadapt.targets import SCHEMES, Bands, Target
+from zooadapt.types import Job
 from zooadapt.urls import absolute
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,6 +57,24 @@ class Config:
     """fsspec options of the mirror's store; may hold credentials."""
     source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of `source_root`; may hold credentials."""
+
+    def job(self) -> Job:
+        """What the stages of a new run need to know of the options."""
+        return Job(
+            run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
+            dest=self.dest,
+            source_root=self.source_root,
+            dest_options=self.storage_options,
+            source_options=self.source_storage_options,
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """The options as a run leaves them in its mirror: as JSON takes them, without secrets."""
+        named = {each.name for each in fields(self) if each.repr}
+        options = {name: value for name, value in asdict(self).items() if name in named}
+        options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
+        options["zoo"] = [redact(spec) for spec in self.zoo]
+        return {**options, "zooadapt_version": __version__}
 
     @property
     def targets(self) -> tuple[Target, ...]:

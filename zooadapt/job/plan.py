@@ -12,11 +12,11 @@ from zooadapt.adapt import schemes
 from zooadapt.checkpoints import sources
 from zooadapt.errors import StageError, Unsupported, UsageError, redact
 from zooadapt.job.options import Config
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror.records import ADAPTER_VERSION
 from zooadapt.mirror.takedowns import Takedowns
-from zooadapt.mirror.variant_config import ADAPTER_VERSION
+from zooadapt.report.text import counted
 from zooadapt.targets import Bands, Target
-from zooadapt.types import ModelEntry, Request
+from zooadapt.types import ModelEntry, Request, Row
 from zooadapt.zoos import registry
 
 Key = tuple[Any, ...]
@@ -41,6 +41,15 @@ class Plan:
     """Recorded as failed and left alone."""
     removed: int = 0
     """Taken down, and left alone until that is undone."""
+
+    def __str__(self) -> str:
+        """What is due and what is there, in one line for people."""
+        parts = [counted(self.models, "model"), f"{counted(self.due, 'variant')} to make"]
+        parts += [f"{self.done} done already"] if self.done else []
+        parts += [f"{self.unsupported} known to be unsupported"] if self.unsupported else []
+        parts += [f"{self.failed} failed before (--retry-failed takes them up)"] * bool(self.failed)
+        parts += [f"{self.removed} taken down"] if self.removed else []
+        return ", ".join(parts)
 
     @property
     def due(self) -> int:

@@ -10,23 +10,75 @@ Each change is a record that ``amends``: it changes columns of a row, and only w
 the weights that it was written for. So jobs that overlap lose nothing of each other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
+import click
+
 from zooadapt.checkpoints import sources
-from zooadapt.errors import Absent, FetchError, UsageError, redact
+from zooadapt.errors import Absent, FetchError, Unreachable, UsageError, redact
 from zooadapt.job.options import Config
-from zooadapt.mirror import manifest
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror import columns, manifest
+from zooadapt.mirror.columns import stated
+from zooadapt.mirror.records import write_record
 from zooadapt.stores.store import Store
-from zooadapt.types import ModelEntry, Source
+from zooadapt.types import Job, ModelEntry, Row, Source
 from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
+_LOOKUPS = 16
+"""Sources asked at once."""
+
 Found = Mapping[ModelEntry, Source | FetchError]
 """What the source of each selected model says, or why it says nothing."""
+
+
+def ask(entries: Sequence[ModelEntry], config: Config, job: Job) -> Found:
+    """What the sources say now, if the options ask for it; how many say nothing is printed."""
+    if not config.check_sources:
+        return {}
+    now = dict(zip(entries, look_up(entries, job), strict=True))
+    silent = [
+        (entry.name, error)
+        for entry, error in now.items()
+        if isinstance(error, FetchError) and not isinstance(error, Absent)
+    ]
+    if silent:
+        name, error = silent[0]
+        click.echo(f"{len(silent)} sources couldn't be checked, among them {name}: {error}")
+    return now
+
+
+def look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchError]:
+    """What each source says of its checkpoint, or why it says nothing.
+
+    If the first source can't even be reached, the others aren't asked.
+    """
+
+    def one(entry: ModelEntry) -> Source | FetchError:
+        try:
+            return sources.locate(entry, job).source
+        except FetchError as error:
+            return error
+
+    first = one(entries[0]) if entries else None
+    if isinstance(first, Unreachable):
+        return [first] * len(entries)
+    with ThreadPoolExecutor(_LOOKUPS) as pool:
+        return list(pool.map(one, entries))
+
+
+def differs(found: Found) -> Callable[[ModelEntry, str], bool]:
+    """Whether a model's source now states another identity than the recorded one."""
+
+    def changed(entry: ModelEntry, recorded: str) -> bool:
+        source = found.get(entry)
+        return isinstance(source, Source) and source.identity != recorded
+
+    return changed
 
 
 @dataclass(frozen=True)
@@ -62,24 +114,36 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
-def follow(store: Store, histories: Iterable[Sequence[Row]], view: View, run_id: str) -> Followed:
-    """Record anew, weights untouched, the variants of which something else is said now.
+class Follower:
+    """Records anew, weights untouched, the variants of which something else is said now."""
 
-    Each history is of one model, its records from the oldest to the latest.
-    """
-    judge, now = _Judge(view), datetime.now(UTC)
-    licences: set[str] = set()
-    gone: set[str] = set()
-    back: set[str] = set()
-    for records in histories:
-        changes = list(_changes(records, judge, now))
+    def __init__(self, store: Store, view: View, run_id: str) -> None:
+        self._store, self._run_id = store, run_id
+        self._judge, self._now = _Judge(view), datetime.now(UTC)
+        self._licences: set[str] = set()
+        self._gone: set[str] = set()
+        self._back: set[str] = set()
+
+    def through(self, histories: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """The histories as they come: each is of one model, its records the oldest first."""
+        for history in histories:
+            self._follow(history)
+            yield history
+
+    def _follow(self, history: Sequence[Row]) -> None:
+        changes = list(_changes(history, self._judge, self._now))
         for row, _, changed in changes:
             name = f"{row['zoo']}/{row['model']}"
-            licences |= {name} if "license" in changed else set()
+            if "license" in changed:
+                self._licences.add(name)
             if "source_gone" in changed:
-                (gone if changed["source_gone"] else back).add(name)
-        _amend(store, changes, run_id, now)
-    return Followed(len(licences), tuple(sorted(gone)), len(back))
+                (self._gone if changed["source_gone"] else self._back).add(name)
+        _amend(self._store, changes, self._run_id, self._now)
+
+    @property
+    def followed(self) -> Followed:
+        """What has changed so far."""
+        return Followed(len(self._licences), tuple(sorted(self._gone)), len(self._back))
 
 
 Change = tuple[Row, Row, Row]
@@ -89,7 +153,7 @@ Change = tuple[Row, Row, Row]
 def _changes(records: Sequence[Row], judge: "_Judge", now: datetime) -> Iterator[Change]:
     holders = _holders(records)
     for row in manifest.merge(records).usable:
-        record = holders[manifest.key(row), row["folder"]]
+        record = holders[columns.key(row), row["folder"]]
         is_gone = judge.gone(row, record["source"]["location"])
         before, stated = row.get("source_gone"), judge.licence(row)
         mark = before if is_gone is None else _mark(before, now) if is_gone else None
@@ -109,7 +173,7 @@ def _amend(store: Store, changes: Iterable[Change], run_id: str, now: datetime) 
         variants = [{**_stated(record, row), **changed} for row, _, changed in of_one]
         content = {**record, "created_at": now.isoformat(), "variants": variants, "failures": []}
         content["amends"] = sorted({column for _, _, changed in of_one for column in changed})
-        manifest.write_record(store, record["zoo"], record["model"], run_id, content)
+        write_record(store, record["zoo"], record["model"], run_id, content)
 
 
 def _mark(before: str | None, now: datetime) -> str:
@@ -121,7 +185,7 @@ def _holders(records: Iterable[Row]) -> dict[tuple[object, str], Row]:
     holders: dict[tuple[object, str], Row] = {}
     for record in records:
         for variant in record["variants"]:
-            name = manifest.key({**record, **variant}), variant["folder"]
+            name = columns.key({**record, **variant}), variant["folder"]
             if not record.get("amends") or name not in holders:
                 holders[name] = record
     return holders
@@ -129,9 +193,8 @@ def _holders(records: Iterable[Row]) -> dict[tuple[object, str], Row]:
 
 def _stated(record: Row, row: Row) -> Row:
     """What a record states for the variant of a row, as the row has it now."""
-    head = {"zoo", "model", "run_id", "created_at"}
-    variants = [v for v in record["variants"] if v["folder"] == row["folder"]]
-    return {**variants[0], **{name: row[name] for name in row.keys() - head}}
+    before = next(each for each in record["variants"] if each["folder"] == row["folder"])
+    return {**before, **stated(row)}
 
 
 class _Judge:

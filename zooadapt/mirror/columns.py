@@ -1,97 +1,162 @@
-"""The columns of the two tables, each with its description."""
+"""The columns of the mirror's two tables, and how their rows are put together.
 
-from collections.abc import Iterable
+A record states most columns of a variant's row; the others follow from the record's head. To add a
+column, add a `Column`, give it a value in `stated_variant`, and say what it is for older records.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
-from zooadapt.mirror import layout
-from zooadapt.types import Adapted, ModelFacts, Published
+from zooadapt.types import Adapted, ModelFacts, ProofResult, Published, Row
+
+LAYOUT_VERSION = 1
+REMOVING = 2
+"""The layout of records that remove something: who doesn't know them would bring it back."""
+VERSION_KEY = "zooadapt_layout_version"
+"""Under which a table's Parquet metadata state its layout."""
 
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
 """The columns by which a row is one of its table."""
+
+AMENDABLE = ("license", "source_gone")
+"""The columns that may change while the weights don't."""
+
+_ALWAYS = object()
+"""For columns that have been there from the first layout on."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    nullable: bool = False
+    older: Any = _ALWAYS
+    """Its value for records and tables that were written before the column was there. Every column
+    that is added needs one, or all records of before would be damaged."""
+
 
 _FLOATS = pa.list_(pa.float64())
 _STRINGS = pa.list_(pa.string())
 _TIME = pa.timestamp("us", tz="UTC")
 
+_KEY_COLUMNS = (
+    Column("zoo", pa.string(), "the zoo that lists the model"),
+    Column("model", pa.string(), "the model's name in its zoo"),
+    Column("in_chans", pa.int64(), "number of input channels N"),
+    Column("bands", pa.string(), 'comma-joined names of the channels; "" where they are unnamed'),
+    Column("scheme", pa.string(), "how the channel matrix M was made"),
+)
+MANIFEST_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column("architecture", pa.string(), "the architecture's name"),
+    Column("pretrained_tag", pa.string(), "which weights of the architecture"),
+    Column("folder", pa.string(), "where the variant lies, relative to the mirror's root"),
+    Column("bytes", pa.int64(), "size of model.safetensors"),
+    Column("sha256", pa.string(), "of model.safetensors, hex"),
+    Column("params", pa.int64(), "number of parameters"),
+    Column("weights_dtype", pa.string(), "the dtype that holds most of the bytes"),
+    Column("num_classes", pa.int64(), "outputs of the classifier; 0 where there is none"),
+    Column("input_height", pa.int64(), "pixels"),
+    Column("input_width", pa.int64(), "pixels"),
+    Column("input_mean", _FLOATS, "per channel, for images in 0..1"),
+    Column("input_std", _FLOATS, "per channel, for images in 0..1"),
+    Column("license", pa.string(), "as the source states it", nullable=True, older=None),
+    Column("source_uri", pa.string(), "the checkpoint, pinned where the source can pin"),
+    Column("source_sha256", pa.string(), "of the checkpoint, hex"),
+    Column("source_bytes", pa.int64(), "size of the checkpoint"),
+    Column("stems", _STRINGS, "the tensors that read the image"),
+    Column("filled", _STRINGS, "tensors absent from the checkpoint, computed by the model itself"),
+    Column("equivalence_error", pa.float64(), "max|adapted(x) - base(Mx)| by the image's effect"),
+    Column("control_error", pa.float64(), "the same figure for a stem known to be wrong"),
+    Column("equivalent", pa.bool_(), "error within tolerance and control far above it"),
+    Column("proof", pa.string(), "what was compared: forward (outputs) or stem (stem outputs)"),
+    Column("verification", pa.string(), "how the object was read back: full or composed"),
+    Column("checked_on", pa.string(), "the device of the forward pass"),
+    Column("min_timm", pa.string(), 'the oldest timm that loads the variant; "" where timm can\'t'),
+    Column("zooadapt_version", pa.string(), "that wrote the variant"),
+    Column(
+        "timm_version",
+        pa.string(),
+        "that built the model; of another library than timm with its name",
+    ),
+    Column("torch_version", pa.string(), "that computed the proof"),
+    Column("run_id", pa.string(), "the run that recorded the variant"),
+    Column("created_at", _TIME, "when it was recorded"),
+    Column(
+        "source_gone",
+        pa.string(),
+        "since when its source was found gone, ISO 8601",
+        nullable=True,
+        older=None,
+    ),
+)
+FAILURES_COLUMNS = (
+    *_KEY_COLUMNS,
+    Column(
+        "status",
+        pa.string(),
+        "unsupported: known not to be adaptable; failed: may be tried again; "
+        "removed: taken down, and not made again",
+    ),
+    Column("stage", pa.string(), "where it failed"),
+    Column("error_type", pa.string(), "the class of the error"),
+    Column("error", pa.string(), "the error in one line"),
+    Column("attempts", pa.int64(), "runs that failed so far; 0 where it was removed"),
+    Column("run_id", pa.string(), "the last run that failed, or the removal"),
+)
 
-def _schema(columns: Iterable[tuple[str, pa.DataType, str]]) -> pa.Schema:
+OLDER = {
+    column.name: column.older
+    for column in (*MANIFEST_COLUMNS, *FAILURES_COLUMNS)
+    if column.older is not _ALWAYS
+}
+"""The columns that a record or a table may lack, and what they are then."""
+
+
+def _schema(columns: Iterable[Column]) -> pa.Schema:
     fields = [
-        pa.field(name.rstrip("?"), kind, name.endswith("?"), {"description": text})
-        for name, kind, text in columns
+        pa.field(each.name, each.type, each.nullable, {"description": each.description})
+        for each in columns
     ]
-    return pa.schema(fields, {layout.VERSION_KEY: str(layout.LAYOUT_VERSION)})
+    return pa.schema(fields, {VERSION_KEY: str(LAYOUT_VERSION)})
 
 
-_KEY_COLUMNS = [
-    ("zoo", pa.string(), "the zoo that lists the model"),
-    ("model", pa.string(), "the model's name in its zoo"),
-    ("in_chans", pa.int64(), "number of input channels N"),
-    ("bands", pa.string(), 'comma-joined names of the channels; "" where they are unnamed'),
-    ("scheme", pa.string(), "how the channel matrix M was made"),
-]
+MANIFEST_SCHEMA = _schema(MANIFEST_COLUMNS)
+FAILURES_SCHEMA = _schema(FAILURES_COLUMNS)
 
-MANIFEST_SCHEMA = _schema(
-    [
-        *_KEY_COLUMNS,
-        ("architecture", pa.string(), "the architecture's name"),
-        ("pretrained_tag", pa.string(), "which weights of the architecture"),
-        ("folder", pa.string(), "where the variant lies, relative to the mirror's root"),
-        ("bytes", pa.int64(), "size of model.safetensors"),
-        ("sha256", pa.string(), "of model.safetensors, hex"),
-        ("params", pa.int64(), "number of parameters"),
-        ("weights_dtype", pa.string(), "the dtype that holds most of the bytes"),
-        ("num_classes", pa.int64(), "outputs of the classifier; 0 where there is none"),
-        ("input_height", pa.int64(), "pixels"),
-        ("input_width", pa.int64(), "pixels"),
-        ("input_mean", _FLOATS, "per channel, for images in 0..1"),
-        ("input_std", _FLOATS, "per channel, for images in 0..1"),
-        ("license?", pa.string(), "as the source states it"),
-        ("source_uri", pa.string(), "the checkpoint, pinned where the source can pin"),
-        ("source_sha256", pa.string(), "of the checkpoint, hex"),
-        ("source_bytes", pa.int64(), "size of the checkpoint"),
-        ("stems", _STRINGS, "the tensors that read the image"),
-        ("filled", _STRINGS, "tensors absent from the checkpoint, computed by the model itself"),
-        ("equivalence_error", pa.float64(), "max|adapted(x) - base(Mx)| by the image's effect"),
-        ("control_error", pa.float64(), "the same figure for a stem known to be wrong"),
-        ("equivalent", pa.bool_(), "error within tolerance and control far above it"),
-        ("proof", pa.string(), "what was compared: forward (outputs) or stem (stem outputs)"),
-        ("verification", pa.string(), "how the object was read back: full or composed"),
-        ("checked_on", pa.string(), "the device of the forward pass"),
-        ("min_timm", pa.string(), 'the oldest timm that loads the variant; "" where timm can\'t'),
-        ("zooadapt_version", pa.string(), "that wrote the variant"),
-        (
-            "timm_version",
-            pa.string(),
-            "that built the model; of another library than timm with its name",
-        ),
-        ("torch_version", pa.string(), "that computed the proof"),
-        ("run_id", pa.string(), "the run that recorded the variant"),
-        ("created_at", _TIME, "when it was recorded"),
-        ("source_gone?", pa.string(), "since when its source was found gone, ISO 8601"),
-    ]
-)
-
-FAILURES_SCHEMA = _schema(
-    [
-        *_KEY_COLUMNS,
-        (
-            "status",
-            pa.string(),
-            "unsupported: known not to be adaptable; failed: may be tried again; "
-            "removed: taken down, and not made again",
-        ),
-        ("stage", pa.string(), "where it failed"),
-        ("error_type", pa.string(), "the class of the error"),
-        ("error", pa.string(), "the error in one line"),
-        ("attempts", pa.int64(), "runs that failed so far; 0 where it was removed"),
-        ("run_id", pa.string(), "the last run that failed, or the removal"),
-    ]
-)
+_OF_RECORD = ("zoo", "model", "run_id", "created_at", "attempts")
+"""The columns that a record doesn't state for each variant: they follow from its head."""
 
 
-def variant_columns(adapted: Adapted, variant: Published, facts: ModelFacts) -> layout.Row:
-    """The columns that are known once a variant is published; `facts` are for its channels."""
+@dataclass(frozen=True)
+class Loaded:
+    """What was seen of a variant when it was read back and loaded."""
+
+    params: int
+    """Number of parameters."""
+    weights_dtype: str
+    """The dtype that holds most of the bytes, such as "float32"."""
+    verification: str
+    """How the object was read back: full or composed."""
+    checked_on: str
+    """The device's name."""
+    zooadapt_version: str
+    timm_version: str
+    """As `Zoo.version` states it."""
+    torch_version: str
+
+
+def stated_variant(
+    adapted: Adapted, variant: Published, facts: ModelFacts, proof: ProofResult, loaded: Loaded
+) -> Row:
+    """What a record states of a variant that was proved; `facts` are for the variant's channels."""
     entry, source = adapted.entry, adapted.checkpoint
     return {
         "in_chans": variant.target.in_chans,
@@ -114,4 +179,48 @@ def variant_columns(adapted: Adapted, variant: Published, facts: ModelFacts) -> 
         "stems": [stem.name for stem in adapted.stems],
         "filled": list(adapted.filled),
         "min_timm": facts.min_timm,
+        **asdict(proof),
+        **asdict(loaded),
     }
+
+
+def manifest_row(record: Row, stated: Row) -> Row:
+    """The manifest's row of a variant that a record states."""
+    created = datetime.fromisoformat(record["created_at"])
+    return {**_head(record), **OLDER, **stated, "created_at": created}
+
+
+def failure_row(record: Row, stated: Row, attempts: int) -> Row:
+    """The row of failures.parquet of a failure that a record states."""
+    return {**_head(record), **stated, "attempts": attempts}
+
+
+def removed_row(row: Row, reason: str, run_id: str) -> Row:
+    """The row of failures.parquet of a variant that was taken down; `row` is any of the variant."""
+    why = {"status": "removed", "stage": "remove", "error_type": "Removed", "error": reason}
+    return {**{name: row[name] for name in KEY}, **why, "attempts": 0, "run_id": run_id}
+
+
+def amended_row(current: Row, row: Row, columns: Iterable[str]) -> Row:
+    """The current row after a record amended some columns; `row` is what that record states."""
+    changed = {name: row.get(name) for name in AMENDABLE if name in columns}
+    return {**current, **changed, "run_id": row["run_id"], "created_at": row["created_at"]}
+
+
+def stated(row: Row) -> Row:
+    """What a record states for a row of the manifest."""
+    return {name: value for name, value in row.items() if name not in _OF_RECORD}
+
+
+def stated_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of a table that records state."""
+    return pa.schema([field for field in schema if field.name not in _OF_RECORD])
+
+
+def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values by which a row is one of its table."""
+    return tuple(row[name] for name in KEY)
+
+
+def _head(record: Row) -> Row:
+    return {name: record[name] for name in ("zoo", "model", "run_id")}

@@ -5,73 +5,48 @@ never changed. `compact` merges all of them into manifest.parquet (the usable va
 failures.parquet (the rest), whole files that are replaced only if nobody else did meanwhile.
 """
 
-import json
 import logging
 import posixpath
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from zooadapt.errors import Conflict, Damaged, UsageError
-from zooadapt.mirror import layout, scan, takedowns
-from zooadapt.mirror.columns import FAILURES_SCHEMA, KEY, MANIFEST_SCHEMA
-from zooadapt.mirror.scan import Reading
-from zooadapt.names import safe
+from zooadapt.mirror import columns, layout, takedowns
+from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA, key
+from zooadapt.mirror.records import age
+from zooadapt.mirror.scan import Records
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 PAGE = "index.html"
 """For people, beside the tables and made from them."""
 
-AMENDABLE = ("license", "source_gone")
-"""The columns that may change while the weights don't."""
-
-Row = layout.Row
-
 _log = logging.getLogger("zooadapt")
 
 _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 
 
-def write_record(
-    store: Store, zoo: str, model: str, run_id: str, content: Mapping[str, Any]
-) -> str:
-    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten.
-
-    With patterns under ``removed`` or ``restored`` it is of a layout that a zooadapt which doesn't
-    know them refuses.
-    """
-    key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
-    removing = any(content.get(kind) for kind in takedowns.LISTS)
-    version = layout.REMOVING if removing else layout.LAYOUT_VERSION
-    head = {"layout_version": version, "zoo": zoo, "model": model, "run_id": run_id}
-    store.write(key, [json.dumps({**content, **head}, indent=1).encode()])
-    return key
-
-
 def read_records(store: Store) -> list[Row]:
-    """All records, the oldest first; those that are damaged are named in the log and left out.
+    """All records, the oldest first; damaged records are named in the log and left out.
 
     Raises RunError naming a record of a newer layout.
     """
-    records = [record for history in histories(store) for record in history]
-    return sorted(records, key=scan.age)
+    return sorted((record for history in histories(store) for record in history), key=age)
 
 
 def histories(store: Store) -> Iterator[list[Row]]:
-    """The same, the records of one model after those of the other."""
-    reading = Reading(store)
-    yield from reading.histories()
-    for error in reading.damaged.values():
-        _log.warning(
-            "%s and left out: what it recorded is made again; zooadapt rebuild sets it aside", error
-        )
+    """The same, model by model: the records of each, the oldest first."""
+    records = Records(store)
+    yield from records.histories()
+    records.warn_of_damaged()
 
 
 def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
@@ -79,9 +54,9 @@ def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
 
     Raises RunError naming a record of a newer layout.
     """
-    reading = Reading(store, archived=False)
-    records = [record for history in reading.histories() for record in history]
-    return sorted(records, key=scan.age), reading.damaged
+    records = Records(store, archived=False)
+    found = [record for history in records.histories() for record in history]
+    return sorted(found, key=age), records.damaged
 
 
 @dataclass(frozen=True)
@@ -112,37 +87,30 @@ def merge(records: Sequence[Row]) -> Tables:
     failures: dict[tuple[Any, ...], Row] = {}
     taken = takedowns.Takedowns(records)
     for place, record in enumerate(records):
-        common = {key: record[key] for key in ("zoo", "model", "run_id")}
-        for outcome in [*record["variants"], *record["failures"]]:
-            row = {**common, **outcome}
+        for stated in [*record["variants"], *record["failures"]]:
+            row = {"zoo": record["zoo"], "model": record["model"], **stated}
             name = key(row)
             if taken.voids(place, row):
                 if (event := taken.of(row)) and event.removes:
-                    failures[name] = takedowns.failure(event, row)
-            elif "status" in outcome:
+                    failures[name] = columns.removed_row(row, event.reason, event.run_id)
+            elif "status" in stated:
                 attempts = failures.get(name, {}).get("attempts", 0) + 1
-                failures[name] = {**row, "attempts": attempts}
+                failures[name] = columns.failure_row(record, stated, attempts)
             else:
-                successes[name] = _made(record, row, successes.get(name))
+                made = columns.manifest_row(record, stated)
+                successes[name] = _latest(record, made, successes.get(name))
     left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
     return Tables([successes[name] for name in sorted(successes)], left)
 
 
-def _made(record: Row, row: Row, current: Row | None) -> Row:
-    """The success that counts after a record of one, given the one before it."""
-    row = {**row, "created_at": datetime.fromisoformat(record["created_at"])}
+def _latest(record: Row, row: Row, current: Row | None) -> Row:
+    """The success that counts after a record has stated `row`, given the success before it."""
     amended = record.get("amends")
     if not amended or not current:
         return row
     if current["folder"] != row["folder"]:  # other weights, made meanwhile
         return current
-    changed = {name: row.get(name) for name in AMENDABLE if name in amended}
-    return {**current, **changed, "run_id": row["run_id"], "created_at": row["created_at"]}
-
-
-def key(row: Row) -> tuple[Any, ...]:
-    """The columns by which a row is one of its table."""
-    return tuple(row[name] for name in KEY)
+    return columns.amended_row(current, row, amended)
 
 
 @retry(
@@ -151,8 +119,10 @@ def key(row: Row) -> tuple[Any, ...]:
     wait=wait_random_exponential(multiplier=0.05, max=5),
     reraise=True,
 )
-def compact(store: Store) -> Compacted:
+def compact(store: Store, records: Records | None = None) -> Compacted:
     """Make manifest.parquet and failures.parquet from all records.
+
+    Of `records` that keep what they read only those that are new are read from the store.
 
     Each is replaced only if it is still the one that was there before the records were read;
     otherwise, a lost answer included, all is read again. Safe beside other jobs on the mirror.
@@ -161,21 +131,24 @@ def compact(store: Store) -> Compacted:
     """
     with store.exclusive():
         versions = [store.version(name) for name in (MANIFEST, FAILURES)]
-        reading = Reading(store, archiving=True)
-        tables = _compacted(reading.histories())
+        records = records or Records(store)
+        tables = _compacted(records.histories(archiving=True))
         _replace(store, MANIFEST, tables.usable.data, versions[0])
         _replace(store, FAILURES, tables.failures.data, versions[1])
-        reading.leave_archive()
+        records.leave_archive()
     return tables
 
 
 def _compacted(histories: Iterable[Sequence[Row]]) -> Compacted:
-    usable, failures = layout.Writer(MANIFEST_SCHEMA), layout.Writer(FAILURES_SCHEMA)
+    files = BytesIO(), BytesIO()
+    usable, failures = map(layout.Writer, _SCHEMAS.values(), files)
     for records in histories:
         tables = merge(records)
         usable.add(tables.usable)
         failures.add(tables.failures)
-    return Compacted(layout.Encoded(usable.close()), layout.Encoded(failures.close()))
+    usable.close()
+    failures.close()
+    return Compacted(*map(layout.Encoded, files))
 
 
 def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:

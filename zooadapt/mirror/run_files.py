@@ -1,17 +1,21 @@
-"""The runs that a mirror has seen, from what they left in it: options, events and summary."""
+"""What a run leaves in ``runs/<run_id>/``: written here, and read here again.
+
+- ``config.json``: the options as they were resolved, without secrets; written at the start;
+- ``events.jsonl``: one JSON object for each model that ended; written however the run ends;
+- ``summary.json``: what the run came to; written when the run came to its end.
+"""
 
 import json
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import IO, Any
 
-from zooadapt.mirror.layout import reason
+from zooadapt.errors import one_line, reason, redact
 from zooadapt.stores.store import Store
-
-STAGES = ("fetch", "adapt", "publish", "validate")
+from zooadapt.types import STAGES, ModelSummary
 
 _FILE = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/(config\.json|events\.jsonl|summary\.json)")
 _SUMMARY = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/summary\.json")
@@ -67,6 +71,51 @@ class Seen:
     def began(self) -> datetime:
         """In UTC."""
         return _began(self.run_id)
+
+
+def write_options(store: Store, run_id: str, options: Mapping[str, Any]) -> None:
+    """Write a run's ``config.json``. `options` must hold no secrets."""
+    store.write(f"runs/{run_id}/config.json", [json.dumps(options, indent=2).encode()])
+
+
+def write_summary(store: Store, run: Run, dest: str, usable: int) -> None:
+    """Write a run's ``summary.json``.
+
+    `dest` is the mirror's URL without secrets, `usable` the number of the manifest's rows.
+    """
+    figures = {name: value for name, value in asdict(run).items() if name != "run_id"}
+    content = {"dest": dest, "usable": usable, **figures}
+    store.write(f"runs/{run.run_id}/summary.json", [json.dumps(content, indent=2).encode()])
+
+
+class EventLog:
+    """The events of a run: one JSON line for each model that ended."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """`file` holds the lines until the run ends."""
+        self._file = file
+
+    def add(self, summary: ModelSummary) -> None:
+        """Add the event of a model that ended."""
+        url = summary.entry.url and redact(summary.entry.url)
+        event = replace(summary, entry=replace(summary.entry, url=url, config=None))
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        head = {"time": now, "outcome": _outcome(summary)}
+        self._file.write(json.dumps({**head, **asdict(event)}).encode() + b"\n")
+
+    def leave(self, store: Store, run_id: str) -> None:
+        """Write ``events.jsonl``. A failure to write it is a warning, as no run depends on it."""
+        try:
+            self._file.seek(0)
+            store.write(f"runs/{run_id}/events.jsonl", self._file)
+        except Exception as error:
+            _log.warning("the run's event log wasn't written: %s", one_line(error))
+
+
+def _outcome(summary: ModelSummary) -> str:
+    """The worst of a model's variants: failed, unsupported or made."""
+    statuses = {failure.status for failure in summary.failures}
+    return next((status for status in ("failed", "unsupported") if status in statuses), "made")
 
 
 def read(store: Store) -> list[Run]:

@@ -1,30 +1,38 @@
-"""The records of a mirror, read many at a time.
+"""All records of a mirror, read many at a time and model by model.
 
-Where there are many, most lie in one object too, the archive: so a job asks the store for that and
-for a few more, not for each. It says nothing of its own. It is made of the records, by whoever
-compacts them, and what it lacks, or what can't be read of it, is read from them.
+Where there are many, most lie in one object too, the archive: so a job asks the store for the
+archive and for a few records more, not for each record. The archive says nothing of its own. It is
+made of the records, by whoever compacts them; what it lacks, and what can't be read of it, is read
+from the records.
 """
 
 import hashlib
 import itertools
 import logging
-import posixpath
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from io import BytesIO
+from typing import IO
 
 import pyarrow as pa
 
 from zooadapt.errors import Damaged, RunError, one_line
-from zooadapt.mirror import layout
-from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA
-from zooadapt.mirror.layout import Row
-from zooadapt.names import safe
+from zooadapt.mirror import layout, records
+from zooadapt.mirror.columns import (
+    FAILURES_SCHEMA,
+    LAYOUT_VERSION,
+    MANIFEST_SCHEMA,
+    VERSION_KEY,
+)
+from zooadapt.ranges import BLOCK
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 ARCHIVE = "records.parquet"
 
-AT_ONCE = 1000
-"""Records read together, and those that may be missing from the archive before it is made anew."""
+RECORDS_AT_ONCE = 1000
+"""Records read together. The archive is made anew when it lacks more than so many."""
 
 _ATTEMPTS = 3
 """At reading records while others are set aside."""
@@ -39,7 +47,7 @@ _COLUMNS = hashlib.sha256(
 ).hexdigest()
 _SCHEMA = pa.schema(
     [pa.field("key", pa.string(), False), pa.field("record", pa.binary(), False)],
-    {layout.VERSION_KEY: str(layout.LAYOUT_VERSION), _CHECKED: _COLUMNS},
+    {VERSION_KEY: str(LAYOUT_VERSION), _CHECKED: _COLUMNS},
 )
 
 _log = logging.getLogger("zooadapt")
@@ -51,78 +59,109 @@ def refuse_newer(store: Store) -> None:
         layout.refuse_newer(store.read(ARCHIVE), ARCHIVE)
 
 
-class Reading:
-    """One pass over the records that a mirror has when it begins."""
+class Records:
+    """The records of a mirror. Each pass over them sees those that are there when it begins."""
 
     def __init__(
         self,
         store: Store,
         archived: bool = True,
-        archiving: bool = False,
+        keep: bool = False,
         models: Iterable[tuple[str, str]] | None = None,
     ) -> None:
         """Without `archived` each record is read itself.
 
-        With `archiving` a new archive is made on the way, if it is due. Of `models`, by zoo and
-        name, only the records in their folders are read, those that others have there too.
+        With `keep` what a pass has read is kept in a temporary file, so that the next pass asks the
+        store for new records only. Of `models`, by zoo and name, only the records in their folders
+        are read, those that others have there too.
         """
         self.store = store
         self.damaged: dict[str, Damaged] = {}
-        """What is wrong with records, by their keys; of those that have been passed."""
-        keys = [key for key in store.list("records") if key.endswith(".json")]
-        if models is not None:
-            folders = {_folder_of(*model) for model in models}
-            keys = [key for key in keys if _folder(key) in folders]
-        self._keys = sorted(keys, key=_order)
-        self._archive = _Archive(store if archived and len(keys) > AT_ONCE else None)
-        lacking = len(keys) - len(self._archive)
-        is_due = archiving and lacking > AT_ONCE and not self._archive.is_newer
-        self._new = layout.Writer(_SCHEMA) if is_due else None
+        """What is wrong with records, by their keys; of those that were passed."""
+        self._archived, self._keep = archived, keep
+        self._folders = None if models is None else {records.folder_of(*model) for model in models}
+        self._kept: layout.Encoded | None = None
+        """The sound records that a pass has read."""
+        self._stored = _Archive()
+        """The store's archive, as far as the first pass made use of it."""
+        self._is_due = False
+        """Whether the store's archive lacks many records, and may be replaced."""
 
-    def histories(self) -> Iterator[list[Row]]:
-        """The records of each model, the oldest first, model by model in the order of their names.
+    def histories(self, archiving: bool = False) -> Iterator[list[Row]]:
+        """A pass: the records of each model, the oldest first, the models sorted by their folders.
 
-        Raises RunError naming a record of a newer layout.
+        With `archiving` the pass makes a new archive on the way, if one is due. Raises RunError
+        naming a record of a newer layout.
         """
-        for _, found in itertools.groupby(self._sound(), lambda item: _folder(item[0])):
+        for _, found in itertools.groupby(
+            self._sound(archiving), lambda item: records.folder(item[0])
+        ):
             models: dict[tuple[str, str], list[Row]] = {}
-            for _, record in found:  # perhaps of two, that differ in nothing but case
+            for _, record in found:  # perhaps of two models, that differ in nothing but case
                 models.setdefault((record["zoo"], record["model"]), []).append(record)
-            for _, records in sorted(models.items()):
-                yield sorted(records, key=age)
+            for _, history in sorted(models.items()):
+                yield sorted(history, key=records.age)
+
+    def warn_of_damaged(self) -> None:
+        """Name the damaged records in the log."""
+        for error in self.damaged.values():
+            _log.warning(
+                "%s and left out: what it recorded is made again; zooadapt rebuild sets it aside",
+                error,
+            )
 
     def leave_archive(self) -> None:
-        """Put the new archive, if one was due, where jobs look for it; when all have been passed.
+        """Write the archive that the last pass has made, if one was due.
 
-        Nobody fails for want of it.
+        A failure to write it is a warning: all that it says is in the records.
         """
-        if self._new:
+        if self._is_due and self._kept:
+            self._kept.file.seek(0)
             try:
-                self.store.write(ARCHIVE, [self._new.close()])
+                self.store.write(ARCHIVE, iter(lambda: self._file.read(BLOCK), b""))
             except Exception as error:
                 _log.warning("%s wasn't written: %s", ARCHIVE, one_line(error))
 
-    def _sound(self) -> Iterator[tuple[str, Row]]:
-        for start in range(0, len(self._keys), AT_ONCE):
-            keys = self._keys[start : start + AT_ONCE]
-            archived = self._archive.take(keys)
-            contents = archived | _read(self.store, [key for key in keys if key not in archived])
-            sound, damaged = layout.records(contents, MANIFEST_SCHEMA, FAILURES_SCHEMA, archived)
-            astray = {key: _elsewhere(key) for key in sound if not _is_of(key, sound[key])}
-            self.damaged |= damaged | astray
-            left = [key for key in keys if key in sound and key not in astray]
-            if self._new:
-                self._new.add({"key": key, "record": contents[key]} for key in left)
+    @property
+    def _file(self) -> IO[bytes]:
+        assert self._kept
+        return self._kept.file
+
+    def _listed(self) -> list[str]:
+        """The keys of all records, in their order."""
+        keys = [key for key in self.store.list("records") if key.endswith(".json")]
+        if self._folders is not None:
+            keys = [key for key in keys if records.folder(key) in self._folders]
+        return sorted(keys, key=records.order)
+
+    def _known(self, keys: Sequence[str]) -> "_Archive":
+        """What needn't be read from the store, record by record."""
+        if not self._kept and self._archived and len(keys) > RECORDS_AT_ONCE:
+            self._stored = _opened(self.store)
+        lacking = len(keys) - len(self._stored)
+        self._is_due = lacking > RECORDS_AT_ONCE and not self._stored.is_newer
+        return _Archive(self._kept) if self._kept else self._stored
+
+    def _sound(self, archiving: bool) -> Iterator[tuple[str, Row]]:
+        keys = self._listed()
+        archive = self._known(keys)
+        made = _Made() if self._keep or (archiving and self._is_due) else None
+        for start in range(0, len(keys), RECORDS_AT_ONCE):
+            some = [k for k in keys[start : start + RECORDS_AT_ONCE] if k not in self.damaged]
+            archived = archive.take(some)
+            contents = archived | _read(self.store, [key for key in some if key not in archived])
+            sound, damaged = records.parse(contents, archived)
+            self.damaged |= damaged
+            left = [key for key in some if key in sound]
+            if made:
+                made.add({"key": key, "record": contents[key]} for key in left)
             yield from ((key, sound[key]) for key in left)
-
-
-def age(record: Row) -> tuple[str, str]:
-    """By which records are sorted, the oldest first."""
-    return record["created_at"], record["run_id"]
+        if made:
+            self._kept = made.closed()
 
 
 def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
-    """The records but for those that were set aside since they were listed."""
+    """The records' contents, but for those that were set aside since they were listed."""
     left = list(keys)
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -132,66 +171,56 @@ def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
     return store.read_many(left)
 
 
-def _is_of(key: str, record: Row) -> bool:
-    """Whether a record lies where those of its model do."""
-    return _folder(key) == _folder_of(record["zoo"], record["model"])
+class _Made:
+    """An archive that is being made, in a temporary file."""
 
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `Records` keeps it
+        self._writer = layout.Writer(_SCHEMA, self._file)
+        self.add = self._writer.add
 
-def _elsewhere(key: str) -> Damaged:
-    return Damaged(f"{key} is damaged (it is of a model whose records lie elsewhere)")
-
-
-def _folder(key: str) -> str:
-    """That of a record, whatever the case of its letters: some store may have known none.
-
-    There two models shared one, and had one each once the mirror was copied to another.
-    """
-    return posixpath.dirname(key).lower()
-
-
-def _folder_of(zoo: str, model: str) -> str:
-    return f"records/{safe(zoo)}/{safe(model)}".lower()
-
-
-def _order(key: str) -> str:
-    """So that keys are sorted by their parts, as "/" isn't the least of the characters."""
-    return key.lower().replace("/", "\0")
+    def closed(self) -> layout.Encoded:
+        self._writer.close()
+        return layout.Encoded(self._file)
 
 
 class _Archive:
-    """What the archive holds, in the order of the keys; nothing where there is none of use."""
+    """The records that an archive holds, in the order of their keys."""
 
-    def __init__(self, store: Store | None) -> None:
-        self.is_newer = False
-        """Whether it is of a newer layout, which nobody replaces who doesn't know it."""
-        self._encoded = self._opened(store) if store else None
-        self._left = iter(self._encoded or ())
+    def __init__(self, encoded: layout.Encoded | None = None, is_newer: bool = False) -> None:
+        self.is_newer = is_newer
+        """Whether the store's is of a newer layout, which a zooadapt that doesn't know it keeps."""
+        self._encoded = encoded
+        self._left = iter(encoded or ())
         self._next = next(self._left, None)
 
     def __len__(self) -> int:
         return len(self._encoded or ())
 
     def take(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Those of the next keys, in their order, that it holds."""
-        wanted, last = set(keys), _order(keys[-1])
+        """Of the next keys, in their order, the records that the archive holds."""
+        if not keys:
+            return {}
+        wanted, last = set(keys), records.order(keys[-1])
         found: dict[str, bytes] = {}
-        while self._next and _order(self._next["key"]) <= last:
+        while self._next and records.order(self._next["key"]) <= last:
             if self._next["key"] in wanted:
                 found[self._next["key"]] = self._next["record"]
             self._next = next(self._left, None)
         return found
 
-    def _opened(self, store: Store) -> layout.Encoded | None:
-        """The archive, every byte of it checked."""
-        try:
-            data = store.read(ARCHIVE)
-            layout.check(data, ARCHIVE, _SCHEMA)
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # whatever it is, the records tell the same
-            self.is_newer = isinstance(error, RunError) and not isinstance(error, Damaged)
-            why = error if isinstance(error, RunError) else f"{ARCHIVE}: {one_line(error)}"
-            _log.warning("%s; meanwhile records are read one by one", why)
-            return None
-        encoded = layout.Encoded(data)
-        return encoded if encoded.stated.get(_CHECKED) == _COLUMNS else None
+
+def _opened(store: Store) -> _Archive:
+    """The store's archive, every byte of it checked; an empty one where there is none of use."""
+    try:
+        data = store.read(ARCHIVE)
+        layout.check(data, ARCHIVE, _SCHEMA)
+    except FileNotFoundError:
+        return _Archive()
+    except Exception as error:  # whatever it is, the records tell the same
+        why = error if isinstance(error, RunError) else f"{ARCHIVE}: {one_line(error)}"
+        _log.warning("%s; meanwhile records are read one by one", why)
+        return _Archive(is_newer=isinstance(error, RunError) and not isinstance(error, Damaged))
+    encoded = layout.Encoded(BytesIO(data))
+    is_ours = encoded.stated.get(_CHECKED) == _COLUMNS
+    return _Archive(encoded if is_ours else None)

@@ -9,9 +9,8 @@ ever, as its objects are gone.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = dict[str, Any]
+from zooadapt.types import Row
 
 LISTS = ("removed", "restored")
 """Of a record, that hold patterns."""
@@ -86,13 +85,6 @@ class Takedowns:
             if event.removes and event.covers(in_chans, bands):
                 return True
         return False
-
-
-def failure(event: Event, row: Row) -> Row:
-    """The row of failures.parquet of a variant that was removed."""
-    name = {column: row[column] for column in ("zoo", "model", "in_chans", "bands", "scheme")}
-    why = {"status": "removed", "stage": "remove", "error_type": "Removed", "error": event.reason}
-    return {**name, **why, "attempts": 0, "run_id": event.run_id}
 
 
 def check(record: Row) -> None:

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt.adapt import contract
+from zooadapt.mirror.records import ADAPTER_VERSION
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Gain, ModelFacts, Stem
 from zooadapt.zoos.protocol import Zoo
-
-ADAPTER_VERSION = 1
-"""Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
 
 
 def describe(

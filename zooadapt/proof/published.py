@@ -2,17 +2,16 @@
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from zooadapt import __version__
+from zooadapt import __version__, types
 from zooadapt.adapt import schemes
 from zooadapt.checkpoints.scratch import spool
 from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, stage
-from zooadapt.mirror import manifest
-from zooadapt.mirror.columns import variant_columns
+from zooadapt.mirror.columns import Loaded, stated_variant
 from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.variant_config import facts_for
 from zooadapt.proof import compare, devices
@@ -28,7 +27,7 @@ _DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
 class Proofs:
     """What became of a model's variants."""
 
-    rows: tuple[manifest.Row, ...]
+    rows: tuple[types.Row, ...]
     made: tuple[str, ...]
     """The variants of the rows, as `Target.short`."""
     failures: tuple[Failure, ...]
@@ -73,7 +72,7 @@ def _prove(
     reader: Reader,
     prover: compare.Prover | None,
     device: torch.device,
-) -> tuple[manifest.Row, compare.Prover]:
+) -> tuple[types.Row, compare.Prover]:
     """The variant's row of the manifest, and the prover, which is made once for all variants.
 
     Raises ValidationError where the variant isn't as it should be.
@@ -91,18 +90,17 @@ def _prove(
     params = sum(parameter.numel() for parameter in model.parameters())
     result = prover.prove(model, scheme, matrix)
     compare.check(result, adapted.stems, scheme, matrix)
-    row = {
-        **variant_columns(adapted, variant, facts_for(facts, target.bands, matrix)),
-        **asdict(result),
-        "params": params,
-        "weights_dtype": _main_dtype(tensors),
-        "verification": verification,
-        "checked_on": devices.name(device),
-        "zooadapt_version": __version__,
-        "timm_version": zoo.version(),
-        "torch_version": torch.__version__,
-    }
-    return row, prover
+    loaded = Loaded(
+        params=params,
+        weights_dtype=_main_dtype(tensors),
+        verification=verification,
+        checked_on=devices.name(device),
+        zooadapt_version=__version__,
+        timm_version=zoo.version(),
+        torch_version=torch.__version__,
+    )
+    own_facts = facts_for(facts, target.bands, matrix)
+    return stated_variant(adapted, variant, own_facts, result, loaded), prover
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:

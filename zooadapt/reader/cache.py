@@ -10,11 +10,11 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import platformdirs
 from filelock import FileLock
@@ -24,10 +24,9 @@ from zooadapt.checkpoints.fetch import fetch
 from zooadapt.errors import FetchError, UsageError, one_line, redact
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 Got = TypeVar("Got")
-Row = Mapping[str, Any]
-"""Of the manifest; its `folder`, `bytes` and `sha256` are used here."""
 
 _log = logging.getLogger("zooadapt")
 

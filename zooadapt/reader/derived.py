@@ -19,9 +19,9 @@ from zooadapt.mirror import safetensors_file, variant_config
 from zooadapt.names import CONFIG, WEIGHTS, source_stem
 from zooadapt.proof import compare
 from zooadapt.reader import cache
-from zooadapt.reader.cache import Cache, Row
+from zooadapt.reader.cache import Cache
 from zooadapt.targets import Band, Bands, Scheme, Target
-from zooadapt.types import ProofResult
+from zooadapt.types import ProofResult, Row
 from zooadapt.zoos import registry
 
 _log = logging.getLogger("zooadapt")

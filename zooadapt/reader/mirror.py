@@ -20,10 +20,10 @@ from zooadapt.bands import parse
 from zooadapt.errors import UsageError
 from zooadapt.names import CONFIG, safe
 from zooadapt.reader import cache, manifests
-from zooadapt.reader.cache import Row
 from zooadapt.reader.manifests import Catalogue, State
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
+from zooadapt.types import Row
 from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 

@@ -6,6 +6,7 @@ HTML of what it is given, and the page's own policy lets no other script run and
 
 import base64
 import hashlib
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,14 +14,17 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from zooadapt.errors import UsageError, redact
+from zooadapt.errors import UsageError, one_line, redact
 from zooadapt.mirror import manifest, run_files
-from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Row
-from zooadapt.report import page_data, plots, text
+from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Compacted
+from zooadapt.report import failures, page_data, plots, text
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_log = logging.getLogger("zooadapt")
 
 _LARGEST = 20_000_000
 """Bytes of a manifest, which has about 150 for each variant."""
@@ -38,16 +42,18 @@ class Contents:
     """The mirror's, without secrets."""
     rows: Sequence[Row]
     """Of the manifest."""
-    failures: Sequence[Row]
+    failed: Sequence[Row]
+    """Of failures.parquet."""
     runs: Sequence[run_files.Run]
     """The latest first."""
 
 
-def write(store: Store) -> str:
+def write(store: Store, tables: Compacted | None = None) -> str:
     """Make the page of a mirror and write it there; returns its URL, without secrets.
 
-    Raises UsageError where there is no mirror, or one too large for a page, RunError where its
-    tables can't be understood.
+    `tables` are the mirror's, where they were just written; otherwise they are read. Raises
+    UsageError where there is no mirror, or one too large for a page, RunError where its tables
+    can't be understood.
     """
     with suppress(FileNotFoundError):
         if (size := store.size(MANIFEST)) > _LARGEST:
@@ -56,15 +62,22 @@ def write(store: Store) -> str:
                 f"manifest.parquet has {text.size(size)}: no browser shows a page of so many "
                 f"variants; query it"
             )
-    rows = manifest.read_table(store, MANIFEST).select(page_data.COLUMNS).to_pylist()
-    contents = Contents(
-        url=store.url,
-        rows=rows,
-        failures=manifest.read_table(store, FAILURES).to_pylist(),
-        runs=run_files.read(store),
-    )
+    if tables:
+        rows, failed = [*tables.usable.rows(page_data.COLUMNS)], [*tables.failures]
+    else:
+        rows = manifest.read_table(store, MANIFEST).select(page_data.COLUMNS).to_pylist()
+        failed = manifest.read_table(store, FAILURES).to_pylist()
+    contents = Contents(store.url, rows, failed, run_files.read(store))
     store.write(PAGE, [render(contents).encode()])
     return f"{contents.url}/{PAGE}"
+
+
+def leave(store: Store, tables: Compacted | None = None) -> None:
+    """`write`; a failure is a warning, as nothing but the page depends on it."""
+    try:
+        write(store, tables)
+    except Exception as error:
+        _log.warning("the mirror's page wasn't written: %s", one_line(error))
 
 
 def render(contents: Contents) -> str:
@@ -109,17 +122,17 @@ def _file(name: str) -> str:
 
 def _figures(contents: Contents) -> dict[str, Any]:
     """What the template shows, by its names."""
-    rows, failures, runs = contents.rows, contents.failures, contents.runs
+    rows, failed, runs = contents.rows, contents.failed, contents.runs
     spent = run_files.together(runs)
     return {
         "url": contents.url,
         "rows": rows,
-        "failures": failures,
+        "failures": failed,
         "models": len({(row["zoo"], row["model"]) for row in rows}),
         "bytes": sum(row["bytes"] for row in rows),
         "latest": max((row["created_at"] for row in rows), default=None),
-        "coverage": page_data.coverage(rows, failures),
-        "groups": text.grouped(failures),
+        "coverage": page_data.coverage(rows, failed),
+        "groups": failures.grouped(failed),
         "most_groups": _GROUPS,
         "proofs": proofs(rows),
         "runs": runs,
@@ -130,7 +143,7 @@ def _figures(contents: Contents) -> dict[str, Any]:
             "fetch": sum(run.bytes_read for run in runs),
             "publish": sum(run.bytes_written for run in runs),
         },
-        "data": page_data.embedded(contents.url, rows, failures),
+        "data": page_data.embedded(contents.url, rows, failed),
     }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from zooadapt import bands
 from zooadapt.errors import redact
-from zooadapt.mirror.layout import Row
-from zooadapt.report import text
+from zooadapt.report import failures
+from zooadapt.types import Row
 
 UNKNOWN = "unknown"
 """The licence of a model whose source states none, as for ``--license``."""
@@ -26,7 +26,7 @@ COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "created_at")
 """Of the manifest, what a page needs: less than half of its bytes."""
 
 
-def embedded(url: str, rows: Sequence[Row], failures: Sequence[Row]) -> dict[str, Any]:
+def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, Any]:
     """The mirror's URL and both tables as finite JSON, under the names of their columns."""
     return {
         "mirror": url,
@@ -38,11 +38,11 @@ def embedded(url: str, rows: Sequence[Row], failures: Sequence[Row]) -> dict[str
             "license": _text(row["license"] or UNKNOWN for row in rows),
         },
         "failures": {
-            **{name: _text(row[name] for row in failures) for name in ("zoo", "model", "scheme")},
-            "in_chans": [row["in_chans"] for row in failures],
-            "bands": _text(short(row["bands"]) for row in failures),
-            "status": _text(row["status"] for row in failures),
-            "reason": _text(f"{row['stage']}: {redact(text.reason(row))}" for row in failures),
+            **{name: _text(row[name] for row in failed) for name in ("zoo", "model", "scheme")},
+            "in_chans": [row["in_chans"] for row in failed],
+            "bands": _text(short(row["bands"]) for row in failed),
+            "status": _text(row["status"] for row in failed),
+            "reason": _text(f"{row['stage']}: {redact(failures.reason(row))}" for row in failed),
         },
     }
 

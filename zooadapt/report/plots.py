@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from zooadapt.mirror.layout import Row
-from zooadapt.mirror.run_files import STAGES, Run
-from zooadapt.types import LEAST_CONTROL, TOLERANCE
+from zooadapt.mirror.run_files import Run
+from zooadapt.types import LEAST_CONTROL, STAGES, TOLERANCE, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,13 +26,14 @@ from functools import partial
 from tqdm import tqdm
 
 from zooadapt.errors import RunError, one_line
-from zooadapt.mirror import manifest
-from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Row
+from zooadapt.mirror import columns, manifest
+from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE
 from zooadapt.mirror.scan import ARCHIVE
 from zooadapt.mirror.takedowns import Takedowns
 from zooadapt.names import CONFIG, source_stem
 from zooadapt.stores.multipart import Unfinished
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 from zooadapt.upkeep.rebuild import ASIDE
 
 _log = logging.getLogger("zooadapt")
@@ -154,14 +155,14 @@ def _named(rows: Iterable[Row], records: Sequence[Row]) -> tuple[set[str], dict[
     taken = Takedowns(records)
     for place, record in enumerate(records):  # oldest first
         for row in [] if record.get("amends") else manifest.merge([record]).usable:
-            before = now.get(manifest.key(row))
+            before = now.get(columns.key(row))
             if before and before != row["folder"]:
                 replaced[before] = row["created_at"]
             if taken.voids(place, row) and (event := taken.of(row)):
                 replaced[row["folder"]] = datetime.fromisoformat(event.created_at)
-                now.pop(manifest.key(row), None)
+                now.pop(columns.key(row), None)
             else:
-                now[manifest.key(row)] = row["folder"]
+                now[columns.key(row)] = row["folder"]
     return {*now.values(), *(row["folder"] for row in rows)}, replaced
 
 

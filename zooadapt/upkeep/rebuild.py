@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from zooadapt.errors import Damaged, UsageError
 from zooadapt.mirror import manifest
 from zooadapt.mirror.manifest import Compacted
-from zooadapt.mirror.scan import ARCHIVE, Reading, refuse_newer
+from zooadapt.mirror.scan import ARCHIVE, Records, refuse_newer
 from zooadapt.stores.store import Store
 
 ASIDE = "damaged"
@@ -31,15 +31,15 @@ def rebuild(store: Store) -> Rebuilt:
     """
     manifest.check_tables(store)
     refuse_newer(store)
-    reading = Reading(store, archived=False, archiving=True)
-    records = sum(map(len, reading.histories()))
-    if not records and not reading.damaged:
+    records = Records(store, archived=False)
+    sound = sum(map(len, records.histories(archiving=True)))
+    if not sound and not records.damaged:
         raise UsageError(f"{store.root} holds no records to make a manifest from")
     aside = {}
-    for key, error in reading.damaged.items():
+    for key, error in records.damaged.items():
         store.write(f"{ASIDE}/{key}", [store.read(key)])
         store.remove(key)
         aside[f"{ASIDE}/{key}"] = error
     store.remove(ARCHIVE)
-    reading.leave_archive()
-    return Rebuilt(manifest.compact(store), records, aside)
+    records.leave_archive()
+    return Rebuilt(manifest.compact(store), sound, aside)

@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from zooadapt.errors import RunError, UsageError, one_line
 from zooadapt.mirror import manifest
-from zooadapt.mirror.manifest import Row
-from zooadapt.mirror.scan import Reading
+from zooadapt.mirror.records import write_record
+from zooadapt.mirror.scan import Records
 from zooadapt.mirror.takedowns import LISTS, Takedowns
 from zooadapt.names import model_folder
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 from zooadapt.upkeep import garbage
 from zooadapt.zoos import registry
 
@@ -81,7 +82,7 @@ def find(
 
 def _records_of(store: Store, names: Iterable[tuple[str, str]]) -> list[Row]:
     """Those of models, and of others that share their folders, as some stores know no case."""
-    return [record for history in Reading(store, models=names).histories() for record in history]
+    return [record for history in Records(store, models=names).histories() for record in history]
 
 
 def _models(store: Store, glob: str, zoo: str | None) -> list[tuple[str, str]]:
@@ -157,7 +158,6 @@ def remove(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> 
             f"not all could be removed ({one_line(cause)}); what is recorded stays, and the same "
             f"command goes on"
         ) from cause
-    _leave_page(store)
 
 
 def _tidy(store: Store, removal: Removal) -> None:
@@ -178,7 +178,6 @@ def undo(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> No
     """Allow what was taken down again: the next job that is asked for it makes it anew."""
     _record(store, found, "restored", reason, run_id)
     manifest.compact(store)
-    _leave_page(store)
 
 
 def _record(store: Store, found: Sequence[Removal], kind: str, reason: str, run_id: str) -> None:
@@ -192,9 +191,7 @@ def _record(store: Store, found: Sequence[Removal], kind: str, reason: str, run_
             or not taken.holds(removal.zoo, removal.model, pattern.in_chans, pattern.bands)
         ]
         if patterns:
-            manifest.write_record(
-                store, removal.zoo, removal.model, run_id, _content(kind, patterns)
-            )
+            write_record(store, removal.zoo, removal.model, run_id, _content(kind, patterns))
 
 
 def _content(kind: str, patterns: list[Row]) -> Row:
@@ -202,14 +199,3 @@ def _content(kind: str, patterns: list[Row]) -> Row:
     now = datetime.now(UTC).isoformat()
     head = {"created_at": now, "adapter_version": 0, "versions": {}, "source": nowhere}
     return {**head, "variants": [], "failures": [], kind: patterns}
-
-
-def _leave_page(store: Store) -> None:
-    """Nothing of what was taken down is to stand on the mirror's page; it isn't made for want."""
-    try:
-        if store.exists(manifest.PAGE):
-            from zooadapt.report import page  # needs torch, which a removal doesn't
-
-            page.write(store)
-    except Exception as error:
-        _log.warning("the mirror's page wasn't written: %s", one_line(error))

@@ -17,12 +17,13 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
-from zooadapt.mirror import layout, manifest
-from zooadapt.mirror.columns import MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import Row
+from zooadapt.mirror import manifest
+from zooadapt.mirror.columns import MANIFEST_SCHEMA, stated
+from zooadapt.mirror.records import write_record
 from zooadapt.mirror.takedowns import LISTS, Takedowns
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, source_stem
 from zooadapt.stores.store import Store
+from zooadapt.types import Row
 from zooadapt.zoos.registry import named
 
 _AT_ONCE = 4
@@ -187,10 +188,9 @@ class _Copy:
             "source": {"location": "", "identity": "", "uri": row["source_uri"],
                        "sha256": row["source_sha256"], "bytes": row["source_bytes"]},
         }  # fmt: skip
-        stated = {name: row[name] for name in MANIFEST_SCHEMA.names if name not in layout.FROM_HEAD}
-        content = {**found, "variants": [stated], "failures": []}
+        content = {**found, "variants": [stated(row)], "failures": []}
         for ours in (*LISTS, "amends"):
             content.pop(ours, None)
         if self.taken.of(row):  # undone since: what was recorded before it doesn't count
             content["created_at"] = datetime.now(UTC).isoformat()
-        manifest.write_record(self.dest, row["zoo"], row["model"], self.run_id, content)
+        write_record(self.dest, row["zoo"], row["model"], self.run_id, content)

@@ -28,18 +28,19 @@ from zooadapt.errors import (
     UsageError,
     ValidationError,
     one_line,
+    reason,
     stage,
 )
-from zooadapt.mirror import layout, manifest
+from zooadapt.mirror import columns, layout, manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
-from zooadapt.mirror.manifest import FAILURES, MANIFEST, Row
+from zooadapt.mirror.manifest import FAILURES, MANIFEST
 from zooadapt.mirror.variant_config import described_stems, stored_matrix
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, model_folder, source_stem
 from zooadapt.proof import compare, devices
 from zooadapt.reader import derived
 from zooadapt.reader.cache import Cache
 from zooadapt.stores.store import Store
-from zooadapt.types import ProofResult
+from zooadapt.types import ProofResult, Row
 from zooadapt.zoos import registry
 
 _AT_ONCE = 4
@@ -88,8 +89,8 @@ def verify(store: Store, deep: bool = False) -> Findings:
         for row, found in zip(rows, pool.map(check.variant, rows), strict=True):
             wrong += found
             bar.update(row["bytes"])
-    listed = {manifest.key(row) for row in rows}
-    unlisted = sum(manifest.key(row) not in listed for row in manifest.merge(records).usable)
+    listed = {columns.key(row) for row in rows}
+    unlisted = sum(columns.key(row) not in listed for row in manifest.merge(records).usable)
     return Findings(list(dict.fromkeys(wrong)), len(rows), size, unlisted)
 
 
@@ -173,7 +174,7 @@ class _Check:
             found += self._companions(row["folder"], config)
             stem = source_stem(row["folder"], config)
         except (ValueError, KeyError, TypeError, IndexError, UsageError) as cause:
-            return [Wrong(key, f"can't be understood: {layout.reason(cause)}")]
+            return [Wrong(key, f"can't be understood: {reason(cause)}")]
         what = self._stem(stem)
         return [*found, *([Wrong(stem, what)] if what else [])]
 

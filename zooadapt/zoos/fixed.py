@@ -229,11 +229,11 @@ def first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
     """The names of the weights that meet the image in a model on the meta device."""
     try:
         image = torch.zeros(2, facts.chans, *facts.size, device="meta")
-        readings = tracing.readings(model.eval(), image)
+        uses = tracing.first_uses(model.eval(), image)
     except Exception as cause:  # of the model's own code
         raise Unsupported(f"it can't be run on a batch of images: {one_line(cause)}") from cause
-    odd = [reading for reading in readings if not (reading.weight or "").endswith(".weight")]
-    if odd or not readings:
+    odd = [use for use in uses if not (use.weight or "").endswith(".weight")]
+    if odd or not uses:
         what = f"{odd[0].function} with {odd[0].parameters[0]}" if odd else "nothing learnt"
         raise Unsupported(f"the image first meets {what}, which isn't adapted")
-    return tuple(dict.fromkeys(str(reading.weight) for reading in readings))
+    return tuple(dict.fromkeys(str(use.weight) for use in uses))

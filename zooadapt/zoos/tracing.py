@@ -13,7 +13,7 @@ _WEIGHTED = {"conv1d", "conv2d", "conv3d", "linear"}
 
 
 @dataclass(frozen=True)
-class Reading:
+class FirstUse:
     """An operation in which the image first meets something learnt."""
 
     function: str
@@ -27,7 +27,7 @@ class Reading:
         return self.parameters[0] if self.function in _WEIGHTED else None
 
 
-def readings(model: nn.Module, image: Tensor) -> list[Reading]:
+def first_uses(model: nn.Module, image: Tensor) -> list[FirstUse]:
     """Every operation of a forward pass that applies parameters to the image itself.
 
     The image stays the image while it is cut, padded, scaled, put together or moved; what comes of
@@ -45,7 +45,7 @@ class _Tracer(TorchFunctionMode):
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], image: Tensor) -> None:
         super().__init__()
-        self.found: list[Reading] = []
+        self.found: list[FirstUse] = []
         self._kept: list[Tensor] = [image]
         """Whatever is known by its id below: none may be given to another meanwhile."""
         self._images = {id(image)}
@@ -66,7 +66,7 @@ class _Tracer(TorchFunctionMode):
         images = any(id(tensor) in self._images for tensor in given)
         learnt = [self._learnt[id(tensor)] for tensor in given if id(tensor) in self._learnt]
         if images and learnt:
-            self.found.append(Reading(name, tuple(learnt)))
+            self.found.append(FirstUse(name, tuple(learnt)))
             return result
         made = [args[0]] if name == "__setitem__" else _tensors(result)
         for tensor in made:

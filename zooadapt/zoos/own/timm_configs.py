@@ -16,7 +16,7 @@ from timm.models._pretrained import PretrainedCfg
 
 from zooadapt import bands
 from zooadapt.bands import RGB
-from zooadapt.errors import CheckpointError, FetchError, Unsupported, UsageError, one_line
+from zooadapt.errors import CheckpointError, FetchError, Unsupported, UsageError, reason
 from zooadapt.names import CONFIG
 from zooadapt.targets import Bands
 from zooadapt.types import ModelFacts
@@ -69,7 +69,9 @@ def described(text: str) -> Described:
             raise FetchError(config[_UNREAD])
         architecture = config["architecture"]
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
-        raise CheckpointError(f"its {CONFIG} isn't one that timm writes: {_why(cause)}") from cause
+        raise CheckpointError(
+            f"its {CONFIG} isn't one that timm writes: {reason(cause)}"
+        ) from cause
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise Unsupported(f"timm {timm.__version__} knows no architecture {architecture!r}")
     try:
@@ -77,11 +79,7 @@ def described(text: str) -> Described:
     except CheckpointError as error:
         raise CheckpointError(f"its {CONFIG} is refused: {error}") from error.__cause__
     except Exception as cause:
-        raise CheckpointError(f"its {CONFIG} can't be understood: {_why(cause)}") from cause
-
-
-def _why(cause: Exception) -> str:
-    return f"it has no {cause}" if isinstance(cause, KeyError) else one_line(cause)
+        raise CheckpointError(f"its {CONFIG} can't be understood: {reason(cause)}") from cause
 
 
 def _described(config: dict[str, Any]) -> Described:

@@ -1,0 +1,93 @@
+"""What a run would do, printed and not done."""
+
+from collections.abc import Sequence
+
+import click
+
+from zooadapt.errors import FetchError, redact
+from zooadapt.job import estimate, plan, source_changes
+from zooadapt.job.options import Config
+from zooadapt.mirror import manifest
+from zooadapt.report.text import counted, size
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
+from zooadapt.types import Job, Source
+
+
+def dry_run(config: Config) -> int:
+    """Print what a run would do, and do nothing; returns the exit code 0.
+
+    Raises UsageError and RunError as the run would before its work begins.
+    """
+    job, entries = config.job(), plan.select(config)
+    plan.check_targets(entries, config.targets)
+    store = open_store(job.dest, job.dest_options)
+    manifest.check_tables(store)
+    found = source_changes.ask(entries, config, job)
+    histories = manifest.histories(store)
+    todo = plan.make(entries, config, histories, source_changes.differs(found))
+    click.echo(f"mirror: {redact(job.dest)}")
+    click.echo(f"plan: {todo}")
+    click.echo("\n".join(_lines(todo, _sources(todo, found, job), store, config.bandwidth)))
+    return 0
+
+
+def _sources(
+    todo: plan.Plan, found: source_changes.Found, job: Job
+) -> Sequence[Source | FetchError]:
+    """What the source of each model that is due says."""
+    due = [request.entry for request in todo.requests]
+    return [found[entry] for entry in due] if found else source_changes.look_up(due, job)
+
+
+def _lines(
+    todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store, bandwidth: float
+) -> list[str]:
+    """A line for each model that is due, and what it costs to read and to write."""
+    lines, read, written, unknown = [], 0, 0, []
+    for request, source in zip(todo.requests, sources, strict=True):
+        bytes_ = source.bytes if isinstance(source, Source) else None
+        if bytes_ is None:
+            unknown.append(source)
+        read += bytes_ or 0
+        written += (bytes_ or 0) * len(request.targets)
+        shown = "size unknown" if bytes_ is None else size(bytes_)
+        targets = ",".join(target.short for target in request.targets)
+        lines.append(f"  {request.entry.name}  {targets}  {shown}")
+    free = store.free_bytes()
+    lines.append(f"to read:  {size(read)}{_unknown(unknown)}")
+    lines.append(f"to write: about {size(written)}")
+    lines.append(f"free:     {size(free) if free is not None else 'the store does not say'}")
+    return [*lines, *_estimated(_estimate(todo, sources, store), bandwidth)]
+
+
+def _estimate(
+    todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store
+) -> estimate.Estimate:
+    """What the models of known size take."""
+    return estimate.total(
+        estimate.of_model(source.bytes, len(request.targets), store.composes)
+        for request, source in zip(todo.requests, sources, strict=True)
+        if isinstance(source, Source) and source.bytes is not None
+    )
+
+
+def _estimated(of: estimate.Estimate, bandwidth: float) -> list[str]:
+    """Lines of what a run takes; `estimate` has the formulas."""
+    return [
+        "estimated:",
+        f"  requests  {counted(of.lookups, 'look-up')} and {counted(of.source_reads, 'read')} of "
+        f"sources; {counted(of.writes, 'write')} and {counted(of.reads, 'read')} of the store",
+        f"  bytes     {size(of.bytes_in)} from sources, {size(of.bytes_sent)} to the store and "
+        f"{size(of.bytes_back)} back",
+        f"  transfer  {of.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
+        f"  proofs    {of.gpu_seconds / 3600:,.2f} GPU hours",
+        f"  storage   {size(of.stored)}",
+    ]
+
+
+def _unknown(sources: Sequence[Source | FetchError]) -> str:
+    if not sources:
+        return ""
+    reason = next((f" ({source})" for source in sources if isinstance(source, FetchError)), "")
+    return f", and {len(sources)} checkpoints of unknown size{reason}"

@@ -1,0 +1,49 @@
+"""What the commands of upkeep print."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from zooadapt.report.text import counted, size
+from zooadapt.upkeep.garbage import Garbage
+from zooadapt.upkeep.removal import Removal
+from zooadapt.upkeep.verify import Findings, Wrong
+
+
+def wrong_table(wrong: Sequence[Wrong]) -> str:
+    """A line for each thing that is wrong."""
+    width = max(len(found.where) for found in wrong)
+    return "\n".join(f"  {found.where:<{width}}  {found.what}" for found in wrong)
+
+
+def verified(findings: Findings, deep: bool) -> str:
+    """The closing line of a check."""
+    checked = f"{counted(findings.variants, 'variant')}, {size(findings.bytes)}"
+    proved = ", each proved again" if deep else ""
+    verdict = f"{len(findings.wrong)} wrong" if findings.wrong else f"all is well{proved}"
+    unlisted = (
+        f"; {findings.unlisted} more are recorded: a job is at work, or zooadapt rebuild lists them"
+        if findings.unlisted
+        else ""
+    )
+    return f"{checked}: {verdict}{unlisted}"
+
+
+def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
+    """A line for each thing that may go, with its size and age."""
+    lines = []
+    for item in garbage:
+        kind = "  unfinished upload" if item.upload else ""
+        lines.append(f"  {size(item.bytes):>8}  {(now - item.since).days:>5} d  {item.name}{kind}")
+    return "\n".join(lines)
+
+
+def removal_table(removals: Sequence[Removal]) -> str:
+    """A line for each model that goes: its listed variants, and the bytes of all its objects."""
+    lines = []
+    for removal in removals:
+        rows = removal.variants
+        widths = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
+        shown = widths or ("nothing listed" if removal.keys else "nothing left")
+        stems = " and its original stems" if removal.whole and removal.keys else ""
+        lines.append(f"  {size(removal.bytes):>8}  {removal.zoo}/{removal.model}  {shown}{stems}")
+    return "\n".join(lines)
