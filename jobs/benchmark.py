@@ -368,12 +368,16 @@ def driver(entries: int) -> None:
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     requests = iter(todo.requests)
     for size, locate in ((100, idle.locate), (1, idle.locate_small)):
-        _through(requests, job, ray_executor.Stages(locate, idle.adapt, idle.prove), f"{size} MB")
+        _through(
+            requests, job, ray_executor.TaskFunctions(locate, idle.adapt, idle.prove), f"{size} MB"
+        )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(f"driver: {peak / MB:,.0f} MB at {entries:,} models")
 
 
-def _through(requests: Iterator[Request], job: Job, stages: ray_executor.Stages, size: str) -> None:
+def _through(
+    requests: Iterator[Request], job: Job, stages: ray_executor.TaskFunctions, size: str
+) -> None:
     """Time models through stages that do nothing, once the processes are there."""
     times: list[tuple[float, float]] = []
 

@@ -77,7 +77,7 @@ def main(
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
     """What the zoo has of each, or without a list of models, what its library knows."""
     known = getattr(registry.get(zoo), "architectures", None) if ":" not in zoo else None
-    listed = list(known()) if known else registry.listed(zoo)
+    listed = list(known()) if known else registry.list_models(zoo)
     chosen = plan.matching(listed, globs, "--models") if globs else listed
     first: dict[str, ModelEntry] = {}
     for entry in chosen:

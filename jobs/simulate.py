@@ -25,9 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from zooadapt.job.options import parse_names  # noqa: E402
-from zooadapt.measure import scaling  # noqa: E402
-from zooadapt.measure.scaling import Result  # noqa: E402
-from zooadapt.measure.simulation import Cluster, Costs  # noqa: E402
+from zooadapt.measure import simulation  # noqa: E402
+from zooadapt.measure.simulation import (  # noqa: E402
+    Cluster,
+    Costs,
+    Result,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +85,7 @@ def main(
     if unknown:
         raise click.BadParameter(f"no source {', '.join(unknown)}; there are {', '.join(SOURCES)}")
     gc.disable()  # there are no cycles, and to look for them among a million records takes long
-    sizes = scaling.stretched(scaling.listed(TIMM), models, seed)
+    sizes = simulation.stretched(simulation.read_sizes(TIMM), models, seed)
     click.echo(f"{models:,} models, {sum(sizes) / 1e12:,.1f} TB")
     click.echo("source       nodes  models/s     hours  efficiency  driver  too large")
     results: Results = {source: {} for source in sources}
@@ -90,7 +93,7 @@ def main(
         for number in nodes:
             cluster = Cluster(number, cpus=cpus, bandwidth=bandwidth * 1e6)
             costs = replace(SOURCES[source], source=source_bandwidth * 1e6)
-            result = scaling.run(sizes, cluster, costs)
+            result = simulation.run(sizes, cluster, costs)
             click.echo(_line(source, number, result))
             results[source][number] = result
     if plot:

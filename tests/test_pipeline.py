@@ -16,9 +16,8 @@ from tests.support import checkpoints
 from tests.support.pipelines import counted, entry, run
 from zooadapt import pipeline
 from zooadapt.measure import seeded
-from zooadapt.mirror.manifest import Row
 from zooadapt.targets import Bands
-from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request
+from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request, Row
 from zooadapt.zoos import registry
 from zooadapt.zoos.timm import TimmZoo
 

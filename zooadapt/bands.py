@@ -60,7 +60,7 @@ def parse(text: str) -> Bands:
     names = _names(text)
     if len(names) == 1 and names[0].upper() not in COMMON:
         preset(text)  # says which there are
-    return _listed(names)
+    return _from_names(names)
 
 
 def described(content: Any, where: str) -> Bands:
@@ -115,7 +115,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _listed(names: list[str]) -> Bands:
+def _from_names(names: list[str]) -> Bands:
     unknown = [name for name in names if name.upper() not in COMMON]
     if unknown:
         raise UsageError(

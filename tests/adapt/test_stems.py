@@ -11,7 +11,7 @@ from torch import nn
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.errors import StemError, Unsupported
 from zooadapt.types import Gain, Layer, Stem
-from zooadapt.zoos.registry import get, listed
+from zooadapt.zoos.registry import get, list_models
 
 
 def plain(model: nn.Module, name: str, chans: int) -> Layer | None:
@@ -21,7 +21,7 @@ def plain(model: nn.Module, name: str, chans: int) -> Layer | None:
 
 def found(name: str) -> tuple[Stem, ...]:
     zoo = get("timm")
-    entry = next(entry for entry in listed("timm") if entry.name == name)
+    entry = next(entry for entry in list_models("timm") if entry.name == name)
     with torch.device("meta"):
         base, probe = zoo.build(entry, 3), zoo.build(entry, 4)
     return stems.find(base, probe, 3, zoo.stems(entry, base), zoo.layer)

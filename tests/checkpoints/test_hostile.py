@@ -26,7 +26,7 @@ from zooadapt.mirror import manifest
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Job, ModelSummary, Request
-from zooadapt.zoos.registry import listed
+from zooadapt.zoos.registry import list_models
 
 READ_ALL = """
 import json, resource, sys
@@ -163,7 +163,7 @@ def adapted(tag: str, content: bytes, job: Job) -> Adapted | ModelSummary:
     folder = Path(job.source_root or "") / "timm" / tag
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(content)
-    entry = next(entry for entry in listed("timm") if entry.name == tag)
+    entry = next(entry for entry in list_models("timm") if entry.name == tag)
     return pipeline.adapt(Request(entry, (Target(Bands.counted(4), "repeat"),)), job)
 
 

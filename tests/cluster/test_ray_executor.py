@@ -23,7 +23,7 @@ from zooadapt.mirror import manifest
 from zooadapt.proof import published
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request
-from zooadapt.zoos.registry import listed
+from zooadapt.zoos.registry import list_models
 
 BREAKER = "test_efficientnet.r160_in1k"
 
@@ -63,7 +63,7 @@ def local_ray() -> Iterator[None]:
 
 
 def entry(name: str) -> ModelEntry:
-    return next(entry for entry in listed("timm") if entry.name == name)
+    return next(entry for entry in list_models("timm") if entry.name == name)
 
 
 @pytest.mark.slow  # as test_resume holds

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support import idle
-from zooadapt.cluster.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Stage
+from zooadapt.cluster.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Task
 from zooadapt.errors import StageError, TooLarge, WorkerDied
 from zooadapt.measure.simulation import summary
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request, Source
@@ -30,13 +30,13 @@ class InOrder:
     deadly: Counter[str] = field(default_factory=Counter)
     """How many processes a model kills."""
     capacity: Capacity = CAPACITY
-    begun: list[tuple[Stage, str]] = field(default_factory=list)
-    queue: list[tuple[Stage, Batch]] = field(default_factory=list)
+    begun: list[tuple[Task, str]] = field(default_factory=list)
+    queue: list[tuple[Task, Batch]] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
     """The models of each batch that was adapted."""
     cancelled: bool = False
 
-    def start(self, stage: Stage, batch: Batch) -> None:
+    def start(self, stage: Task, batch: Batch) -> None:
         names = [work.request.entry.name for work in batch.works]
         self.begun += [(stage, name) for name in names]
         self.queue.append((stage, batch))
@@ -48,7 +48,7 @@ class InOrder:
         heavy = [batch.memory for stage, batch in self.queue if stage != "locate"]
         assert len(heavy) == 1 or sum(heavy) <= self.capacity.memory
 
-    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         stage, batch = self.queue.pop(0)
         names = [work.request.entry.name for work in batch.works]
         killer = next((name for name in names if stage != "locate" and self.deadly[name] > 0), None)
@@ -57,7 +57,7 @@ class InOrder:
             return [(stage, batch, Died(RuntimeError("killed")))]
         return [(stage, batch, [self._outcome(stage, work.request) for work in batch.works])]
 
-    def _outcome(self, stage: Stage, request: Request) -> Outcome:
+    def _outcome(self, stage: Task, request: Request) -> Outcome:
         if stage == "locate":
             return Located(Source("hf://x", "", self.sizes(request.entry.name), ""), None, "")
         return idle.adapt(request, JOB, None) if stage == "adapt" else summary(request)

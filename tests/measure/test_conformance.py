@@ -23,12 +23,12 @@ from zooadapt.mirror import variant_config
 from zooadapt.targets import Bands
 from zooadapt.types import Layer, ModelEntry, Stem
 from zooadapt.zoos import timm_layers
-from zooadapt.zoos.registry import get, listed
+from zooadapt.zoos.registry import get, list_models
 
 STEMS_ONLY = 0.0
 CHANS = (1, 4)
 
-ENTRIES = {entry.architecture: entry for entry in reversed(listed("timm"))}
+ENTRIES = {entry.architecture: entry for entry in reversed(list_models("timm"))}
 
 
 def family(architecture: str) -> str:
@@ -234,7 +234,7 @@ def test_a_variant_is_built_from_its_config(architecture: str, tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_variant_of_every_tag_is_built_from_its_config(tmp_path: Path) -> None:
-    entries = listed("timm")
+    entries = list_models("timm")
     assert len(entries) >= 1826
     for entry in entries:
         rebuilt(entry, tmp_path)

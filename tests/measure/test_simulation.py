@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from zooadapt.cluster.schedule import Work
-from zooadapt.measure import scaling
+from zooadapt.measure import simulation
 from zooadapt.measure.simulation import WINDOW, Cluster, Costs, Link
 
 JOB = Path(__file__).parents[2] / "jobs" / "simulate.py"
-SIZES = scaling.stretched([4 * 10**6, 10**8, 6 * 10**8, 2 * 10**9], 1000)
+SIZES = simulation.stretched([4 * 10**6, 10**8, 6 * 10**8, 2 * 10**9], 1000)
 FREE = Costs(task=0.0, model=0.0, lookup_cpu=0.0, lookup=0.0)
 """Of a driver that costs nothing."""
 
 
 def test_every_model_ends_once() -> None:
     ended: Counter[str] = Counter()
-    result = scaling.run(
+    result = simulation.run(
         SIZES, Cluster(3), Costs(), lambda summary: ended.update([summary.entry.name])
     )
     assert ended == Counter(map(str, range(len(SIZES))))
@@ -30,13 +30,13 @@ def test_every_model_ends_once() -> None:
 
 
 def test_one_that_fits_no_node_fails_and_the_others_end() -> None:
-    result = scaling.run([*SIZES, 10**11], Cluster(2), Costs())
+    result = simulation.run([*SIZES, 10**11], Cluster(2), Costs())
     assert (result.models, result.failed) == (len(SIZES) + 1, 1)
 
 
 @pytest.mark.parametrize("costs", [Costs(), FREE, Costs(source=2e9), Costs(limit=100)])
 def test_more_nodes_are_not_slower_and_none_beats_the_links(costs: Costs) -> None:
-    results = [scaling.run(SIZES, Cluster(nodes), costs) for nodes in (1, 3, 10, 30)]
+    results = [simulation.run(SIZES, Cluster(nodes), costs) for nodes in (1, 3, 10, 30)]
     for fewer, more in itertools.pairwise(results):
         assert more.seconds <= 1.01 * fewer.seconds
     assert all(0 < result.efficiency <= 1 and 0 <= result.load <= 1 for result in results)
@@ -45,25 +45,25 @@ def test_more_nodes_are_not_slower_and_none_beats_the_links(costs: Costs) -> Non
 def test_where_nothing_but_the_links_costs_the_bound_is_reached() -> None:
     costs = replace(FREE, start=0.0, sha256=0.0, md5=0.0)
     sizes = [10**8] * 3000
-    result = scaling.run(sizes, Cluster(2, cpus=32, bandwidth=5e7), costs)
+    result = simulation.run(sizes, Cluster(2, cpus=32, bandwidth=5e7), costs)
     assert result.efficiency > 0.97
 
 
 def test_a_source_that_is_the_bound_is_reached() -> None:
     costs = replace(FREE, source=2e8)
-    result = scaling.run([10**8] * 1000, Cluster(20), costs)
+    result = simulation.run([10**8] * 1000, Cluster(20), costs)
     assert result.bound == pytest.approx(500)
     assert result.efficiency > 0.95
 
 
 def test_a_source_takes_so_many_look_ups_in_five_minutes() -> None:
-    result = scaling.run([4 * 10**6] * 1000, Cluster(10), Costs(limit=100))
+    result = simulation.run([4 * 10**6] * 1000, Cluster(10), Costs(limit=100))
     assert 9 * WINDOW < result.seconds < 10 * WINDOW
 
 
 def test_a_driver_has_one_core() -> None:
     costs = replace(FREE, task=0.5, start=0.0)
-    result = scaling.run([10**8] * 500, Cluster(50), costs)
+    result = simulation.run([10**8] * 500, Cluster(50), costs)
     assert result.seconds >= 500 * 2 * 0.5, "two tasks a model"
     assert result.load > 0.95
 
@@ -85,15 +85,15 @@ def test_the_schedule_looks_at_few_models_where_memory_is_tight(
         return found
 
     monkeypatch.setattr(Work, "memory", property(counting))
-    scaling.run(SIZES, Cluster(20, memory=5 * 10**9), Costs())
+    simulation.run(SIZES, Cluster(20, memory=5 * 10**9), Costs())
     assert looked[0] < 150 * len(SIZES)
 
 
 def test_a_stretched_zoo_begins_with_the_real_one_and_is_the_same_each_time() -> None:
-    sizes = scaling.listed(JOB.parent / "data" / "timm-1.0.31.csv")
+    sizes = simulation.read_sizes(JOB.parent / "data" / "timm-1.0.31.csv")
     assert len(sizes) == 1826
-    assert sorted(scaling.stretched(sizes, 1826)) == sorted(sizes)
-    assert scaling.stretched(sizes, 5000) == scaling.stretched(sizes, 5000)
+    assert sorted(simulation.stretched(sizes, 1826)) == sorted(sizes)
+    assert simulation.stretched(sizes, 5000) == simulation.stretched(sizes, 5000)
 
 
 def test_the_job_prints_a_line_a_case_and_plots(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""The README's recipes: each block is run as it stands, on another bucket and a smaller model.
+"""Each block of the README for readers, run as it stands on another bucket and a smaller model.
 
 What users rely on: every tool finds the same row, the stored weights are in the model bit for bit,
 and what was trained loads where the pulled folder is gone.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import uuid
@@ -23,15 +22,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.conftest import SMALL
-from tests.support import checkpoints, seaweed
-from tests.support.jobs import ROOT
+from tests.support import checkpoints, docs, seaweed
 from tests.support.pipelines import counted, entry, run
 from tests.support.seaweed import SeaweedFS
 from zooadapt import bands, pipeline
 from zooadapt.targets import Target
 from zooadapt.types import Adapted, Job, Request
 
-RECIPES = (ROOT / "README.md").read_text().partition("\n## Recipes\n")[2].partition("\n## ")[0]
 NAMED = "resnet18.a1_in1k"
 """The model that the recipes name; SMALL takes its place."""
 
@@ -63,8 +60,7 @@ def names(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names
 
 def blocks(title: str, language: str) -> list[str]:
     """The code blocks of a recipe."""
-    section = RECIPES.partition(f"\n### {title}\n")[2].partition("\n### ")[0]
-    found = re.findall(rf"^```{language}\n(.*?)^```$", section, re.M | re.S)
+    found = docs.blocks(docs.section("zooadapt/reader", title), language)
     assert found, title
     return found
 

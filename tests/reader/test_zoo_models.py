@@ -92,7 +92,7 @@ def test_a_damaged_cache_is_counted_anew(
 
 def test_in_processes_it_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entries = [
-        entry for entry in registry.listed("timm") if entry.name.startswith("test_resnet")
+        entry for entry in registry.list_models("timm") if entry.name.startswith("test_resnet")
     ] * 2
     alone = [parameter_counts.parameters(entry) for entry in entries]
     monkeypatch.setattr(parameter_counts, "_A_PROCESS", 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support import places
 from zooadapt.cluster.nodes import Workers
-from zooadapt.cluster.ray_executor import RayExecutor, Stages
+from zooadapt.cluster.ray_executor import RayExecutor, TaskFunctions
 from zooadapt.cluster.schedule import Schedule
 from zooadapt.errors import StageError
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request
@@ -25,7 +25,7 @@ def until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-STAGES = Stages(places.locate, places.adapt, places.prove)
+STAGES = TaskFunctions(places.locate, places.adapt, places.prove)
 
 
 class Run:

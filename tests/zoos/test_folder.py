@@ -31,7 +31,7 @@ from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, Job, Listing, ModelEntry, Request
 from zooadapt.zoos import registry
 from zooadapt.zoos.own.folder import FolderZoo
-from zooadapt.zoos.own.tree import below
+from zooadapt.zoos.own.folder_search import below
 
 BLUE_FIRST = [
     {"name": "blue", "wavelength": 490, "width": 65},
@@ -97,7 +97,7 @@ def rows(dest: Path | str, name: str = "manifest") -> pd.DataFrame:
 
 
 def listed(own: Path | str, **options: Any) -> dict[str, ModelEntry]:
-    return {entry.name: entry for entry in registry.listed(f"folder:{own}", options=options)}
+    return {entry.name: entry for entry in registry.list_models(f"folder:{own}", options=options)}
 
 
 def test_every_good_one_is_proved_and_every_bad_one_said(made: tuple[Path, str]) -> None:
@@ -219,7 +219,7 @@ def test_what_changed_in_place_is_made_again_when_asked(own: Path, tmp_path: Pat
 def made_here(spec: str, dest: Path, root: Path | None = None) -> pd.DataFrame:
     """The rows, by model, after all models of a zoo went through the stages in this process."""
     job = Job(uuid.uuid4().hex, str(dest), source_root=str(root) if root else None)
-    for entry in registry.listed(spec, job.source_root):
+    for entry in registry.list_models(spec, job.source_root):
         adapted = pipeline.adapt(Request(entry, (Target.of(Bands.counted(2)),)), job)
         assert isinstance(adapted, Adapted), adapted
         assert not pipeline.prove(adapted, job).failures
@@ -348,7 +348,7 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder below .* holds a config.json and beside it"):
         listed(tmp_path)
     with pytest.raises(UsageError, match="say which, as folder:URL"):
-        registry.listed("folder")
+        registry.list_models("folder")
     for url in ("nosuch://x", tmp_path / "nosuch", "http://127.0.0.1:9/zoo"):
         with pytest.raises(UsageError, match="can't be listed"):
             listed(url)
@@ -420,7 +420,7 @@ def test_the_list_keeps_its_order(own: Path, tmp_path: Path) -> None:
 def test_a_repository_that_is_none_of_timms_has_no_facts(own: Path, tmp_path: Path) -> None:
     (tmp_path / "ids").write_text("team/land\nteam/other\n")
     (own / "team" / "other").mkdir(exist_ok=True)
-    there, other = registry.listed(f"hub:{tmp_path}/ids", str(own))
+    there, other = registry.list_models(f"hub:{tmp_path}/ids", str(own))
     assert FolderZoo().facts(there).chans == 4
     with pytest.raises(FetchError, match=r"^team/other has no config.json$"):
         FolderZoo().facts(other)

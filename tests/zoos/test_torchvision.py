@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import zooadapt
-from tests.support.jobs import ROOT
+from tests.support import docs
 from tests.support.mutants import rolled
 from tests.support.pipelines import counted, run
 from zooadapt import pipeline
@@ -35,12 +34,11 @@ from zooadapt.report import closing
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, ModelFacts, ModelSummary, Request, Row
-from zooadapt.zoos.registry import listed
+from zooadapt.zoos.registry import list_models
 from zooadapt.zoos.torchvision import _REFUSED, TorchvisionZoo, _kind
 
-SECTION = (ROOT / "README.md").read_text().partition("\n### torchvision\n")[2]
-_, RECIPE = re.findall(r"```python\n(.*?)```", SECTION.partition("\n### ")[0], re.S)
-"""How the README loads a variant, with zooadapt and without."""
+_, RECIPE = docs.blocks(docs.section("zooadapt/reader", "torchvision"), "python")
+"""How the README for readers loads a variant, with zooadapt and without."""
 LAST = "model.load_state_dict(tensors)"
 LAST_OF_MNASNET = """state = model.state_dict()
 state.update(tensors)
@@ -52,7 +50,7 @@ VIDEO = "r3d_18.KINETICS400_V1"
 VERSIONED = "mnasnet0_5.IMAGENET1K_V1"
 
 ZOO = TorchvisionZoo()
-ENTRIES = {entry.name: entry for entry in listed("torchvision")}
+ENTRIES = {entry.name: entry for entry in list_models("torchvision")}
 PLACE = "https://download.pytorch.org/models"
 
 
@@ -103,7 +101,7 @@ def test_without_torchvision_it_is_said_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     monkeypatch.delitem(sys.modules, "zooadapt.zoos.torchvision")
     with pytest.raises(UsageError, match=r"pip install 'zooadapt\[torchvision\]'"):
-        listed("torchvision")
+        list_models("torchvision")
 
 
 # Built as torchvision builds it

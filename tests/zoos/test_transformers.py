@@ -15,8 +15,8 @@ import transformers
 from torch import nn
 
 import zooadapt
+from tests.support import docs
 from tests.support.hub import LoopbackHub, serving
-from tests.support.jobs import ROOT
 from tests.support.pipelines import counted, run
 from zooadapt import pipeline
 from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
@@ -27,9 +27,8 @@ from zooadapt.zoos.hf import configs, models
 from zooadapt.zoos.hf.transformers import TransformersZoo
 from zooadapt.zoos.own import id_lists
 
-SECTION = (ROOT / "README.md").read_text().partition("\n### transformers\n")[2]
-LOAD, CREATE = re.findall(r"```python\n(.*?)```", SECTION.partition("\n### ")[0], re.S)
-"""Of the README, with `image` an array of (channels, height, width)."""
+LOAD, CREATE = docs.blocks(docs.section("zooadapt/reader", "transformers"), "python")
+"""Of the README for readers, with `image` an array of (channels, height, width)."""
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
 STAGES = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
@@ -115,7 +114,7 @@ def listed(root: Path, *names: str) -> list[ModelEntry]:
     """Those that the zoo lists below a source root."""
     file = root / "some.txt"
     file.write_text("\n".join(names))
-    return registry.listed(f"transformers:{file}", str(root))
+    return registry.list_models(f"transformers:{file}", str(root))
 
 
 def changed(root: Path, to: Path, name: str, **changes: Any) -> ModelEntry:
@@ -404,8 +403,8 @@ def test_what_would_have_code_run_is_not_written(
 
 def test_from_the_hub(hub: LoopbackHub, root: Path, tmp_path: Path) -> None:
     """The same entries as from a source root, one request a file, and the same bytes."""
-    entries = registry.listed(f"transformers:{root / 'ids.txt'}")
-    assert entries == registry.listed(f"transformers:{root / 'ids.txt'}", str(root))
+    entries = registry.list_models(f"transformers:{root / 'ids.txt'}")
+    assert entries == registry.list_models(f"transformers:{root / 'ids.txt'}", str(root))
     assert [entry.name for entry in entries] == list(FAMILIES)
     assert len(hub.asked) == 3 * len(FAMILIES)
     job = Job("run", str(tmp_path))
@@ -418,7 +417,7 @@ def test_an_id_that_is_not_there_is_a_failure_of_its_own(
     hub: LoopbackHub, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "ids").write_text("no/such\ngoogle/vit-tiny\ngoogle/vit-tiny@v2\n")
-    absent, there, revision = registry.listed(f"transformers:{tmp_path / 'ids'}")
+    absent, there, revision = registry.list_models(f"transformers:{tmp_path / 'ids'}")
     with pytest.raises(FetchError, match="hf://no/such isn't there, or is private"):
         TransformersZoo().build(absent, 3)
     with pytest.raises(FetchError, match="isn't there"):
@@ -477,7 +476,7 @@ def test_a_list_that_is_none(text: str, error: str, tmp_path: Path) -> None:
 
 def test_a_list_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="the list /no/such can't be read"):
-        registry.listed("transformers:/no/such")
+        registry.list_models("transformers:/no/such")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The maths: the matrix M of a scheme, the stems of a model, and W·M."""

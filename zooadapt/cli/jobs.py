@@ -89,14 +89,14 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
 def runs(store: "Store", limit: int, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first."""
     from zooadapt.mirror import run_files
-    from zooadapt.report import tables
+    from zooadapt.report import runs, tables
 
     seen = run_files.seen(store, limit)
     if not seen and not as_json:
         click.echo("no runs")
         return OK
-    found = tables.runs(seen)
-    click.echo(tables.as_json(found) if as_json else tables.run_lines(found))
+    found = runs.runs(seen)
+    click.echo(tables.as_json(found) if as_json else runs.run_lines(found))
     return OK
 
 

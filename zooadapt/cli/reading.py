@@ -170,10 +170,10 @@ def pull(
 @as_json
 def status(mirror: "Mirror", as_json: bool) -> int:
     """Say what a mirror holds, and what timm has besides."""
-    from zooadapt.report import tables
+    from zooadapt.report import status
 
-    found = tables.status(mirror.manifest())
-    click.echo(json.dumps(found, indent=2) if as_json else tables.status_lines(found))
+    found = status.status(mirror.manifest())
+    click.echo(json.dumps(found, indent=2) if as_json else status.status_lines(found))
     return OK
 
 

@@ -1,0 +1,1 @@
+"""Many models on Ray: what runs when, and on which node."""

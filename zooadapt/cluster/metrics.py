@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from zooadapt.cluster.schedule import Stage
+from zooadapt.cluster.schedule import Task
 from zooadapt.types import ModelSummary
 
 
@@ -47,7 +47,7 @@ class Metrics:
             if seconds > 0:
                 self._seconds.inc(seconds, {"stage": stage})
 
-    def progressed(self, running: Mapping[Stage, int], retries: int) -> None:
+    def progressed(self, running: Mapping[Task, int], retries: int) -> None:
         """What runs now, and how many models were tried again so far."""
         for stage, count in running.items():
             self._in_flight.set(count, {"stage": stage})

@@ -21,7 +21,7 @@ from zooadapt.checkpoints import sources
 from zooadapt.cluster import nodes
 from zooadapt.cluster.metrics import Metrics
 from zooadapt.cluster.nodes import Workers
-from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Stage
+from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Task
 from zooadapt.cluster.validators import Validators, quoted
 from zooadapt.errors import FetchError, RunError, StageError, one_line
 from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
@@ -37,7 +37,7 @@ _LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Stages:
+class TaskFunctions:
     """What is done to a model, wherever; importable functions."""
 
     locate: Callable[[ModelEntry, Job], Located]
@@ -45,19 +45,19 @@ class Stages:
     prove: Callable[[Adapted, Job], ModelSummary]
 
 
-STAGES = Stages(sources.locate, pipeline.adapt, pipeline.prove)
+TASK_FUNCTIONS = TaskFunctions(sources.locate, pipeline.adapt, pipeline.prove)
 
 
 @ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
 def _adapt(
-    stage: Callable[..., Adapted | ModelSummary],
+    adapt: Callable[..., Adapted | ModelSummary],
     batch: Sequence[tuple[Request, Located | None]],
     job: Job,
 ) -> list[Adapted | ModelSummary]:
     results = []
     for request, located in batch:
         with quoted(request.entry, job):
-            results.append(stage(request, job, located))
+            results.append(adapt(request, job, located))
     return results
 
 
@@ -99,13 +99,17 @@ class RayExecutor:
     """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
 
     def __init__(
-        self, job: Job, asked: Workers, stages: Stages = STAGES, named: bool = True
+        self,
+        job: Job,
+        asked: Workers,
+        functions: TaskFunctions = TASK_FUNCTIONS,
+        named: bool = True,
     ) -> None:
         """Starts a validator, or some for each GPU that is there, as that takes a while.
 
         Where `named`, Ray's tools show which models a task is of.
         """
-        self._job, self._asked, self._stages, self._named = job, asked, stages, named
+        self._job, self._asked, self._functions, self._named = job, asked, functions, named
         division = nodes.workers(asked)
         self._on_gpus = bool(division.gpus)
         """Whether proofs are done there; it stays so, whatever joins or goes."""
@@ -113,7 +117,7 @@ class RayExecutor:
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(stages.prove, job, division.options)
+        self._validators = Validators(functions.prove, job, division.options)
         self._look_around()
         for _ in range(nodes.workers().gpus * PER_GPU or not asked.gpus):
             self._validators.start()
@@ -134,26 +138,26 @@ class RayExecutor:
         waiting = {"CPU": bool(self._tasks), "GPU": self._on_gpus and self._validators.are_awaited}
         self._patience.wait_for([kind for kind, waits in waiting.items() if waits])
 
-    def start(self, stage: Stage, batch: Batch) -> None:
+    def start(self, task: Task, batch: Batch) -> None:
         """Begin, without waiting."""
-        name = self._name(stage, batch)
-        if stage == "locate":
+        name = self._name(task, batch)
+        if task == "locate":
             entry = batch.works[0].request.entry
-            self._lookups[self._pool.submit(self._stages.locate, entry, self._job)] = batch
-        elif stage == "adapt":
-            task = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch))
+            self._lookups[self._pool.submit(self._functions.locate, entry, self._job)] = batch
+        elif task == "adapt":
+            remote = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch)).remote
             calls = [(work.request, work.located) for work in batch.works]
-            self._tasks[task.remote(self._stages.adapt, calls, self._job)] = batch
+            self._tasks[remote(self._functions.adapt, calls, self._job)] = batch
         else:
             self._validators.prove(batch, name)
 
-    def _name(self, stage: Stage, batch: Batch) -> str:
+    def _name(self, task: Task, batch: Batch) -> str:
         if not self._named:
-            return stage
+            return task
         first, more = batch.works[0].request.entry.name, len(batch.works) - 1
-        return f"{stage} {first}" + (f" and {more} more" if more else "")
+        return f"{task} {first}" + (f" and {more} more" if more else "")
 
-    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         """Wait until something that was started ends; all that has ended since the last call.
 
         Nothing where nodes have joined or left meanwhile.
@@ -182,12 +186,12 @@ class RayExecutor:
             done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else _LOOK_AROUND)
         return done
 
-    def _found(self, lookup: Future[Located]) -> tuple[Stage, Batch, Sequence[Outcome] | Died]:
+    def _found(self, lookup: Future[Located]) -> tuple[Task, Batch, Sequence[Outcome] | Died]:
         batch = self._lookups.pop(lookup)
         failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
         return "locate", batch, [None if failed else lookup.result()]
 
-    def _result(self, ref: ray.ObjectRef) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+    def _result(self, ref: ray.ObjectRef) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         if self._validators.is_starting(ref):
             self._validators.started(ref)
             return []

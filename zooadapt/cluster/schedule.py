@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 from zooadapt.errors import StageError, TooLarge, WorkerDied
 from zooadapt.types import Adapted, Located, ModelSummary, Request
 
-Stage = Literal["locate", "adapt", "prove"]
+Task = Literal["locate", "adapt", "prove"]
 
 AHEAD = 128
 """Models looked up before they are worked on, at least; more where more are worked on at once."""
@@ -44,7 +44,7 @@ class Died:
 
 
 Outcome = Located | Adapted | ModelSummary | None
-"""What a stage ended with; None from a look-up that failed, which the next stage will report."""
+"""What a task ended with; None from a look-up that failed, which the next task will report."""
 
 
 @dataclass(eq=False, slots=True)
@@ -105,15 +105,15 @@ class Capacity:
 
 
 class Executor(Protocol):
-    """Carries stages out, somewhere else."""
+    """Carries tasks out, somewhere else."""
 
     capacity: Capacity
 
-    def start(self, stage: Stage, batch: Batch) -> None:
+    def start(self, task: Task, batch: Batch) -> None:
         """Begin, without waiting. A batch to be looked up is of one model."""
         ...
 
-    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         """Wait until something that was started ends; all that has ended since the last call.
 
         With an outcome for each model of a batch.
@@ -140,11 +140,11 @@ class Schedule:
     waiting: Work | None = None
     """Of those found the one that smaller ones have passed, for want of memory."""
     adapted: deque[Batch] = field(default_factory=deque)
-    running: dict[Stage, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
+    running: dict[Task, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
     is_over: Callable[[], bool] = lambda: False
     """Whether the time is up: what is adapted is still proved, and nothing else is begun."""
-    progressed: Callable[[Mapping[Stage, int], int], None] = lambda running, retries: None
-    """Hears how many batches run in each stage, and how many models were tried again so far."""
+    progressed: Callable[[Mapping[Task, int], int], None] = lambda running, retries: None
+    """Hears how many batches run in each task, and how many models were tried again so far."""
     retries: int = 0
     memory: int = 0
     """Bytes that what was taken from `found` and hasn't ended may take."""
@@ -154,9 +154,9 @@ class Schedule:
         try:
             self._start()
             while any(self.running.values()):
-                for stage, batch, outcomes in self.executor.ended():
-                    self.running[stage] -= 1
-                    self._take(stage, batch, outcomes)
+                for task, batch, outcomes in self.executor.ended():
+                    self.running[task] -= 1
+                    self._take(task, batch, outcomes)
                 self._start()
                 self.progressed(self.running, self.retries)
         except BaseException:
@@ -188,9 +188,9 @@ class Schedule:
     def _room(self) -> bool:
         return self.running["adapt"] + self.running["prove"] < self.executor.capacity.at_once
 
-    def _begin(self, stage: Stage, batch: Batch) -> None:
-        self.running[stage] += 1
-        self.executor.start(stage, batch)
+    def _begin(self, task: Task, batch: Batch) -> None:
+        self.running[task] += 1
+        self.executor.start(task, batch)
 
     def _others(self, first: Work) -> list[Work]:
         """The small models that travel with a small one; enough are left for everyone else."""
@@ -228,7 +228,7 @@ class Schedule:
             self.waiting = None
         return work
 
-    def _take(self, stage: Stage, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
+    def _take(self, task: Task, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
         if isinstance(outcomes, Died):
             self._again(batch, outcomes)
             return

@@ -43,9 +43,9 @@ def quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
 class _Validator:
     """A process that keeps its device and its imports from one model to the next."""
 
-    def __init__(self, stage: Prove) -> None:
+    def __init__(self, function: Prove) -> None:
         pipeline.use_threads(1)  # without GPUs there may be a validator for each CPU
-        self.stage = stage
+        self.function = function
 
     def ready(self) -> None:
         """Answers once the process is there."""
@@ -55,7 +55,7 @@ class _Validator:
         for adapted in batch:
             with quoted(adapted.entry, job):
                 try:
-                    results.append(self.stage(adapted, job))
+                    results.append(self.function(adapted, job))
                 except DeviceLost:
                     os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
         return results

@@ -1,0 +1,1 @@
+"""One run of the batch job, from its options to its closing lines."""

@@ -57,10 +57,10 @@ class Plan:
         return sum(len(request.targets) for request in self.requests)
 
 
-def listed(config: Config) -> list[ModelEntry]:
+def list_models(config: Config) -> list[ModelEntry]:
     """All models of the zoos, in their order. Raises UsageError for a zoo that lists none."""
     places = config.source_root, config.source_storage_options
-    found = [entry for spec in config.zoo for entry in registry.listed(spec, *places)]
+    found = [entry for spec in config.zoo for entry in registry.list_models(spec, *places)]
     _check_unique(found)
     return found
 
@@ -70,7 +70,7 @@ def select(config: Config, entries: list[ModelEntry] | None = None) -> list[Mode
 
     Raises UsageError for a zoo or glob that matches nothing.
     """
-    offered = listed(config) if entries is None else entries
+    offered = list_models(config) if entries is None else entries
     chosen = matching(offered, config.models, "--models") if config.models else offered
     if config.exclude:
         excluded = matching(offered, config.exclude, "--exclude")

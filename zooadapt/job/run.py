@@ -36,7 +36,7 @@ def adapt(config: Config) -> int:
     what is recorded has been compacted.
     """
     started = time.monotonic()
-    job, listed = config.job(), plan.listed(config)
+    job, listed = config.job(), plan.list_models(config)
     entries = plan.select(config, listed)
     plan.check_targets(entries, config.targets)
     store = open_mirror(config, job)

@@ -10,22 +10,17 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pandas as pd
-import timm
-import timm.models._builder as timm_builder
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
 
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
-from zooadapt.measure import seeded
+from zooadapt.measure import seeded, timm_parity
 from zooadapt.mirror.variant_config import facts_for
 from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
@@ -35,9 +30,7 @@ from zooadapt.types import ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos.meta import shapes_only
 from zooadapt.zoos.protocol import Zoo
 from zooadapt.zoos.registry import get
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""The stored dtypes for which timm's stems are compared with ours."""
+from zooadapt.zoos.timm import TimmZoo
 
 
 @dataclass(frozen=True)
@@ -57,9 +50,9 @@ class Measured:
     use: str = ""
     """What the forward pass does before it applies the stems; see `Stem`."""
     timm: str = ""
-    """What timm's own loader makes of the stem: `equal` (bit for bit what the scheme `repeat`
-    makes here, in all of DTYPES), `random` (left random), `differs`, or `fails` (the model's first
-    forward pass raises); "" for other zoos."""
+    """What timm's own loader makes of the stem under the scheme `repeat`, see `timm_parity`:
+    `equal`, `random`, `differs`, or `fails` (the model's first forward pass raises); "" for other
+    zoos."""
     equivalence_error: float = math.nan
     """NaN where nothing was run, as `control_error`."""
     control_error: float = math.nan
@@ -86,7 +79,7 @@ def measure(
                 row,
                 status=status,
                 reason=one_line(error),
-                timm=_timm_runs(entry, row.in_chans) if entry.zoo == "timm" else "",
+                timm=timm_parity.unadapted(entry.name, row.in_chans) if by_timm(entry) else "",
             )
             for row in rows
         ]
@@ -140,14 +133,26 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
         with stage(ValidationError):
             with shapes_only():
                 empty = subject.zoo.build(subject.entry, row.in_chans).eval()
-            if subject.entry.zoo == "timm":
-                row = replace(row, timm=_timm_adapts(subject, empty, row.in_chans))
+            if by_timm(subject.entry):
+                row = replace(row, timm=_parity(subject, empty, row.in_chans))
             result = prove(subject, empty, row.scheme, matrix)
             row = replace(row, **asdict(result))
             compare.check(result, subject.stems, schemes.get(row.scheme), matrix)
     except StageError as error:
         row = replace(row, status="failed", reason=one_line(error))
     return replace(row, seconds=time.monotonic() - started)
+
+
+def by_timm(entry: ModelEntry) -> bool:
+    """Whether timm's own loader takes the model by its name, so that its stems can be compared."""
+    return type(get(entry.zoo)) is TimmZoo
+
+
+def _parity(subject: _Subject, model: nn.Module, count: int) -> str:
+    def adapted(dtype: torch.dtype) -> dict[str, Tensor]:
+        return subject.adapted("repeat", count, dtype)
+
+    return timm_parity.verdict(model, count, subject.originals, adapted)
 
 
 def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
@@ -177,52 +182,6 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
         )
         variant = zoo.load(folder, {**tensors, **adapted})
         return prover.prove(variant, schemes.get(scheme), matrix)
-
-
-def _timm_adapts(subject: _Subject, model: nn.Module, count: int) -> str:
-    """What timm's loader, given `model`, makes of the stems, compared with ours."""
-    verdicts = {_compared(subject, model, count, dtype) for dtype in DTYPES}
-    return verdicts.pop() if len(verdicts) == 1 else "differs"
-
-
-def _compared(subject: _Subject, model: nn.Module, count: int, dtype: torch.dtype) -> str:
-    ours = subject.adapted("repeat", count, dtype)
-    timms = timms_stems(model, subject.originals(dtype), count)
-    if any(stem.name not in timms for stem in subject.stems):
-        return "random"
-    return "equal" if all(torch.equal(timms[name], ours[name]) for name in ours) else "differs"
-
-
-def timms_stems(model: nn.Module, originals: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """What timm's own loader makes of a checkpoint's stem tensors for `count` channels.
-
-    What it hands to `model`, built for `count` channels, is listened to, without the other tensors;
-    those it would leave random are absent.
-    """
-    handed: dict[str, Tensor] = {}
-
-    def listen(tensors: dict[str, Tensor], strict: bool) -> _IncompatibleKeys:
-        handed.update(tensors)
-        return _IncompatibleKeys([], [])
-
-    cfg: Any = model.pretrained_cfg
-    cfg = {**cfg, "state_dict": dict(originals), "classifier": None}
-    with mock.patch.object(model, "load_state_dict", listen):
-        timm_builder.load_pretrained(model, cfg, in_chans=count)
-    return handed
-
-
-def _timm_runs(entry: ModelEntry, count: int) -> str:
-    """`fails` if timm's model for `count` channels raises at its first forward pass."""
-    _, height, width = timm.get_pretrained_cfg(entry.name).input_size
-    with shapes_only():
-        model = timm.create_model(entry.name, in_chans=count).eval()
-    with torch.device("meta"):
-        try:
-            model(torch.zeros(2, count, height, width))
-        except Exception:
-            return "fails"
-    return "random"
 
 
 def summary(rows: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""An executor for `schedule` whose stages only wait, in simulated time: what would a cluster do?
+"""An executor for `schedule` whose tasks only wait, in simulated time: what would a cluster do?
 
 The order of the work, its batches and its bounds are those of the real `Schedule`. Simulated are
 the seconds, by these rules:
@@ -19,14 +19,18 @@ Bytes and the seconds of proofs are those of `estimate`. Nodes are alike, none i
 fails but what fits no node.
 """
 
+import csv
 import heapq
 import itertools
+import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 
-from zooadapt.cluster.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Stage
+from zooadapt.cluster.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Schedule, Task
+from zooadapt.errors import StageError
 from zooadapt.job import estimate
 from zooadapt.targets import Bands
 from zooadapt.types import (
@@ -46,7 +50,7 @@ WINDOW = 300.0
 
 @dataclass(frozen=True)
 class Costs:
-    """Of the stages; seconds where nothing else is said."""
+    """Of the tasks; seconds where nothing else is said."""
 
     variants: int = 4
     task: float = 1.83e-3
@@ -126,7 +130,7 @@ def estimated(size: int, variants: int) -> estimate.Estimate:
 
 
 class Simulated:
-    """Carries stages out in simulated time."""
+    """Carries tasks out in simulated time."""
 
     def __init__(self, cluster: Cluster, costs: Costs, sizes: Callable[[str], int]) -> None:
         """`sizes` tells the bytes of a model's checkpoint from its name."""
@@ -135,7 +139,7 @@ class Simulated:
         """Seconds: the driver's clock, and how long it was busy."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._done: list[tuple[Stage, Batch, Sequence[Outcome]]] = []
+        self._done: list[tuple[Task, Batch, Sequence[Outcome]]] = []
         speed = cluster.bandwidth
         nodes = [_Node(Link(speed), Link(speed)) for _ in range(cluster.nodes)]
         self._cpus = deque(nodes * cluster.cpus)
@@ -160,28 +164,28 @@ class Simulated:
         while self._events and self._events[0][0] <= self.now:
             heapq.heappop(self._events)[2]()
 
-    def start(self, stage: Stage, batch: Batch) -> None:
+    def start(self, task: Task, batch: Batch) -> None:
         """Begin, once the driver has done its part."""
-        if stage == "locate":
+        if task == "locate":
             self._spend(self._costs.lookup_cpu + self._costs.model)
             self._at(self._answered(), partial(self._located, batch))
             return
         self._spend(self._costs.task / 2)
         self._catch_up()
-        if stage == "prove":
+        if task == "prove":
             self._read_back(batch)
         else:
             self._waiting.append(batch)
             self._assign(self.now)
 
-    def ended(self) -> list[tuple[Stage, Batch, Sequence[Outcome] | Died]]:
+    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         """All that has ended by when the driver can next hear of it."""
         while not self._done:
             self.now = max(self.now, self._events[0][0])
             self._catch_up()
-        found: list[tuple[Stage, Batch, Sequence[Outcome] | Died]] = [*self._done]
+        found: list[tuple[Task, Batch, Sequence[Outcome] | Died]] = [*self._done]
         self._done.clear()
-        self._spend(self._costs.task / 2 * sum(stage != "locate" for stage, _, _ in found))
+        self._spend(self._costs.task / 2 * sum(task != "locate" for task, _, _ in found))
         return found
 
     def cancel(self) -> None:
@@ -263,3 +267,82 @@ def adapted(entry: ModelEntry) -> Adapted:
 def summary(request: Request) -> ModelSummary:
     """That a model ended."""
     return ModelSummary(request.entry, (), (), 0, 0, {}, "")
+
+
+_JITTER = 0.1
+"""By which part a repeated size may differ from the real one."""
+
+
+def read_sizes(file: Path) -> list[int]:
+    """The bytes of a zoo's checkpoints, 4 a parameter, from a table of its architectures."""
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    return [4 * int(row["parameters"]) for row in rows for _ in range(int(row["tags"]))]
+
+
+def stretched(sizes: Sequence[int], count: int, seed: int = 0) -> list[int]:
+    """So many sizes: the real ones in any order, again and again, the repeated ones with jitter."""
+    chance, found = random.Random(seed), list[int]()
+    while len(found) < count:
+        again = chance.sample(sizes, len(sizes))
+        low, high = (1 - _JITTER, 1 + _JITTER) if found else (1, 1)
+        found += [round(size * chance.uniform(low, high)) for size in again]
+    return found[:count]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a simulated run came to."""
+
+    models: int
+    failed: int
+    """Models that fit no node."""
+    seconds: float
+    bound: float
+    """Seconds that the busiest link alone would take, were it never idle."""
+    load: float
+    """The part of the run in which the driver was busy."""
+
+    @property
+    def throughput(self) -> float:
+        """Models a second."""
+        return self.models / self.seconds
+
+    @property
+    def efficiency(self) -> float:
+        """The bound's time over the run's."""
+        return self.bound / self.seconds
+
+
+def run(
+    sizes: Sequence[int],
+    cluster: Cluster,
+    costs: Costs,
+    ended: Callable[[ModelSummary], None] = lambda summary: None,
+) -> Result:
+    """Simulate models with checkpoints of these bytes; `ended` hears of each once."""
+    executor = Simulated(cluster, costs, lambda name: sizes[int(name)])
+    failed: list[Request] = []
+
+    def given_up(request: Request, error: StageError) -> ModelSummary:
+        failed.append(request)
+        return summary(request)
+
+    Schedule(_requests(len(sizes)), executor, ended, given_up).run()
+    seconds = executor.now
+    bound = bound_seconds(sizes, cluster, costs)
+    return Result(len(sizes), len(failed), seconds, bound, executor.busy / seconds)
+
+
+def _requests(models: int) -> Iterator[Request]:
+    for number in range(models):
+        yield Request(ModelEntry("simulated", str(number), "", "", None), ())
+
+
+def bound_seconds(sizes: Sequence[int], cluster: Cluster, costs: Costs) -> float:
+    """The busiest link's time: the source's, or that of all nodes into them or out of them."""
+    read, back, sent = 0, 0, 0
+    for part in (estimated(size, costs.variants) for size in sizes):
+        read, back, sent = read + part.bytes_in, back + part.bytes_back, sent + part.bytes_sent
+    speed = cluster.nodes * cluster.bandwidth
+    return max((read + back) / speed, sent / speed, read / costs.source if costs.source else 0.0)

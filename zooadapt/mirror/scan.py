@@ -127,7 +127,7 @@ class Records:
         assert self._kept
         return self._kept.file
 
-    def _listed(self) -> list[str]:
+    def _list_keys(self) -> list[str]:
         """The keys of all records, in their order."""
         keys = [key for key in self.store.list("records") if key.endswith(".json")]
         if self._folders is not None:
@@ -143,7 +143,7 @@ class Records:
         return _Archive(self._kept) if self._kept else self._stored
 
     def _sound(self, archiving: bool) -> Iterator[tuple[str, Row]]:
-        keys = self._listed()
+        keys = self._list_keys()
         archive = self._known(keys)
         made = _Made() if self._keep or (archiving and self._is_due) else None
         for start in range(0, len(keys), RECORDS_AT_ONCE):

@@ -1,0 +1,1 @@
+"""Whether a variant computes base(M·x): run it, and compare."""

@@ -1,6 +1,5 @@
 """Where models are run: the GPU that this process may use, else the CPU."""
 
-import fcntl
 import gc
 import tempfile
 from collections.abc import Iterator
@@ -50,6 +49,8 @@ def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
 @contextmanager
 def waiting(file: Path, alone: bool) -> Iterator[None]:
     """A block that excludes all others on the same file if `alone`, else those that are alone."""
+    import fcntl  # GPUs are shared on Linux only; a CPU is used on any system
+
     with file.open("a") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield

@@ -24,7 +24,7 @@ _DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
 
 
 @dataclass(frozen=True)
-class Proofs:
+class Proved:
     """What became of a model's variants."""
 
     rows: tuple[types.Row, ...]
@@ -35,7 +35,7 @@ class Proofs:
     """Whether one failed as the device had no memory left."""
 
 
-def prove(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
+def prove(adapted: Adapted, store: Store, device: torch.device) -> Proved:
     """Prove every variant on the device; where its memory runs out, once more without neighbours.
 
     Raises DeviceLost after an error from which CUDA doesn't recover in the same process.
@@ -48,7 +48,7 @@ def prove(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
         return _prove_all(adapted, store, device)
 
 
-def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
+def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proved:
     rows, made, failures, full = [], [], [], False
     with spool() as folder:
         reader, prover = Reader(store, folder), None
@@ -63,7 +63,7 @@ def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proofs:
                     raise DeviceLost(one_line(error)) from error
                 full = full or devices.is_full(error)
                 failures.append(Failure.of(variant.target, error))
-    return Proofs(tuple(rows), tuple(made), tuple(failures), full)
+    return Proved(tuple(rows), tuple(made), tuple(failures), full)
 
 
 def _prove(

@@ -24,7 +24,7 @@ State = tuple[Store, str]
 _log = logging.getLogger("zooadapt")
 
 
-class Catalogue:
+class Manifests:
     """The manifests of several mirrors as one table, kept for when they can't be asked."""
 
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:

@@ -20,7 +20,7 @@ from zooadapt.bands import parse
 from zooadapt.errors import UsageError
 from zooadapt.names import CONFIG, safe
 from zooadapt.reader import cache, manifests
-from zooadapt.reader.manifests import Catalogue, State
+from zooadapt.reader.manifests import Manifests, State
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Row
@@ -83,8 +83,8 @@ class Mirror:
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
         """`root` is the cache's."""
         self.mirrors = mirrors
-        self._catalogue = Catalogue(mirrors, root, offline)
-        self._cache = cache.Cache(root, self._catalogue.asked)
+        self._manifests = Manifests(mirrors, root, offline)
+        self._cache = cache.Cache(root, self._manifests.asked)
 
     def manifest(self) -> pd.DataFrame:
         """Every usable variant, one row each; read once. Of several mirrors each variant once.
@@ -92,7 +92,7 @@ class Mirror:
         Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
         newer layout. Of several mirrors those that can't be read are named in the log.
         """
-        return self._catalogue.rows()
+        return self._manifests.rows()
 
     def find(
         self,

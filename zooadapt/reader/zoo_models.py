@@ -34,7 +34,7 @@ def offered(
     """
     entries = [
         entry
-        for entry in registry.listed(spec, source_root, options)
+        for entry in registry.list_models(spec, source_root, options)
         if registry.named(entry.zoo, entry.name, model)
     ]
     rows = pd.DataFrame(

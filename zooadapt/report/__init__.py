@@ -1,0 +1,1 @@
+"""What people look at: tables, progress, failures, and the mirror's page."""

@@ -148,7 +148,7 @@ def _figures(contents: Contents) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Proofs:
+class ProofFigures:
     """How the proofs of the variants of one dtype are distributed."""
 
     dtype: str
@@ -161,7 +161,7 @@ class Proofs:
     """All of them, 99 % and half are at least this."""
 
 
-def proofs(rows: Iterable[Row]) -> list[Proofs]:
+def proofs(rows: Iterable[Row]) -> list[ProofFigures]:
     """For each dtype of weights, by its name."""
     by_dtype: dict[str, list[Row]] = {}
     for row in rows:
@@ -169,11 +169,11 @@ def proofs(rows: Iterable[Row]) -> list[Proofs]:
     return [_proofs(dtype, by_dtype[dtype]) for dtype in sorted(by_dtype)]
 
 
-def _proofs(dtype: str, rows: Sequence[Row]) -> Proofs:
+def _proofs(dtype: str, rows: Sequence[Row]) -> ProofFigures:
     kept = [row for row in rows if row["equivalent"]]
     errors = sorted(row["equivalence_error"] for row in kept)
     controls = sorted(row["control_error"] for row in kept)
-    return Proofs(
+    return ProofFigures(
         dtype,
         len(rows),
         len(rows) - len(kept),

@@ -18,7 +18,7 @@ from zooadapt.errors import one_line
 PART = 32 * 2**20
 """Bytes of a part that is sent; S3 takes 5 MiB to 5 GiB, and 10,000 parts."""
 _ATTEMPTS = 5
-_AT_ONCE = 4
+_PARTS_AT_ONCE = 4
 """Parts on their way at once."""
 
 
@@ -161,17 +161,17 @@ def _kind(path: str) -> dict[str, str]:
 def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> None:
     """Write an object, in parts where it is large; it becomes visible whole, at the end.
 
-    At most `_AT_ONCE` parts are held.
+    At most `_PARTS_AT_ONCE` parts are held.
     """
     parts = _regrouped(chunks)
     first, second = next(parts, b""), next(parts, None)
     if second is None:
         call_s3(filesystem, "put_object", **place(filesystem, path), Body=first, **_kind(path))
         return
-    with multipart(filesystem, path) as made, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with multipart(filesystem, path) as made, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
         size, coming = 0, deque[Future[str]]()
         for number, part in enumerate(chain([first, second], parts), 1):
-            if len(coming) == _AT_ONCE:
+            if len(coming) == _PARTS_AT_ONCE:
                 coming.popleft().result()
             coming.append(pool.submit(made.send, number, part))
             size += len(part)

@@ -1,0 +1,1 @@
+"""Care of a mirror: verify, collect garbage, rebuild, remove, sync."""

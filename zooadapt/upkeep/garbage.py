@@ -42,7 +42,7 @@ OURS = re.compile(r"(weights/[^/]+/[^/]+/(?:\d+ch-[^/]+|source)-[0-9a-f]{16})/[^
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 _PLACES = ("weights", "records", "runs")
 _TOP = (MANIFEST, FAILURES, PAGE, ARCHIVE)
-_AT_ONCE = 16
+_OBJECTS_AT_ONCE = 16
 """Objects asked after at once."""
 
 Folders = dict[str, list[str]]
@@ -92,7 +92,7 @@ def find(store: Store, before: datetime) -> list[Garbage]:
 
 def remove(store: Store, found: Sequence[Garbage], before: datetime) -> list[Garbage]:
     """Remove what was found, and return it, but for what was written again meanwhile."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         one = partial(_remove, store, before)
         gone = list(tqdm(pool.map(one, found), total=len(found), desc="removed", disable=None))
     return [garbage for garbage, went in zip(found, gone, strict=True) if went]
@@ -195,7 +195,7 @@ def _old(
     store: Store, folders: Folders, replaced: Mapping[str, datetime], before: datetime
 ) -> list[Garbage]:
     """Those of which all was written, and replaced, before that time."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         found = list(pool.map(partial(_garbage, store, replaced), folders, folders.values()))
     return [garbage for garbage in found if garbage and garbage.since < before]
 

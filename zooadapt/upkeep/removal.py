@@ -24,7 +24,7 @@ from zooadapt.types import Row
 from zooadapt.upkeep import garbage
 from zooadapt.zoos import registry
 
-_AT_ONCE = 16
+_OBJECTS_AT_ONCE = 16
 """Objects removed, or asked after, at once."""
 
 _log = logging.getLogger("zooadapt")
@@ -135,7 +135,7 @@ def _bytes(store: Store, keys: Sequence[str]) -> int:
             return store.size(key)
         return 0
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         return sum(pool.map(size, keys))
 
 
@@ -148,7 +148,7 @@ def remove(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> 
     try:
         _record(store, found, "removed", reason, run_id)
         manifest.compact(store)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
             keys = [key for removal in found for key in removal.keys]
             list(tqdm(pool.map(store.remove, keys), total=len(keys), desc="removed", disable=None))
         for removal in found:

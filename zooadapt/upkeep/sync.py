@@ -26,7 +26,7 @@ from zooadapt.stores.store import Store
 from zooadapt.types import Row
 from zooadapt.zoos.registry import named
 
-_AT_ONCE = 4
+_MODELS_AT_ONCE = 4
 """Models copied at once."""
 
 _log = logging.getLogger("zooadapt")
@@ -87,7 +87,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
         models.setdefault((row["zoo"], row["model"]), []).append(row)
     size = sum(row["bytes"] for row in due)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
-    with closing(bar), ThreadPoolExecutor(_AT_ONCE) as pool:
+    with closing(bar), ThreadPoolExecutor(_MODELS_AT_ONCE) as pool:
         copy = _Copy(source, dest, _recorded(source, due), taken, bar)
         wrong = {}
         for failed in pool.map(copy.model, models.values()):

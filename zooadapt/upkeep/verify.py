@@ -43,7 +43,7 @@ from zooadapt.stores.store import Store
 from zooadapt.types import ProofResult, Row
 from zooadapt.zoos import registry
 
-_AT_ONCE = 4
+_VARIANTS_AT_ONCE = 4
 """Variants read at once, each in up to four blocks of 16 MiB."""
 
 
@@ -83,7 +83,7 @@ def verify(store: Store, deep: bool = False) -> Findings:
     size = sum(row["bytes"] for row in rows)
     with (
         tqdm(total=size, unit="B", unit_scale=True, desc="verified", disable=None) as bar,
-        ThreadPoolExecutor(1 if deep else _AT_ONCE) as pool,
+        ThreadPoolExecutor(1 if deep else _VARIANTS_AT_ONCE) as pool,
         check.stopped_at_the_end(),
     ):
         for row, found in zip(rows, pool.map(check.variant, rows), strict=True):

@@ -1,0 +1,1 @@
+"""Where models come from: timm, torchvision, transformers, folders of one's own, plug-ins."""

@@ -80,7 +80,7 @@ def versions(name: str) -> dict[str, str]:
     return {"zooadapt": __version__, library: version(library)}
 
 
-def listed(
+def list_models(
     spec: str, source_root: str | None = None, options: Mapping[str, Any] | None = None
 ) -> list[ModelEntry]:
     """The models of a ``--zoo``, such as ``timm`` or ``folder:URL``. Raises UsageError."""

@@ -1,0 +1,1 @@
+"""Image models of Hugging Face transformers."""

@@ -11,7 +11,7 @@ from zooadapt.bands import RGB
 from zooadapt.errors import CheckpointError, Unsupported
 from zooadapt.targets import Bands
 from zooadapt.types import ModelFacts
-from zooadapt.zoos import bounds
+from zooadapt.zoos import meta
 
 _CODE = (
     "auto_map", "custom_pipelines", "trust_remote_code", "attn_implementation",
@@ -66,7 +66,7 @@ def _check(config: Mapping[str, Any]) -> None:
             raise Unsupported(f"its {key}, {value!r:.60}, stands for a model of another library")
         elif any(word in str(key) for word in _SIZES) and key != "vocab_size":
             numbers = value if isinstance(value, list) else [value]
-            if any(isinstance(n, int | float) and not abs(n) <= bounds.MOST for n in numbers):
+            if any(isinstance(n, int | float) and not abs(n) <= meta.MOST for n in numbers):
                 raise CheckpointError(f"{key} is {value!r:.60}, and no model is so large")
 
 
@@ -122,7 +122,7 @@ def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFa
         full = dict(config)
     chans = _channels(full) or 3
     height, width = _size(preprocessor) or _pixels(_image_size(full)) or (_ANY_SIZE,) * 2
-    bounds.check_image((chans, height, width))
+    meta.check_image((chans, height, width))
     mean, std = (_statistics(preprocessor, of, chans) for of in ("image_mean", "image_std"))
     return ModelFacts(
         bands=RGB if chans == 3 else Bands.counted(chans),

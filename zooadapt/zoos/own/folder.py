@@ -13,8 +13,8 @@ from torch import nn
 from zooadapt.errors import CheckpointError, one_line
 from zooadapt.names import CONFIG
 from zooadapt.types import Listing, ModelEntry, ModelFacts
-from zooadapt.zoos.own import id_lists, timm_configs, tree
-from zooadapt.zoos.own.tree import README
+from zooadapt.zoos.own import folder_search, id_lists, timm_configs
+from zooadapt.zoos.own.folder_search import README
 from zooadapt.zoos.timm import TimmZoo
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -31,7 +31,7 @@ class FolderZoo(TimmZoo):
         """Named by their paths below the URL, in that order. Raises UsageError where none is."""
         return [
             self._entry_of(folder.name, folder.config, folder.readme, url=folder.weights)
-            for folder in tree.found(listing)
+            for folder in folder_search.found(listing)
         ]
 
     def _entry_of(self, name: str, config: str, readme: str, **place: str) -> ModelEntry:
@@ -102,5 +102,5 @@ class HubZoo(FolderZoo):
                 repo.texts.get(README) or "",
                 hub_id=repo.id,
             )
-            for repo in id_lists.listed(listing, (CONFIG, README))
+            for repo in id_lists.read_list(listing, (CONFIG, README))
         ]

@@ -14,7 +14,7 @@ from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_l
 from zooadapt.types import Listing
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
-_AT_ONCE = 16
+_REPOS_AT_ONCE = 16
 """Repositories that are read at once."""
 _NOTHING = ("", "~", "null")
 
@@ -31,7 +31,7 @@ class Repo:
     """Why it can't be read; "" where it was. It concerns no other."""
 
 
-def listed(listing: Listing, files: Sequence[str]) -> list[Repo]:
+def read_list(listing: Listing, files: Sequence[str]) -> list[Repo]:
     """The repositories that the file at `listing.place` lists, with these text files of each.
 
     A repository that isn't there or may not be read has an `error`. Raises UsageError where the
@@ -65,8 +65,8 @@ def parsed(text: str, where: str) -> list[str]:
 
 
 def read(ids: Sequence[str], listing: Listing, files: Sequence[str]) -> list[Repo]:
-    """`listed` for these ids: from the Hub, or from below the listing's source root."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    """`read_list` for these ids: from the Hub, or from below the listing's source root."""
+    with ThreadPoolExecutor(_REPOS_AT_ONCE) as pool:
         return list(pool.map(lambda name: _read(name, listing, files), ids))
 
 

@@ -20,7 +20,7 @@ from zooadapt.errors import CheckpointError, FetchError, Unsupported, UsageError
 from zooadapt.names import CONFIG
 from zooadapt.targets import Bands
 from zooadapt.types import ModelFacts
-from zooadapt.zoos import bounds, timm_releases
+from zooadapt.zoos import meta, timm_releases
 
 _OURS = ("bands", "zooadapt")
 """Keys that say more than timm knows."""
@@ -104,7 +104,7 @@ def _check_arguments(arguments: Any) -> None:
     if not isinstance(arguments, dict):
         raise CheckpointError(f"model_args is {arguments!r:.40} instead of a mapping")
     absurd = [n for n in _numbers(arguments) if not abs(n) <= _MOST_CLASSES]
-    absurd += [n for n in _numbers({**arguments, "num_classes": 0}) if abs(n) > bounds.MOST]
+    absurd += [n for n in _numbers({**arguments, "num_classes": 0}) if abs(n) > meta.MOST]
     if absurd:
         raise CheckpointError(f"model_args has {absurd[0]:g}, and no model is so large")
 
@@ -124,7 +124,7 @@ def _size(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> tuple[int, int, i
     own = arguments.get("img_size") or size
     height, width = (own, own) if isinstance(own, int) else own
     found = arguments.get("in_chans") or chans, height, width
-    bounds.check_image(found)
+    meta.check_image(found)
     return found
 
 

@@ -1,1 +1,0 @@
-"""Presets of named bands, one YAML file a sensor; installed as zooadapt.presets."""

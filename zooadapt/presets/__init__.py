@@ -1,0 +1,1 @@
+"""Presets of named bands: one YAML file for each sensor, read by `zooadapt.bands`."""
