@@ -20,7 +20,7 @@ from tests.support import checkpoints, hub
 from tests.support.names import ODD
 from tests.support.pipelines import counted, entry, run
 from zooadapt.checkpoints import fetch, sources
-from zooadapt.checkpoints.scratch import spool
+from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.names import LONGEST, safe
 from zooadapt.reader.cache import Cache
@@ -143,10 +143,10 @@ def test_a_download_stays_in_its_spool(
     memory.pipe_file("/file", b"weights")
     source = sources._at("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
     located = Located(source, memory, "/file")
-    with spool() as mine:
+    with scratch_folder() as mine:
         file, _ = fetch.fetch(located, mine)
         assert file.read_bytes() == b"weights"
-        with spool():  # which removes those that nobody holds
+        with scratch_folder():  # which removes those that nobody holds
             assert file.resolve().parent == mine.resolve()
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []

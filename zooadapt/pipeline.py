@@ -1,25 +1,26 @@
-"""The stages composed for one model. Knows nothing of Ray: a process, a spool, a store.
+"""One model through all stages: locate, fetch, adapt, publish, prove, record. Read this file first.
 
-`adapt` fetches, adapts and publishes; `prove` reads back, runs and records what was published.
-What passes between the two is a small record, so that they may run in different processes.
-Whichever ends a model writes its record, last.
+`adapt` composes the stages up to publishing, `prove` the others. What passes between the two is a
+small frozen record, so that they can run in different processes. Whichever of them ends a model
+writes its record, as the last thing.
+
+Nothing here knows of Ray: all that is needed is a process, a scratch folder and a store.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from zooadapt import types
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
-from zooadapt.checkpoints.scratch import spool
+from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import (
     CheckpointError,
     FetchError,
@@ -49,46 +50,55 @@ from zooadapt.types import (
     ModelSummary,
     Published,
     Request,
+    Row,
     Stem,
 )
-from zooadapt.zoos import protocol, registry
+from zooadapt.zoos import registry
 from zooadapt.zoos.meta import shapes_only
+from zooadapt.zoos.protocol import Zoo
 
 _SIBLINGS = 4
 """Variants published at once: one is hashed while the store copies another."""
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
-    """Fetch, adapt and publish one model: what `prove` goes on with, or the end of the model.
+    """Locate, fetch, adapt and publish one model.
 
-    `located` is its checkpoint, where that was looked up already.
-    What is wrong with the model is recorded, not raised; raises only where the mirror can't be
-    written to at all.
+    Returns what `prove` continues with, or a summary where the model ended here. `located` is the
+    model's checkpoint, where it was located before. A fault of the model is recorded, not raised.
+    Raises only where nothing can be written to the mirror.
     """
     watch = Stopwatch()
     try:
-        with stage(FetchError), spool() as folder:
-            return _adapt(request, job, located, folder, watch)
+        with stage(FetchError), scratch_folder() as folder:
+            with watch.measured("adapt"), stage(StemError):
+                model = _inspected(request)
+            with watch.measured("fetch"), stage(FetchError):
+                file, source = _fetched(request.entry, job, located, folder)
+            with watch.measured("adapt"), stage(CheckpointError):
+                filled = _filled(model, file)
+            with watch.measured("publish"), stage(PublishError):
+                adapted = _published(model, source, filled, job)
+            return replace(adapted, seconds=watch.seconds)
     except StageError as error:
         return fail(request, job, error, watch.seconds)
 
 
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
-    """Read back, run and prove every published variant of a model on this process's device.
+    """Read back and prove every published variant on this process's device; record the model.
 
-    Writes the model's record and returns what became of it. Raises as `adapt`, and DeviceLost after
-    an error from which CUDA doesn't recover in the same process; then nothing is recorded.
+    Raises where nothing can be written to the mirror, and DeviceLost after an error from which CUDA
+    doesn't recover in the same process; then nothing is recorded.
     """
-    watch = Stopwatch()
-    device = devices.best()
+    watch, device = Stopwatch(), devices.best()
     store = open_store(job.dest, job.dest_options)
     with watch.measured("validate"):
-        proofs = published.prove(adapted, store, device)
-    failures = (*adapted.failures, *proofs.failures)
-    _record(store, job, adapted.entry, adapted.checkpoint, proofs.rows, failures)
+        proved = published.prove(adapted, store, device)
+    failures = (*adapted.failures, *proved.failures)
+    _record(store, job, adapted.entry, adapted.checkpoint, proved.rows, failures)
     return ModelSummary(
         entry=adapted.entry,
-        made=proofs.made,
+        made=proved.made,
         failures=failures,
         bytes_read=adapted.checkpoint.bytes,
         bytes_written=sum(variant.bytes for variant in adapted.variants),
@@ -97,15 +107,10 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     )
 
 
-def use_threads(number: int) -> None:
-    """How many threads torch may use in this process."""
-    torch.set_num_threads(number)
-
-
 def fail(
     request: Request, job: Job, error: StageError, seconds: dict[str, float] | None = None
 ) -> ModelSummary:
-    """Record that all of a request failed, for one reason, after `seconds` by stage."""
+    """Record that no target of a request was made, for one reason, after `seconds` by stage."""
     failures = [Failure.of(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
     source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
@@ -113,55 +118,49 @@ def fail(
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds or {}, "")
 
 
-def _adapt(
-    request: Request, job: Job, located: Located | None, folder: Path, watch: "Stopwatch"
-) -> Adapted:
+def use_threads(number: int) -> None:
+    """Set how many threads torch uses in this process."""
+    torch.set_num_threads(number)
+
+
+# Before anything is fetched: can the model be adapted at all?
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """A model before its checkpoint is read."""
+
+    entry: ModelEntry
+    zoo: Zoo
+    facts: ModelFacts
+    """For the checkpoint's own number of channels, B."""
+    base: nn.Module
+    """The model with B channels, in eval mode, on the meta device."""
+    stems: tuple[Stem, ...]
+    targets: list[Target]
+    """The targets that have a matrix for the model's channels."""
+    failures: tuple[Failure, ...]
+    """The failures of the other targets."""
+
+
+def _inspected(request: Request) -> _Inspected:
+    """Raises StemError, and Unsupported where no target has a matrix."""
     entry, zoo = request.entry, registry.get(request.entry.zoo)
-    with watch.measured("adapt"), stage(StemError):
-        facts = zoo.facts(entry)
-        base, found = inspect(entry, zoo, facts)
-        targets, failures = _makeable(request.targets, facts)
-    with watch.measured("fetch"), stage(FetchError):
-        located = sources.still(located, entry, job)
-        file, digest = fetch.fetch(located, folder)
-    with watch.measured("adapt"), stage(CheckpointError):
-        content, strict = zoo.convert(entry, base, checkpoint.read(file))
-        filled = checkpoint.assign(base, content, strict, lambda: zoo.build(entry, facts.chans))
-    source = Checkpoint(
-        location=sources.recorded_location(entry, job.source_root),
-        uri=located.source.uri,
-        identity=located.source.identity,
-        sha256=digest,
-        bytes=file.stat().st_size,
-    )
-    adapted = Adapted(entry, source, facts, found, filled, "", (), failures, {})
-    with watch.measured("publish"), stage(PublishError):
-        adapted = _publish(adapted, targets, base, zoo, job)
-    return dataclasses.replace(adapted, seconds=watch.seconds)
-
-
-def _makeable(
-    targets: Sequence[Target], facts: ModelFacts
-) -> tuple[list[Target], tuple[Failure, ...]]:
-    """The targets that have a matrix for the model's channels, and the failures of the others.
-
-    Raises Unsupported where none has.
-    """
-    makeable, failures = [], []
-    for target in targets:
+    facts = zoo.facts(entry)
+    base, found = inspect(entry, zoo, facts)
+    targets, failures = [], []
+    for target in request.targets:
         try:
             schemes.matrix(target.scheme, facts.bands, target.bands)
-            makeable.append(target)
+            targets.append(target)
         except Unsupported as error:
             failures.append(Failure.of(target, error))
-            if len(failures) == len(targets):
+            if len(failures) == len(request.targets):
                 raise
-    return makeable, tuple(failures)
+    return _Inspected(entry, zoo, facts, base, found, targets, tuple(failures))
 
 
-def inspect(
-    entry: ModelEntry, zoo: protocol.Zoo, facts: ModelFacts
-) -> tuple[nn.Module, tuple[Stem, ...]]:
+def inspect(entry: ModelEntry, zoo: Zoo, facts: ModelFacts) -> tuple[nn.Module, tuple[Stem, ...]]:
     """The model on the meta device, in eval mode, and its stems. Raises StemError."""
     with shapes_only():
         base = zoo.build(entry, facts.chans).eval()
@@ -169,30 +168,68 @@ def inspect(
     return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base), zoo.layer)
 
 
-def _publish(
-    adapted: Adapted, targets: Sequence[Target], base: nn.Module, zoo: protocol.Zoo, job: Job
-) -> Adapted:
-    """`adapted` with the original stem and a variant for each target in the mirror."""
+# Locate and fetch
+
+
+def _fetched(
+    entry: ModelEntry, job: Job, located: Located | None, folder: Path
+) -> tuple[Path, Checkpoint]:
+    """The checkpoint as a verified local file, perhaps in `folder`, and the facts of its source."""
+    located = sources.still(located, entry, job)
+    file, digest = fetch.fetch(located, folder)
+    source = Checkpoint(
+        location=sources.recorded_location(entry, job.source_root),
+        uri=located.source.uri,
+        identity=located.source.identity,
+        sha256=digest,
+        bytes=file.stat().st_size,
+    )
+    return file, source
+
+
+# Adapt
+
+
+def _filled(model: _Inspected, file: Path) -> tuple[str, ...]:
+    """Put the checkpoint's tensors into the base; the names of those that the model computed."""
+    content, strict = model.zoo.convert(model.entry, model.base, checkpoint.read(file))
+
+    def rebuild() -> nn.Module:
+        return model.zoo.build(model.entry, model.facts.chans)
+
+    return checkpoint.assign(model.base, content, strict, rebuild)
+
+
+# Publish
+
+
+def _published(model: _Inspected, source: Checkpoint, filled: tuple[str, ...], job: Job) -> Adapted:
+    """Write the original stem, then for each target the stems W·M with the body that all share."""
     store = open_store(job.dest, job.dest_options)
-    folder = model_folder(adapted.entry.zoo, adapted.entry.name)
-    body = base.state_dict()
-    original = {name: body.pop(name) for stem in adapted.stems for name in stem.tensors}
+    folder = model_folder(model.entry.zoo, model.entry.name)
+    body = model.base.state_dict()
+    original = {name: body.pop(name) for stem in model.stems for name in stem.tensors}
     body = safetensors_file.arranged(body)
     source_stem = publish.publish_stem(store, folder, safetensors_file.arranged(original))
-    adapted = dataclasses.replace(adapted, source_stem=source_stem)
+    adapted = Adapted(
+        model.entry, source, model.facts, model.stems, filled, source_stem, (), model.failures, {}
+    )
 
-    def published(target: Target, shared: SharedBytes | None = None) -> Published:
-        matrix = schemes.matrix(target.scheme, adapted.facts.bands, target.bands)
-        made = contract.adapt(original, adapted.stems, schemes.get(target.scheme), matrix)
-        config = describe(adapted, zoo, base, target, matrix)
+    def publish_one(target: Target, shared: SharedBytes | None = None) -> Published:
+        matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
+        made = contract.adapt(original, model.stems, schemes.get(target.scheme), matrix)
+        config = describe(adapted, model.zoo, model.base, target, matrix)
         stem = safetensors_file.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)
 
-    first = published(targets[0])
+    first = publish_one(model.targets[0])
     shared = publish.shared_bytes(body, first)
     with ThreadPoolExecutor(_SIBLINGS) as pool:
-        others = pool.map(lambda target: published(target, shared), targets[1:])
-        return dataclasses.replace(adapted, variants=(first, *others))
+        others = pool.map(lambda target: publish_one(target, shared), model.targets[1:])
+        return replace(adapted, variants=(first, *others))
+
+
+# Record
 
 
 def _record(
@@ -200,26 +237,27 @@ def _record(
     job: Job,
     entry: ModelEntry,
     source: Checkpoint,
-    rows: Sequence[types.Row],
+    rows: Sequence[Row],
     failures: Sequence[Failure],
 ) -> None:
+    """Write what became of the model: the truth, of which the mirror's tables are made."""
     content = {
         "created_at": datetime.now(UTC).isoformat(),
         "adapter_version": ADAPTER_VERSION,
         "versions": registry.versions(entry.zoo),
-        "source": dataclasses.asdict(source),
+        "source": asdict(source),
         "variants": list(rows),
-        "failures": [dataclasses.asdict(failure) for failure in failures],
+        "failures": [asdict(failure) for failure in failures],
     }
     write_record(store, entry.zoo, entry.name, job.run_id, content)
 
 
 class Stopwatch:
-    """Adds up the seconds that stages take, those that end with an error included."""
+    """Adds up the seconds of each stage; a stage that ends with an error counts too."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        """By stage, in the order in which they began."""
+        """Seconds by stage, in the order in which the stages began."""
 
     @contextmanager
     def measured(self, stage: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zooadapt.checkpoints.scratch import spool
+from zooadapt.checkpoints.scratch import scratch_folder
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_gone_at_the_end(folder: Path) -> None:
-    with spool() as first, spool() as second:
+    with scratch_folder() as first, scratch_folder() as second:
         (first / "file").write_text("x")
         assert first != second
         assert (first / "file").exists()
@@ -29,7 +29,7 @@ def test_it_is_gone_at_the_end(folder: Path) -> None:
 
 def _hold(folder: str, told: Connection) -> None:
     tempfile.tempdir = folder
-    with spool() as mine:
+    with scratch_folder() as mine:
         told.send(str(mine))
         told.recv()
 
@@ -42,11 +42,11 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
     process = context.Process(target=_hold, args=(str(folder), there))
     process.start()
     held = Path(here.recv())
-    with spool():
+    with scratch_folder():
         assert held.exists()
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert held.exists()
-    with spool():
+    with scratch_folder():
         assert not held.exists()

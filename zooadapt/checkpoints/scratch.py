@@ -12,7 +12,7 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def spool() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """An empty folder, removed at the end; what killed processes left behind is removed too.
 
     A folder is its process's as long as a lock in it is held, and the kernel lets that go when the

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zooadapt import __version__, types
 from zooadapt.adapt import schemes
-from zooadapt.checkpoints.scratch import spool
+from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, stage
 from zooadapt.mirror.columns import Loaded, stated_variant
 from zooadapt.mirror.read_back import Reader
@@ -50,7 +50,7 @@ def prove(adapted: Adapted, store: Store, device: torch.device) -> Proved:
 
 def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proved:
     rows, made, failures, full = [], [], [], False
-    with spool() as folder:
+    with scratch_folder() as folder:
         reader, prover = Reader(store, folder), None
         for variant in adapted.variants:
             try:
