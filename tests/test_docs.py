@@ -144,3 +144,11 @@ def test_every_test_that_holds_a_promise_is_there() -> None:
 def test_the_example_of_a_plug_in_is_the_one_that_is_tested() -> None:
     (block,) = docs.blocks(docs.section("zooadapt/zoos", "A zoo of your own"), "python")
     assert block == (ROOT / "tests" / "plugin" / "lite_zoo.py").read_text()
+
+
+def test_the_map_of_the_code_names_every_module() -> None:
+    table, package = docs.section("zooadapt", "The map"), ROOT / "zooadapt"
+    rows = re.findall(r"^\| (?:\[?`([\w/]+)/`.*?|the root) \| .*? \| (.*) \|$", table, re.M)
+    mapped = {Path(room, name) for room, cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    there = {file.relative_to(package).with_suffix("") for file in package.rglob("*.py")}
+    assert mapped | {Path("pipeline")} == {module for module in there if module.name != "__init__"}

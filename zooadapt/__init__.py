@@ -24,7 +24,7 @@ def create_model(
 ) -> "nn.Module":
     """A pretrained model for `in_chans` channels, or for `bands`, in eval mode.
 
-    `open_mirror` says what `mirror` and `storage_options` are, `Mirror.load` the rest:
+    `mirror` and `storage_options` are those of `open_mirror`; `options` are those of `Mirror.load`.
 
         zooadapt.create_model("resnet34.a1_in1k", in_chans=8, mirror="s3://bucket/mirror")
     """
@@ -34,7 +34,7 @@ def create_model(
 
 
 def __getattr__(name: str) -> Any:
-    """`open_mirror` is imported when it is first asked for: pandas takes a second."""
+    """Import `open_mirror` only when it is used: it imports pandas, which takes a second."""
     if name == "open_mirror":
         from zooadapt.reader.mirror import open_mirror
 

@@ -1,22 +1,23 @@
-"""The errors of zooadapt: one tree, each one line that names the input and the remedy.
+"""The errors of zooadapt, in one tree. Each message is one line that names input and remedy.
 
     ZooadaptError
     ├── UsageError            the arguments or the config are wrong            (exit code 2)
     ├── RunError              the run can't go on                             (exit code 3)
     │   └── Damaged           a record or a table of the mirror can't be understood
-    ├── Conflict              somebody else changed an object we meant to replace
-    └── StageError            one model failed at one stage; the others go on
-        ├── FetchError        its checkpoint can't be had, or isn't the stated one
-        │   ├── Absent        its source answers that it isn't there
-        │   └── Unreachable   its source gives no answer
-        ├── CheckpointError   its checkpoint can't be read, or doesn't fit the model
-        ├── StemError         its stems can't be told
-        │   └── Unsupported   its stems are known not to be adaptable
-        ├── PublishError      its objects can't be written
-        ├── ValidationError   its variant was run and isn't what it should be
-        └── WorkerDied        the process that worked on it was killed
+    ├── Conflict              another process changed an object before it was replaced
+    └── StageError            one model failed at one stage; the other models go on
+        ├── FetchError        the checkpoint can't be read from its source, or is another one
+        │   ├── Absent        the source answers that the checkpoint isn't there
+        │   └── Unreachable   the source doesn't answer
+        ├── CheckpointError   the checkpoint is damaged, unsafe, or doesn't fit the model
+        ├── StemError         the tensors that read the image can't be determined
+        │   └── Unsupported   the model can't be adapted to the target
+        ├── PublishError      the variant's objects can't be written
+        ├── ValidationError   the variant can't be read back, run, or proved
+        ├── WorkerDied        the process that worked on the model died
+        └── TooLarge          no node has enough memory for the model
 
-Each takes one message, so that each survives pickling between processes.
+Every error takes one argument, its message, so that it can be pickled between processes.
 """
 
 import re
@@ -29,40 +30,41 @@ class ZooadaptError(Exception):
 
 
 class UsageError(ZooadaptError):
-    """The arguments, the environment or the config are wrong; nothing was started."""
+    """The arguments, the environment or the config are wrong. Nothing was started."""
 
 
 class RunError(ZooadaptError):
-    """The run can't go on; what was recorded so far stays, and the same command resumes."""
+    """The run can't go on. Its records stay; run the same command again to resume."""
 
 
 class Damaged(RunError):
-    """A record or a table of the mirror isn't what was written: truncated, or changed."""
+    """A record or a table of the mirror was truncated, or changed after it was written."""
 
 
 class Conflict(ZooadaptError):
-    """An object was changed by somebody else between reading and replacing it."""
+    """Another process changed an object between our reading and our replacing it."""
 
 
 class StageError(ZooadaptError):
     """One model failed at `stage`. `error_type` names the class of the cause."""
 
     stage = ""
+    """The stage's name in records and in ``failures.parquet``."""
 
     @property
     def error_type(self) -> str:
-        """The class name of the error that caused this one, or of this one."""
+        """The class name of this error's cause, or of this error if it has none."""
         return type(self.__cause__ or self).__name__
 
 
 class FetchError(StageError):
-    """The checkpoint can't be had, or its bytes aren't the ones its source states."""
+    """The checkpoint can't be read from its source, or has other bytes than the source states."""
 
     stage = "fetch"
 
 
 class Absent(FetchError):
-    """The source answers that the checkpoint isn't there, and may have been once."""
+    """The source answers that the checkpoint isn't there. It may have been removed."""
 
 
 class Unreachable(FetchError):
@@ -70,19 +72,19 @@ class Unreachable(FetchError):
 
 
 class CheckpointError(StageError):
-    """The checkpoint can't be read without running its code, or doesn't fit the model."""
+    """The checkpoint is damaged, would run code when read, or doesn't fit the model."""
 
     stage = "checkpoint"
 
 
 class StemError(StageError):
-    """It can't be told which tensors read the image, or how."""
+    """The tensors that read the image, or how they read it, can't be determined."""
 
     stage = "stems"
 
 
 class Unsupported(StemError):
-    """The model is known not to be adaptable; trying again won't help."""
+    """The model is known not to be adaptable to the target. Trying again won't help."""
 
 
 class PublishError(StageError):
@@ -98,24 +100,24 @@ class ValidationError(StageError):
 
 
 class WorkerDied(StageError):
-    """The process that worked on the model ended: killed, out of memory, or its node went."""
+    """The process that worked on the model was killed, ran out of memory, or lost its node."""
 
     stage = "worker"
 
 
 class DeviceLost(Exception):
-    """The device of this process can't be used any more; only another process can go on."""
+    """This process can't use its device any more. Only a new process can continue the work."""
 
 
 class TooLarge(StageError):
-    """No node of the cluster has the memory that the model may take."""
+    """No node of the cluster has as much memory as the model may need."""
 
     stage = "worker"
 
 
 @contextmanager
 def stage(error: type[StageError]) -> Iterator[None]:
-    """Turn any unforeseen exception of the block into `error`."""
+    """Re-raise any exception of the block as `error`, unless it is a StageError already."""
     try:
         yield
     except StageError:
@@ -125,18 +127,18 @@ def stage(error: type[StageError]) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:
-    """The error's message on one line of at most `limit` characters, without secrets."""
+    """The error's message as one line of at most `limit` characters, without secrets."""
     text = redact(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def reason(cause: Exception) -> str:
-    """What is wrong with a file's content, from the error that reading it led to."""
+    """A phrase that says what is wrong with a file, made from the error of reading the file."""
     return f"it has no {cause}" if isinstance(cause, KeyError) else one_line(cause)
 
 
 def some(names: Sequence[str], most: int = 4) -> str:
-    """The first of the names, and how many more there are: "a, b, c, d and 3 more"; or "none"."""
+    """The first `most` names and the number of the others: "a, b, c, d and 3 more", or "none"."""
     shown = ", ".join(names[:most]) or "none"
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
@@ -147,10 +149,15 @@ _SECRETS = [
     ("?", re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]*"), r"\1"),  # signed query strings
     ("", re.compile(r"(?i)\b(bearer|token)\s+[\w.\-]{8,}"), r"\1 …"),
     ("hf_", re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"),
-    ("=", re.compile(rf"(?i)({_SECRET_NAME}=)[^\s&'\",;)]+"), r"\1…"),  # of a query alone
-    (": ", re.compile(rf"(?i)(['\"]{_SECRET_NAME}['\"]: ['\"])[^'\"]+"), r"\1…"),  # options
+    ("=", re.compile(rf"(?i)({_SECRET_NAME}=)[^\s&'\",;)]+"), r"\1…"),  # a query string alone
+    (
+        ": ",
+        re.compile(rf"(?i)(['\"]{_SECRET_NAME}['\"]: ['\"])[^'\"]+"),
+        r"\1…",
+    ),  # a printed dict of options
 ]
-"""What is in every text that a pattern changes, as that is told much sooner; and the patterns."""
+"""(mark, pattern, replacement). A text without the mark can't match the pattern; looking for the
+mark first is much faster."""
 
 
 def redact(text: str) -> str:

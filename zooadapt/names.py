@@ -1,4 +1,4 @@
-"""What is called how in a mirror, on any store."""
+"""The names of a mirror's files and folders, which are valid on every kind of store."""
 
 import hashlib
 import json
@@ -12,19 +12,19 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 LONGEST = 200
-"""Bytes of a part; filesystems take 255, and something may be added to it."""
+"""The most bytes of one part of a key. Filesystems take 255; the rest is room for a suffix."""
 _HASH = 32
-"""Hex digits."""
+"""Hex digits of the hash in a shortened name."""
 
 
 def safe(name: str) -> str:
     """`name` as one part of a key: printable ASCII, no "/", never empty, "." or "..".
 
-    Different names stay different. Unusual characters are percent-encoded; of a name that is too
-    long the beginning stays, with "~", which stands in no other part, and a hash of the whole.
+    Different names give different parts. Unusual characters are percent-encoded. A name that is
+    too long is cut, and "~" and a hash of the whole name are appended; no other part has a "~".
 
-    Names that differ in nothing but case may share a folder, where a store knows no case. So what
-    lies in a model's folder is named by its content or at random, never by what the model is.
+    On a store that ignores case, names that differ only in case share a folder. That is why the
+    objects in a model's folder are named by their content or at random, never after the model.
     """
     part = quote(name, safe="").replace("~", "%7E") if name.strip(".") else quote(name) + "%"
     if len(part) <= LONGEST:
@@ -34,7 +34,7 @@ def safe(name: str) -> str:
 
 
 def model_folder(zoo: str, model: str) -> str:
-    """The key below which a model's objects lie."""
+    """The key of the folder that holds a model's variants and original stems."""
     return f"weights/{safe(zoo)}/{safe(model)}"
 
 
@@ -44,14 +44,14 @@ def content_id(digest: str, config: bytes = b"") -> str:
 
 
 def source_stem(folder: str, config: dict[str, Any]) -> str:
-    """The key of the original stem that the config.json of a variant's folder names."""
+    """The key of a variant's original stem, which the `config` in the variant's `folder` names."""
     return posixpath.normpath(f"{folder}/{config['zooadapt']['source_stem']}")
 
 
 def companions(config: Mapping[str, Any]) -> dict[str, bytes]:
-    """The further files of a variant's folder, by name: its config.json holds what is in them.
+    """The additional files of a variant's folder by name; their content comes from its `config`.
 
-    Raises ValueError for a name that isn't one of a file in that folder.
+    Raises ValueError for a name that no file beside config.json can have.
     """
     files: dict[str, Any] = config.get("zooadapt", {}).get("companions", {})
     for name in files:
@@ -61,5 +61,5 @@ def companions(config: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def file_name(url: str) -> str:
-    """What follows the last "/" of a URL's path."""
+    """The file name in a URL: what follows the last "/" of its path."""
     return re.split("[?#]", url)[0].rpartition("/")[2]

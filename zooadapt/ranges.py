@@ -1,22 +1,22 @@
-"""Blocks of a file: some are read at once, all are given in order."""
+"""Read a file in blocks: several at the same time, given in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 BLOCK = 16 * 2**20
-"""Bytes."""
+"""Bytes of a block."""
 _AHEAD = 4
-"""Blocks on their way at once."""
+"""Blocks that are read at the same time."""
 
 Read = Callable[[int, int], bytes]
-"""The bytes from start to stop."""
+"""A function that returns the bytes from start to stop."""
 
 
 def in_order(read: Read, size: int, start: int = 0) -> Iterator[bytes]:
-    """The bytes from `start` to `size` that `read` gives, in blocks; what it raises is raised.
+    """The bytes from `start` to `size`, in blocks. Raises what `read` raises.
 
-    `read` is called from several threads. At most four blocks are held.
+    `read` is called from several threads. At most four blocks are in memory.
     """
     with ThreadPoolExecutor(_AHEAD) as pool:
         coming: deque[Future[bytes]] = deque()

@@ -1,6 +1,6 @@
-"""What is wanted: the channels of an image, the schemes that make them, and both together.
+"""What a user asks for: the bands of an image, a scheme, or a target, which is both together.
 
-A scheme's matrix is made in `schemes`; what is here needs no torch.
+`adapt.schemes` computes the matrices of the schemes; this module needs no torch.
 """
 
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a model is adapted to other channels."""
+    """A rule by which a model is adapted to other channels."""
 
     name: str
     corrects_gain: bool = False
-    """Whether a standardised stem's gain is kept right."""
+    """Whether the gain of a standardised stem is adapted too, to keep the function."""
     named: bool = False
-    """Whether it goes by the bands' names."""
+    """Whether the scheme needs named bands."""
 
 
 SCHEMES = {
@@ -35,13 +35,13 @@ class Band:
     """One channel of an image."""
 
     name: str = ""
-    """"" where channels are only counted."""
+    """The band's name; "" where channels are only counted."""
     wavelength: float | None = None
-    """Of its centre, in nm; None where it has none (radar) or none is known."""
+    """The centre wavelength in nm; None if the band has none (radar) or it is unknown."""
     width: float = 0.0
-    """In nm."""
+    """The full width in nm; 0 if it is unknown."""
     weights: tuple[tuple[str, float], ...] = ()
-    """Explicit: how much of each base channel's filter it takes."""
+    """Explicit weights: the share that the band takes of each base channel's filter, by name."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Bands:
     """The channels of an image, in order: all named, or none."""
 
     label: str
-    """Short and fit for a folder's name; "" where channels are only counted."""
+    """A short name, for folders too; "" where channels are only counted."""
     channels: tuple[Band, ...]
     rgb: tuple[str, ...] = ()
-    """The names of those that are red, green and blue, in this order; () where there are none."""
+    """The names of the red, green and blue channels, in this order; () where there are none."""
     digest: str = ""
-    """Of a description of one's own: tells it apart from another with the same names."""
+    """A hash of the user's own YAML file, which tells bands of the same names apart; else ""."""
 
     def __len__(self) -> int:
         return len(self.channels)
@@ -66,21 +66,21 @@ class Bands:
 
     @staticmethod
     def counted(number: int) -> "Bands":
-        """So many channels without names."""
+        """Bands that are `number` channels without names."""
         return Bands("", (Band(),) * number)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A variant that is asked for."""
+    """What a variant is made for: bands and a scheme."""
 
     bands: Bands
     scheme: str
-    """The scheme's name, and the bands' digest behind a dot where they have one."""
+    """The scheme's name; if the bands have a digest, followed by a dot and the digest."""
 
     @staticmethod
     def of(bands: Bands, scheme: str | None = None) -> "Target":
-        """By default `repeat` for channels that are only counted, `nearest` for named ones."""
+        """The target for `bands`; by default `nearest` for named bands and `repeat` for others."""
         rule = scheme or ("nearest" if bands.label else "repeat")
         return Target(bands, f"{rule}.{bands.digest}" if bands.digest else rule)
 
@@ -91,16 +91,16 @@ class Target:
 
     @property
     def names(self) -> str:
-        """The manifest's `bands`: names joined by commas, "" where channels are only counted."""
+        """The value of the column `bands`: names joined by commas, "" for channels only counted."""
         return ",".join(self.bands.names)
 
     @property
     def short(self) -> str:
-        """For people: the name of the bands, or the number of channels."""
+        """The label of the bands, or else the number of channels, for people to read."""
         return self.bands.label or str(self.in_chans)
 
     @property
     def label(self) -> str:
-        """For folders, such as ``8ch-repeat`` or ``4ch-R-G-B-NIR-nearest``."""
+        """The beginning of a folder name, such as ``8ch-repeat`` or ``4ch-R-G-B-NIR-nearest``."""
         parts = [f"{self.in_chans}ch", self.bands.label, self.scheme]
         return "-".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Where a user's folder or URL is, whichever process looks for it."""
+"""Make a user's folder or URL mean the same place in every process."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ _RAY_WORKING_DIR = "working_dir_files"
 
 
 def absolute(url: str, option: str) -> str:
-    """A local path made absolute; any other URL as it is.
+    """The absolute path of a local `url`; any other URL unchanged.
 
-    Raises UsageError, which names `option`, for an empty URL, and for a ``--dest`` inside Ray's
-    temporary working directory, where it would vanish with the job.
+    Raises UsageError, which names `option`, for an empty URL, and for a ``--dest`` inside
+    Ray's temporary working directory, because the mirror would vanish with the job.
     """
     if not url:
         raise UsageError(f"{option} is empty; give a folder or a URL")

@@ -118,8 +118,8 @@ def test_a_run_that_is_stopped_leaves_its_events(
         tally.add(summary())
         raise end
 
-    monkeypatch.setattr(run, "_work", work)
-    monkeypatch.setattr(plan, "listed", lambda config: [ENTRY])
+    monkeypatch.setattr(run, "work", work)
+    monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     of = options()
     with pytest.raises(type(end)):
@@ -139,8 +139,8 @@ def test_events_are_left_where_the_tables_cannot_be_made(
         raise OSError(28, "No space left")
 
     monkeypatch.setattr(manifest, "compact", full)
-    monkeypatch.setattr(run, "_work", lambda *of: of[-1].add(summary()))
-    monkeypatch.setattr(plan, "listed", lambda config: [ENTRY])
+    monkeypatch.setattr(run, "work", lambda *of: of[-1].add(summary()))
+    monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     with pytest.raises(RunError, match="the manifest can't be made"):
         run.adapt(_at(options(), tmp_path))

@@ -56,8 +56,14 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
         return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
 
 
+_LINUX = ("fcntl", "resource")
+"""Modules that Python has on Linux and macOS only."""
+
+
 def _lacking(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
+    if name in _LINUX:
+        return "this needs Linux; ls, show, pull, status and create_model work on any system"
     extra = "load" if name in ("torch", "timm", "safetensors") else "run"
     return f"this needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"
 

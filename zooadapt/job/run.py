@@ -49,7 +49,7 @@ def adapt(config: Config) -> int:
         tally = Tally(EventLog(log))
         try:
             if todo.requests:
-                _work(todo, config, job, store, tally)
+                work(todo, config, job, store, tally)
         finally:
             try:
                 tables = compacted(records, job)
@@ -91,7 +91,7 @@ def planned(
     return todo
 
 
-def _work(todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally) -> None:
+def work(todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally) -> None:
     """Run what is due, as far as the time goes."""
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     with connection.connected() as line:

@@ -1,7 +1,7 @@
 """The columns of the mirror's two tables, and how their rows are put together.
 
 A record states most columns of a variant's row; the others follow from the record's head. To add a
-column, add a `Column`, give it a value in `stated_variant`, and say what it is for older records.
+column, add a `Column` with its value for older records (`older`), and set it in `stated_variant`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,31 +15,32 @@ from zooadapt.types import Adapted, ModelFacts, ProofResult, Published, Row
 
 LAYOUT_VERSION = 1
 REMOVING = 2
-"""The layout of records that remove something: who doesn't know them would bring it back."""
+"""The layout version of records that take variants down, or undo that. A zooadapt that doesn't know
+takedowns refuses such a record; otherwise it would make the variants again."""
 VERSION_KEY = "zooadapt_layout_version"
-"""Under which a table's Parquet metadata state its layout."""
+"""The key in a table's Parquet metadata that holds its layout version."""
 
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
-"""The columns by which a row is one of its table."""
+"""The columns that identify a row within its table."""
 
 AMENDABLE = ("license", "source_gone")
-"""The columns that may change while the weights don't."""
+"""The columns that a later record can change while a variant's weights stay the same."""
 
 _ALWAYS = object()
-"""For columns that have been there from the first layout on."""
+"""Marks a column that every record has, as it exists since the first layout."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table."""
+    """A column of one of the mirror's tables."""
 
     name: str
     type: pa.DataType
     description: str
     nullable: bool = False
     older: Any = _ALWAYS
-    """Its value for records and tables that were written before the column was there. Every column
-    that is added needs one, or all records of before would be damaged."""
+    """The column's value in records and tables that were written before the column existed. Every
+    added column needs one; without it all older records would count as damaged."""
 
 
 _FLOATS = pa.list_(pa.float64())
@@ -117,7 +118,7 @@ OLDER = {
     for column in (*MANIFEST_COLUMNS, *FAILURES_COLUMNS)
     if column.older is not _ALWAYS
 }
-"""The columns that a record or a table may lack, and what they are then."""
+"""The columns that an older record or table can lack, each with the value it then has."""
 
 
 def _schema(columns: Iterable[Column]) -> pa.Schema:
@@ -132,31 +133,32 @@ MANIFEST_SCHEMA = _schema(MANIFEST_COLUMNS)
 FAILURES_SCHEMA = _schema(FAILURES_COLUMNS)
 
 _OF_RECORD = ("zoo", "model", "run_id", "created_at", "attempts")
-"""The columns that a record doesn't state for each variant: they follow from its head."""
+"""The columns that a record doesn't state for each variant: `attempts` is counted from all records,
+and the others are in the record's head."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was seen of a variant when it was read back and loaded."""
+    """The facts that reading a variant back and loading it has shown."""
 
     params: int
     """Number of parameters."""
     weights_dtype: str
     """The dtype that holds most of the bytes, such as "float32"."""
     verification: str
-    """How the object was read back: full or composed."""
+    """How the object was read back: "full" or "composed", as the mirror's README explains."""
     checked_on: str
-    """The device's name."""
+    """The name of the device that ran the forward pass."""
     zooadapt_version: str
     timm_version: str
-    """As `Zoo.version` states it."""
+    """The release of the zoo's library, as `Zoo.version` states it."""
     torch_version: str
 
 
 def stated_variant(
     adapted: Adapted, variant: Published, facts: ModelFacts, proof: ProofResult, loaded: Loaded
 ) -> Row:
-    """What a record states of a variant that was proved; `facts` are for the variant's channels."""
+    """A proved variant, as its record states it; `facts` are those of the variant's N channels."""
     entry, source = adapted.entry, adapted.checkpoint
     return {
         "in_chans": variant.target.in_chans,
@@ -185,40 +187,40 @@ def stated_variant(
 
 
 def manifest_row(record: Row, stated: Row) -> Row:
-    """The manifest's row of a variant that a record states."""
+    """The manifest's row for `stated`, one of the variants of `record`."""
     created = datetime.fromisoformat(record["created_at"])
     return {**_head(record), **OLDER, **stated, "created_at": created}
 
 
 def failure_row(record: Row, stated: Row, attempts: int) -> Row:
-    """The row of failures.parquet of a failure that a record states."""
+    """The row of failures.parquet for `stated`, one of the failures of `record`."""
     return {**_head(record), **stated, "attempts": attempts}
 
 
 def removed_row(row: Row, reason: str, run_id: str) -> Row:
-    """The row of failures.parquet of a variant that was taken down; `row` is any of the variant."""
+    """The row of failures.parquet for a variant that was taken down; `row` is any of its rows."""
     why = {"status": "removed", "stage": "remove", "error_type": "Removed", "error": reason}
     return {**{name: row[name] for name in KEY}, **why, "attempts": 0, "run_id": run_id}
 
 
 def amended_row(current: Row, row: Row, columns: Iterable[str]) -> Row:
-    """The current row after a record amended some columns; `row` is what that record states."""
+    """The `current` row with some `columns` amended by a later record, which states `row`."""
     changed = {name: row.get(name) for name in AMENDABLE if name in columns}
     return {**current, **changed, "run_id": row["run_id"], "created_at": row["created_at"]}
 
 
 def stated(row: Row) -> Row:
-    """What a record states for a row of the manifest."""
+    """The part of a manifest row that a record states."""
     return {name: value for name, value in row.items() if name not in _OF_RECORD}
 
 
 def stated_schema(schema: pa.Schema) -> pa.Schema:
-    """The columns of a table that records state."""
+    """The part of a table's schema that records state."""
     return pa.schema([field for field in schema if field.name not in _OF_RECORD])
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The values by which a row is one of its table."""
+    """The values that identify a row within its table."""
     return tuple(row[name] for name in KEY)
 
 

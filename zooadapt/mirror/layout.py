@@ -1,7 +1,7 @@
-"""Parquet files of the mirror: how they are written, and what is refused when one is read.
+"""The mirror's Parquet files: how they are written, and which ones a reader refuses.
 
-A file of a newer layout is refused with RunError, as this zooadapt can't judge it. A file that
-can't be understood, or holds other types than it should, is Damaged.
+Reading a file of a newer layout raises RunError, because this zooadapt can't tell whether the file
+is sound. Reading a file that can't be parsed, or whose columns are wrong, raises Damaged.
 """
 
 import itertools
@@ -19,33 +19,33 @@ from zooadapt.types import Row
 
 _FORMAT = {"compression": "zstd", "write_page_checksum": True}
 _GROUP = 5_000
-"""Rows of a row group: `Writer` and `parts` hold so many rows in memory as such."""
+"""The number of rows in a row group: `Writer` and `parts` hold about one group in memory."""
 
 
 def encoded(rows: pa.Table) -> bytes:
-    """A table as Parquet, with a checksum of every page."""
+    """The table as a Parquet file, in which every page has a checksum."""
     buffer = BytesIO()
     pq.write_table(rows, buffer, **_FORMAT)
     return buffer.getvalue()
 
 
 class Writer:
-    """Writes a table as Parquet, as `encoded` does, and holds only some rows at a time."""
+    """Writes rows as a Parquet file like that of `encoded`, one row group after the other."""
 
     def __init__(self, schema: pa.Schema, sink: IO[bytes]) -> None:
-        """The file goes to `sink`, which stays open."""
+        """The file's bytes go to `sink`, which stays open."""
         self._schema = schema
         self._rows: list[Row] = []
         self._file = pq.ParquetWriter(sink, schema, **_FORMAT)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows. Raises KeyError for a column that they lack, see `table`."""
+        """Add rows. Where they lack a column, this or a later call raises KeyError, see `table`."""
         self._rows += rows
         if len(self._rows) >= _GROUP:
             self._write()
 
     def close(self) -> None:
-        """Write what is left, and the file's end."""
+        """Write the remaining rows, and the file's footer."""
         self._write()
         self._file.close()
 
@@ -55,10 +55,10 @@ class Writer:
 
 
 class Encoded:
-    """The rows of a Parquet file, which are decoded as they are asked for."""
+    """The rows of a Parquet file, decoded one row group at a time."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        """`file` holds the whole file; it is read from its beginning."""
+        """`file` is a whole Parquet file that can seek."""
         self.file = file
         self._parquet = pq.ParquetFile(file)
 
@@ -70,8 +70,8 @@ class Encoded:
 
     @property
     def stated(self) -> dict[str, str]:
-        """What the file's metadata state."""
-        return _stated(self._parquet)
+        """The file's own metadata, by key."""
+        return _metadata(self._parquet)
 
     def __len__(self) -> int:
         return int(self._parquet.metadata.num_rows)
@@ -80,34 +80,34 @@ class Encoded:
         return self.rows()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """The rows in order, with these columns or all."""
+        """The rows in order, with the given columns or with all."""
         for group in range(self._parquet.num_row_groups):
             yield from self._parquet.read_row_group(group, columns=columns).to_pylist()
 
     def last(self, wanted: Callable[[Row], bool], by: Sequence[str]) -> Row | None:
-        """The last row that is wanted, as only the columns `by` tell; None where none is."""
+        """The last row for which `wanted` is true, or None; `wanted` sees the columns `by` only."""
         for group in reversed(range(self._parquet.num_row_groups)):
-            told = self._parquet.read_row_group(group, columns=list(by)).to_pylist()
-            for place in reversed(range(len(told))):
-                if wanted(told[place]):
+            narrow = self._parquet.read_row_group(group, columns=list(by)).to_pylist()
+            for index in reversed(range(len(narrow))):
+                if wanted(narrow[index]):
                     found: list[Row] = (
-                        self._parquet.read_row_group(group).slice(place, 1).to_pylist()
+                        self._parquet.read_row_group(group).slice(index, 1).to_pylist()
                     )
                     return found[0]
         return None
 
 
 def columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
-    """The rows as a table would give them back."""
+    """The rows as a table of that schema gives them back."""
     found: list[Row] = table(rows, schema).to_pylist()
     return found
 
 
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of that schema. Other columns of theirs are left out.
+    """The rows as a table of that schema. Columns that the schema doesn't have are left out.
 
-    A column of `columns.OLDER` that a row lacks has its value from there. Raises KeyError for any
-    other column that a row lacks.
+    Where a row lacks a column of `columns.OLDER`, the cell gets the value from there. Raises
+    KeyError where a row lacks any other column.
     """
     held = list(rows)
 
@@ -121,35 +121,36 @@ def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
 
 
 def parts(data: bytes, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The row groups of a file that `Writer` wrote; `name` is for the errors.
+    """The row groups of a file that `Writer` or `encoded` wrote, after an empty table like them.
 
-    A column of `columns.OLDER` that the file lacks is added with its value from there. Raises
-    Damaged and RunError.
+    Where the file lacks a column of `columns.OLDER`, it is added with the value from there. Errors
+    call the file `name`. Raises Damaged where the file can't be understood, RunError where its
+    layout is newer.
     """
     try:
         with pq.ParquetFile(BytesIO(data), page_checksum_verification=True) as file:
-            version = int(_stated(file)[VERSION_KEY])
+            version = int(_metadata(file)[VERSION_KEY])
             if version <= LAYOUT_VERSION:
                 groups = map(file.read_row_group, range(file.num_row_groups))
                 for group in itertools.chain([file.schema_arrow.empty_table()], groups):
                     found = _with_later(group, schema)
-                    found.select(schema.names).cast(schema)  # raises where they don't fit
+                    found.select(schema.names).cast(schema)  # raises for a wrong column
                     yield found
                 return
-    except Exception as cause:  # the bytes are in memory: whatever it is, it is wrong with them
+    except Exception as cause:  # the bytes are in memory, so any error is their fault
         raise Damaged(
             f"{name} is damaged ({reason(cause)}): zooadapt rebuild makes it again from the records"
         ) from cause
     raise newer(name, version)
 
 
-def _stated(file: pq.ParquetFile) -> dict[str, str]:
+def _metadata(file: pq.ParquetFile) -> dict[str, str]:
     found: dict[bytes, bytes] = file.metadata.metadata or {}
     return {key.decode(): value.decode() for key, value in found.items()}
 
 
 def refuse_newer(data: bytes, name: str) -> None:
-    """Raise RunError for a table of a newer layout; nothing is said of a damaged one."""
+    """Raise RunError for a table of a newer layout. A damaged table raises nothing."""
     with suppress(pa.ArrowException, OSError, KeyError, ValueError):
         version = int(Encoded(BytesIO(data)).stated[VERSION_KEY])
         if version > LAYOUT_VERSION:
@@ -157,7 +158,7 @@ def refuse_newer(data: bytes, name: str) -> None:
 
 
 def check(data: bytes, name: str, schema: pa.Schema) -> None:
-    """Raise as `parts` does, without holding the whole table."""
+    """Raise as `parts` does; holds one row group in memory at a time."""
     for _ in parts(data, name, schema):
         pass
 

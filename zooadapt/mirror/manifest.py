@@ -1,8 +1,9 @@
-"""What the mirror holds and what it doesn't: records, and the two tables made from them.
+"""The mirror's two tables, and how they are merged from its records.
 
-Records are the truth. Each is one model's outcomes in one run, one JSON object, written once and
-never changed. `compact` merges all of them into manifest.parquet (the usable variants) and
-failures.parquet (the rest), whole files that are replaced only if nobody else did meanwhile.
+Records are the truth. Each is one model's outcomes in one run: one JSON object, written once and
+never changed. `compact` merges all records into manifest.parquet (the usable variants) and
+failures.parquet (variants that were asked for and aren't usable). A table is replaced as a whole,
+and only if nobody else has replaced it meanwhile.
 """
 
 import logging
@@ -27,7 +28,7 @@ from zooadapt.types import Row
 MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 PAGE = "index.html"
-"""For people, beside the tables and made from them."""
+"""The page for people: made from the tables, and written beside them."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -35,24 +36,25 @@ _SCHEMAS = {MANIFEST: MANIFEST_SCHEMA, FAILURES: FAILURES_SCHEMA}
 
 
 def read_records(store: Store) -> list[Row]:
-    """All records, the oldest first; damaged records are named in the log and left out.
+    """All sound records, the oldest first. Damaged records are left out and named in the log.
 
-    Raises RunError naming a record of a newer layout.
+    Raises RunError for a record of a newer layout.
     """
     return sorted((record for history in histories(store) for record in history), key=age)
 
 
 def histories(store: Store) -> Iterator[list[Row]]:
-    """The same, model by model: the records of each, the oldest first."""
+    """The records that `read_records` gives, as one list for each model. Raises as it does."""
     records = Records(store)
     yield from records.histories()
     records.warn_of_damaged()
 
 
 def scan_records(store: Store) -> tuple[list[Row], dict[str, Damaged]]:
-    """All records, each read itself, the oldest first, and what is wrong with the damaged ones.
+    """All sound records, the oldest first, and what is wrong with each damaged record, by key.
 
-    Raises RunError naming a record of a newer layout.
+    Every record is read from its own object, not from the archive. Raises RunError for a record of
+    a newer layout.
     """
     records = Records(store, archived=False)
     found = [record for history in records.histories() for record in history]
@@ -69,19 +71,20 @@ class Tables:
 
 @dataclass(frozen=True)
 class Compacted:
-    """The two tables as they are written."""
+    """The two tables as Parquet files."""
 
     usable: layout.Encoded
     failures: layout.Encoded
 
 
 def merge(records: Sequence[Row]) -> Tables:
-    """The rows of the manifest and of the failures, from records oldest first.
+    """The rows of the two tables. The records must come oldest first.
 
-    A variant's latest success wins and hides its failures; else its latest failure is kept, with
-    the number of runs that failed. What was removed is a failure, whatever else is recorded of it
-    (see `takedowns`). A record that ``amends`` columns changes what they say of a variant, if it
-    is still the latest.
+    A variant with a success is in the manifest as its latest success states it, and its failures
+    are hidden. A variant without one is in the failures as its latest failure states it, with the
+    number of runs that failed. A variant that is taken down is in the failures, whatever else is
+    recorded of it (see `takedowns`). A record that ``amends`` columns changes only these columns
+    of a variant's row, and only if the row's weights are still the ones that the record knew.
     """
     successes: dict[tuple[Any, ...], Row] = {}
     failures: dict[tuple[Any, ...], Row] = {}
@@ -89,26 +92,26 @@ def merge(records: Sequence[Row]) -> Tables:
     for place, record in enumerate(records):
         for stated in [*record["variants"], *record["failures"]]:
             row = {"zoo": record["zoo"], "model": record["model"], **stated}
-            name = key(row)
+            variant = key(row)
             if taken.voids(place, row):
                 if (event := taken.of(row)) and event.removes:
-                    failures[name] = columns.removed_row(row, event.reason, event.run_id)
+                    failures[variant] = columns.removed_row(row, event.reason, event.run_id)
             elif "status" in stated:
-                attempts = failures.get(name, {}).get("attempts", 0) + 1
-                failures[name] = columns.failure_row(record, stated, attempts)
+                attempts = failures.get(variant, {}).get("attempts", 0) + 1
+                failures[variant] = columns.failure_row(record, stated, attempts)
             else:
-                made = columns.manifest_row(record, stated)
-                successes[name] = _latest(record, made, successes.get(name))
-    left = [failures[name] for name in sorted(failures.keys() - successes.keys())]
-    return Tables([successes[name] for name in sorted(successes)], left)
+                success = columns.manifest_row(record, stated)
+                successes[variant] = _latest(record, success, successes.get(variant))
+    failed = [failures[variant] for variant in sorted(failures.keys() - successes.keys())]
+    return Tables([successes[variant] for variant in sorted(successes)], failed)
 
 
 def _latest(record: Row, row: Row, current: Row | None) -> Row:
-    """The success that counts after a record has stated `row`, given the success before it."""
+    """The manifest row after `record` has stated `row`, where it was `current` before."""
     amended = record.get("amends")
     if not amended or not current:
         return row
-    if current["folder"] != row["folder"]:  # other weights, made meanwhile
+    if current["folder"] != row["folder"]:  # the weights were replaced meanwhile
         return current
     return columns.amended_row(current, row, amended)
 
@@ -120,14 +123,14 @@ def _latest(record: Row, row: Row, current: Row | None) -> Row:
     reraise=True,
 )
 def compact(store: Store, records: Records | None = None) -> Compacted:
-    """Make manifest.parquet and failures.parquet from all records.
+    """Make manifest.parquet and failures.parquet from all sound records; safe beside other jobs.
 
-    Of `records` that keep what they read only those that are new are read from the store.
+    A table is replaced only if it is still the one from before the records were read. If it isn't,
+    or the store's answer was lost, everything is read again; Conflict is raised after 100 tries.
+    With `records` that keep what they have read, only new records are read from the store.
 
-    Each is replaced only if it is still the one that was there before the records were read;
-    otherwise, a lost answer included, all is read again. Safe beside other jobs on the mirror.
-    Damaged records are left out. Of what a model has recorded no more is held in memory than its
-    rows, as they are written. Raises RunError for a record or a table of a newer layout.
+    Memory holds one batch of records at a time, and the tables in their compressed form. Raises
+    RunError for a record or a table of a newer layout.
     """
     with store.exclusive():
         versions = [store.version(name) for name in (MANIFEST, FAILURES)]
@@ -161,22 +164,24 @@ def _replace(store: Store, name: str, data: bytes, version: str | None) -> None:
 
 
 def read_table(store: Store, name: str) -> pa.Table:
-    """manifest.parquet, of now or as a run left it, or failures.parquet.
+    """The table with the key `name`: a manifest, the current one or a run's, or failures.parquet.
 
-    Raises UsageError where there is none; RunError where it is of a newer layout, or Damaged.
+    Raises UsageError where the table doesn't exist, RunError where it is of a newer layout, and
+    Damaged where it can't be understood.
     """
     try:
         schema = _SCHEMAS[posixpath.basename(name)]
         return layout.decoded(store.read(name), store.path(name), schema)
     except FileNotFoundError as cause:
-        raise UsageError(f"{store.root} holds no {name}") from cause
+        raise UsageError(f"{store.root} holds no {name}: check the mirror's URL") from cause
 
 
 def read_snapshot(store: Store, at: str) -> pa.Table:
-    """The manifest as a run left it, by the run's id, or as it was at a date or time (of UTC).
+    """The manifest as it was at `at`: the id of a run, which left it, or a date or time in UTC.
 
-    A date means the end of its day, and needs a store that can be listed. Raises UsageError where
-    there is no such run or `at` is neither; RunError as `read_table`.
+    A date means the end of that day. For a date or time the manifest is made from the records, so
+    the store must be able to list them. Raises as `read_table` does, with UsageError where `at` is
+    neither a date nor the id of a run that left a manifest.
     """
     try:
         when = datetime.fromisoformat(at)
@@ -185,11 +190,11 @@ def read_snapshot(store: Store, at: str) -> pa.Table:
     if len(at) == len("2026-11-24"):
         when += timedelta(days=1)
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    until = (
+    past = (
         [record for record in history if datetime.fromisoformat(record["created_at"]) <= when]
         for history in histories(store)
     )
-    return layout.decoded(_compacted(until).usable.data, MANIFEST, MANIFEST_SCHEMA)
+    return layout.decoded(_compacted(past).usable.data, MANIFEST, MANIFEST_SCHEMA)
 
 
 def snapshot(run_id: str) -> str:
@@ -198,9 +203,9 @@ def snapshot(run_id: str) -> str:
 
 
 def check_tables(store: Store) -> None:
-    """Name in the log a table that is damaged; the next compaction makes it again.
+    """Name each damaged table in the log. The next compaction makes it again.
 
-    Raises RunError for one of a newer layout.
+    Raises RunError for a table of a newer layout.
     """
     for name, schema in _SCHEMAS.items():
         try:

@@ -1,4 +1,4 @@
-"""Tensors → objects in the mirror."""
+"""Publish a model: write its variants, and its original stem, as objects of the mirror."""
 
 import hashlib
 import itertools
@@ -26,13 +26,13 @@ def publish_variant(
     config: Mapping[str, Any],
     shared: SharedBytes | None = None,
 ) -> Published:
-    """Write model.safetensors and config.json below `<model_folder>/<label>-<id>`.
+    """Write model.safetensors and config.json to the folder `<model_folder>/<label>-<id>`.
 
-    `stems` and `body` are each in the order of `arranged`. With the body `shared` by a variant
-    already there, the store copies it if it can. The id is known before the upload, from the
-    content alone, so that an object never changes once written. Companions of config.json, which
-    holds them, are written too. Raises PublishError for a dtype
-    that can't be stored, and the store's own errors.
+    `stems` and `body` must each be in the order of `arranged`. `shared` is the body as the model's
+    first variant holds it: the store copies it from there, if it can. The id is a hash of the
+    content, so an object never changes once written. The companions that `config` holds are written
+    too, and config.json is written last. Raises PublishError for a dtype that the mirror can't
+    store, and the store's own errors.
     """
     text = json.dumps(config, indent=2).encode()
     tensors = {**stems, **body}
@@ -57,7 +57,7 @@ def publish_variant(
 
 
 def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -> str:
-    """Write the original stem tensors to `<model_folder>/source-<id>/stem.safetensors`."""
+    """Write the original stem to `<model_folder>/source-<id>/stem.safetensors`; returns the key."""
     digest, _ = digest_of(stems)
     key = f"{model_folder}/source-{content_id(digest)}/stem.safetensors"
     store.write(key, serialise(stems))
@@ -65,7 +65,7 @@ def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -
 
 
 def shared_bytes(body: Mapping[str, Tensor], first: Published) -> SharedBytes | None:
-    """What the other variants share with the first; None if it is too small to be copied."""
+    """The body in the first variant's object, for the others to share; None if it is too small."""
     if first.bytes - first.head < SMALLEST:
         return None
     chunks = [bytes_of(tensor) for tensor in body.values()]

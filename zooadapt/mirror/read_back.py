@@ -1,4 +1,4 @@
-"""Published objects, read back from the mirror and verified: what is proved is what is stored."""
+"""Read published objects back and verify their bytes, so that a proof is about what is stored."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from zooadapt.stores.store import Store
 from zooadapt.types import Published
 
 _MARGIN = 2**20
-"""Bytes read back on both sides of a seam."""
+"""The number of bytes that are read back on each side of a seam."""
 
 
 @dataclass
@@ -24,15 +24,16 @@ class Reader:
 
     store: Store
     folder: Path
-    """For copies of the objects, as long as the reader is used."""
+    """A local folder for copies of objects. It must stay as long as the reader is used."""
     first: tuple[Path, int, dict[str, Tensor]] | None = None
-    """A variant that was read whole: its file, where its shared part begins, its tensors."""
+    """The first variant that was read: its file, the shared part's first byte, its tensors."""
     _originals: dict[str, Tensor] = field(default_factory=dict)
 
     def read(self, variant: Published) -> tuple[dict[str, Tensor], str]:
-        """The published tensors, and how much was read; leaves config.json in the folder.
+        """The variant's tensors, and how it was read back: "full" or "composed".
 
-        Raises ValidationError where the bytes aren't those that were published.
+        Leaves config.json and its companions in `folder`. Raises ValidationError where the stored
+        bytes aren't the published ones.
         """
         key = f"{variant.folder}/{WEIGHTS}"
         if variant.seams and self.first:
@@ -49,7 +50,7 @@ class Reader:
         if not same or not named:
             raise ValidationError(
                 f"{variant.folder} was read back with other bytes than were written; check the "
-                f"store, then --retry-failed"
+                f"store, then run the job again with --retry-failed"
             )
         if self.first is None:
             self.first = file, variant.head, tensors
@@ -57,24 +58,28 @@ class Reader:
         for name, content in companions(json.loads(config)).items():
             (self.folder / name).write_bytes(content)
             if self.store.read(f"{variant.folder}/{name}") != content:
-                raise ValidationError(f"{variant.folder}/{name} was read back with other bytes")
+                raise ValidationError(
+                    f"{variant.folder}/{name} was read back with other bytes than were written; "
+                    f"check the store, then run the job again with --retry-failed"
+                )
         return tensors, verification
 
     def originals(self, key: str) -> dict[str, Tensor]:
-        """The tensors of the original stem; read once."""
+        """The tensors of the original stem at `key`. Only the first call reads them."""
         if not self._originals:
             self._originals = originals(self.store, key, self.folder)
         return self._originals
 
 
 def _composed(store: Store, key: str, variant: Published, body: Path, start: int) -> bytes:
-    """The sent part of a composed object.
+    """The bytes of a composed object that were sent to the store, not copied within it.
 
-    `body` is the first object as a local file that was read back whole, in which the shared part
-    begins at `start`. What was sent is read, and the MiB on both sides of each seam; for the rest
-    the local copy stands, as the store's checksums were those of its bytes.
+    `body` is the first variant's file, which was read back whole; its shared part begins at the
+    byte `start`. What is read of the composed object is the sent bytes, and 1 MiB on each side of
+    each seam. The rest is known to equal `body`, because the store's checksums of the copied parts
+    were right.
 
-    Raises ValidationError where a seam or the size isn't what it should be.
+    Raises ValidationError where the bytes around a seam, or the object's size, are wrong.
     """
     head = variant.head
     with body.open("rb") as file:
@@ -83,16 +88,22 @@ def _composed(store: Store, key: str, variant: Published, body: Path, start: int
             wanted = file.read(2 * _MARGIN)
             begin = head + seam - _MARGIN
             if store.read_range(key, begin, begin + len(wanted)) != wanted:
-                raise ValidationError(f"{key} isn't what was composed, at byte {head + seam}")
+                raise ValidationError(
+                    f"{key} has other bytes than were composed, around byte {head + seam}; "
+                    f"check the store, then run the job again with --retry-failed"
+                )
     if store.size(key) != variant.bytes:
-        raise ValidationError(f"{key} has not the {variant.bytes} bytes that were composed")
+        raise ValidationError(
+            f"{key} hasn't the {variant.bytes} bytes that were composed; check the store, then run "
+            f"the job again with --retry-failed"
+        )
     return store.read_range(key, 0, head + variant.seams[0])
 
 
 def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:
-    """The tensors of an original stem in the mirror; `folder` is for a copy.
+    """The tensors of the original stem at `key`. A remote object is copied below `folder`.
 
-    Raises ValidationError where the bytes aren't those that the key was made from.
+    Raises ValidationError where the bytes don't match the id in the key.
     """
     file, digest = store.local_file(key, folder)
     if content_id(digest) not in key:

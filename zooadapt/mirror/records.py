@@ -1,7 +1,7 @@
 """One record: a model's outcomes in one run, as one JSON object that is never changed.
 
-A record lies at ``records/<zoo>/<model>/<run_id>-….json``. Its head says of which model, run and
-source it is; `variants` and `failures` hold what it states for each target (see `columns`).
+A record's key is ``records/<zoo>/<model>/<run_id>-….json``. Its head names the model, the run and
+the source. Its lists `variants` and `failures` hold one row for each target (see `columns`).
 """
 
 import json
@@ -28,19 +28,19 @@ from zooadapt.stores.store import Store
 from zooadapt.types import Row
 
 ADAPTER_VERSION = 1
-"""Raised when the same checkpoint would be adapted to other bytes; makes every model due again."""
+"""Raise this number when a checkpoint would be adapted to other bytes: all models are then due."""
 
-_HEAD = {"zoo": str, "model": str, "run_id": str, "created_at": str, "adapter_version": int,
-         "source": dict, "variants": list, "failures": list}  # fmt: skip
+_FIELDS = {"zoo": str, "model": str, "run_id": str, "created_at": str, "adapter_version": int,
+           "source": dict, "variants": list, "failures": list}  # fmt: skip
 
 
 def write_record(
     store: Store, zoo: str, model: str, run_id: str, content: Mapping[str, Any]
 ) -> str:
-    """Write one model's outcomes of one run; returns the key. Nothing is ever overwritten.
+    """Write one model's outcomes in one run as a new record; returns its key.
 
-    A record with patterns under ``removed`` or ``restored`` has a layout that a zooadapt which
-    doesn't know them refuses.
+    `content` holds the record's other fields. With patterns under ``removed`` or ``restored`` the
+    record gets the layout version `REMOVING`.
     """
     key = f"records/{safe(zoo)}/{safe(model)}/{run_id}-{uuid.uuid4().hex[:6]}.json"
     removing = any(content.get(kind) for kind in takedowns.LISTS)
@@ -51,15 +51,15 @@ def write_record(
 
 
 def age(record: Row) -> tuple[str, str]:
-    """What records are sorted by, the oldest first."""
+    """The sort key of records: the oldest comes first."""
     return record["created_at"], record["run_id"]
 
 
 def folder(key: str) -> str:
     """The record's folder, lower-cased, because some stores ignore case.
 
-    On such a store two models shared one folder, and they have one each once their mirror was
-    copied to another store.
+    On such a store, models whose names differ only in case share a folder. After a copy to another
+    store, the records of one model can lie in two folders whose names differ only in case.
     """
     return posixpath.dirname(key).lower()
 
@@ -70,17 +70,17 @@ def folder_of(zoo: str, model: str) -> str:
 
 
 def order(key: str) -> str:
-    """What keys are sorted by: their parts, as "/" isn't the least of the characters."""
+    """The sort key of keys, part by part: as plain text, "net-a/…" would come before "net/…"."""
     return key.lower().replace("/", "\0")
 
 
 def parse(
     contents: Mapping[str, bytes], known: Collection[str] = ()
 ) -> tuple[dict[str, Row], dict[str, Damaged]]:
-    """The sound records by their keys, and what is wrong with the damaged ones.
+    """The sound records, and what is wrong with each damaged record; both by key.
 
-    The rows of those in `known` have been found to hold the right types. Raises RunError for a
-    record of a newer layout.
+    Rows of records in `known` aren't checked, because they were found sound before. Raises RunError
+    for a record of a newer layout.
     """
     sound: dict[str, Row] = {}
     damaged: dict[str, Damaged] = {}
@@ -88,7 +88,7 @@ def parse(
         with _noted(key, damaged):
             sound[key] = _parsed(key, data)
     new = {key: record for key, record in sound.items() if key not in known}
-    try:  # checking all records together takes a fraction of the time
+    try:  # checking all records together takes a fraction of the time of checking each
         _check_rows([*new.values()])
     except Exception:
         for key, record in new.items():
@@ -99,7 +99,7 @@ def parse(
 
 @contextmanager
 def _noted(key: str, damaged: dict[str, Damaged]) -> Iterator[None]:
-    """Note a record as damaged where the block raises, unless it is of a newer layout."""
+    """Put the block's error into `damaged`; let RunError (a record of a newer layout) through."""
     try:
         yield
     except RunError:
@@ -111,20 +111,20 @@ def _noted(key: str, damaged: dict[str, Damaged]) -> Iterator[None]:
 
 
 def _parsed(key: str, data: bytes) -> Row:
-    """A record whose rows weren't looked at yet. Raises RunError for one of a newer layout."""
+    """The record, with its rows unchecked. Raises RunError for a record of a newer layout."""
     found: Row = json.loads(data)
     version: int = found["layout_version"]
     if version > REMOVING:
         raise layout.newer(key, version)
-    for name, kind in _HEAD.items():
+    for name, kind in _FIELDS.items():
         if not isinstance(found[name], kind):
-            raise TypeError(f"{name} is {found[name]!r}")
+            raise TypeError(f"{name} is {found[name]!r}, not of type {kind.__name__}")
     datetime.fromisoformat(found["created_at"])
     takedowns.check(found)
     if not isinstance(found.get("amends", []), list):
-        raise TypeError(f"amends is {found['amends']!r}")
+        raise TypeError(f"amends is {found['amends']!r}, not of type list")
     if folder(key) != folder_of(found["zoo"], found["model"]):
-        raise ValueError("it is of a model whose records lie elsewhere")
+        raise ValueError(f"it is about {found['model']}, whose records lie elsewhere")
     return found
 
 
@@ -139,4 +139,4 @@ def _check(rows: list[Row], schema: pa.Schema) -> None:
     found = layout.table(rows, fields)
     for field in fields:
         if found[field.name].null_count and not field.nullable:
-            raise ValueError(f"{field.name} is null")
+            raise ValueError(f"{field.name} is null in a row")

@@ -1,8 +1,9 @@
-"""What a run leaves in ``runs/<run_id>/``: written here, and read here again.
+"""The files that a run leaves in ``runs/<run_id>/``: how they are written and read.
 
-- ``config.json``: the options as they were resolved, without secrets; written at the start;
-- ``events.jsonl``: one JSON object for each model that ended; written however the run ends;
-- ``summary.json``: what the run came to; written when the run came to its end.
+- ``config.json``: the run's options with defaults filled in, without secrets; written at the start;
+- ``events.jsonl``: one JSON object for each model that the run is done with; written when the run
+  ends, even by a signal or an error;
+- ``summary.json``: the figures of the run; written only if the run completes, or its time is up.
 """
 
 import json
@@ -20,56 +21,59 @@ from zooadapt.types import STAGES, ModelSummary
 _FILE = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/(config\.json|events\.jsonl|summary\.json)")
 _SUMMARY = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/summary\.json")
 _MOST = 365
-"""Runs that are read: those of a year of nights."""
+"""The largest number of runs that are read: one a night for a year."""
 
 _log = logging.getLogger("zooadapt")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that came to its end."""
+    """The figures of a run."""
 
     run_id: str
-    """Begins with the time at which it began, in UTC."""
+    """Begins with the start time in UTC, such as ``20261124T162000Z``."""
     models: int
-    """Worked on."""
+    """The number of models that the run worked on."""
     new: int
-    """Variants that were made."""
+    """The number of variants that the run made."""
     unsupported: int
+    """The number of variants asked for that are unsupported, as this or an earlier run found."""
     failed: int
-    """Of what was asked for, as `unsupported`, earlier runs included."""
+    """The number of variants asked for that failed, in this or an earlier run."""
     bytes_read: int
+    """The number of bytes read from sources."""
     bytes_written: int
+    """The number of bytes written to the mirror."""
     seconds: float
-    """From its beginning to its end."""
+    """The time from the start of the run to its end."""
     stages: dict[str, float]
-    """Seconds by stage, of all workers together."""
+    """Seconds by stage, summed over all workers."""
     left: int = 0
-    """Models that weren't begun, as the time was up."""
+    """The number of models that weren't begun because the time was up."""
 
     @property
     def began(self) -> str:
-        """When, to the minute, such as ``2026-11-24 16:20``."""
+        """The start time in UTC to the minute, such as ``2026-11-24 16:20``."""
         return f"{_began(self.run_id):%Y-%m-%d %H:%M}"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A run, however it ended."""
+    """A run as its files show it, however it ended."""
 
     run_id: str
     ended: str
-    """``done``; ``time up`` by --max-hours; ``stopped`` by a signal or an error that was met; or
-    ``no end``: it is at work, or was killed."""
+    """``done``; ``time up`` (--max-hours is over); ``stopped`` by a signal or an error; ``no end``
+    (the run is still at work, or was killed); or ``damaged`` (its files can't be understood)."""
     zooadapt_version: str | None
-    """None where an early run didn't tell."""
+    """None where the run's files don't state it."""
     run: Run | None
-    """What it did; of one that was stopped what its events say, without `unsupported` and `failed`
-    of earlier runs; None where nothing is known."""
+    """The run's figures; None where they aren't known. Those of a stopped run come from its events:
+    `unsupported` and `failed` then leave out earlier runs."""
 
     @property
     def began(self) -> datetime:
-        """In UTC."""
+        """The start time in UTC."""
         return _began(self.run_id)
 
 
@@ -81,7 +85,7 @@ def write_options(store: Store, run_id: str, options: Mapping[str, Any]) -> None
 def write_summary(store: Store, run: Run, dest: str, usable: int) -> None:
     """Write a run's ``summary.json``.
 
-    `dest` is the mirror's URL without secrets, `usable` the number of the manifest's rows.
+    `dest` is the mirror's URL without secrets, `usable` the number of rows in the manifest.
     """
     figures = {name: value for name, value in asdict(run).items() if name != "run_id"}
     content = {"dest": dest, "usable": usable, **figures}
@@ -89,14 +93,14 @@ def write_summary(store: Store, run: Run, dest: str, usable: int) -> None:
 
 
 class EventLog:
-    """The events of a run: one JSON line for each model that ended."""
+    """The event log of a run: one line of JSON for each model that the run is done with."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        """`file` holds the lines until the run ends."""
+        """`file` is an empty file that holds the lines until the run ends."""
         self._file = file
 
     def add(self, summary: ModelSummary) -> None:
-        """Add the event of a model that ended."""
+        """Add a model's event. The secrets in its URL are left out, and so is its config."""
         url = summary.entry.url and redact(summary.entry.url)
         event = replace(summary, entry=replace(summary.entry, url=url, config=None))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -104,22 +108,25 @@ class EventLog:
         self._file.write(json.dumps({**head, **asdict(event)}).encode() + b"\n")
 
     def leave(self, store: Store, run_id: str) -> None:
-        """Write ``events.jsonl``. A failure to write it is a warning, as no run depends on it."""
+        """Write ``events.jsonl``. Failing to write it only logs a warning: no run depends on it."""
         try:
             self._file.seek(0)
             store.write(f"runs/{run_id}/events.jsonl", self._file)
         except Exception as error:
-            _log.warning("the run's event log wasn't written: %s", one_line(error))
+            _log.warning("runs/%s/events.jsonl wasn't written: %s", run_id, one_line(error))
 
 
 def _outcome(summary: ModelSummary) -> str:
-    """The worst of a model's variants: failed, unsupported or made."""
+    """The worst outcome among a model's variants: "failed", else "unsupported", else "made"."""
     statuses = {failure.status for failure in summary.failures}
     return next((status for status in ("failed", "unsupported") if status in statuses), "made")
 
 
 def read(store: Store) -> list[Run]:
-    """The runs, the latest first. One whose summary can't be understood is named and left out."""
+    """The latest 365 runs that have a summary, the latest first.
+
+    A run whose summary can't be understood is left out and named in the log.
+    """
     found = {key: match[1] for key in store.list("runs") if (match := _SUMMARY.fullmatch(key))}
     runs = []
     for key, data in store.read_many([*found][-_MOST:]).items():
@@ -132,7 +139,7 @@ def read(store: Store) -> list[Run]:
 
 def _run(run_id: str, summary: dict[str, Any]) -> Run:
     counts = {name: int(summary[name]) for name in ("new", "unsupported", "failed")}
-    # Early summaries lack the others.
+    # The summaries of early releases lack the other figures.
     sums = {name: int(summary.get(name, 0)) for name in ("models", "bytes_read", "bytes_written")}
     spent = summary.get("stages", {})
     stages = {stage: float(spent[stage]) for stage in STAGES if stage in spent}
@@ -146,7 +153,7 @@ def _began(run_id: str) -> datetime:
 
 
 def seen(store: Store, most: int) -> list[Seen]:
-    """The latest runs, the last first, those without an end too."""
+    """The latest runs, at most `most`, the latest first; runs without a summary too."""
     files: dict[str, set[str]] = {}
     for key in store.list("runs"):
         if match := _FILE.fullmatch(key):
@@ -158,7 +165,7 @@ def seen(store: Store, most: int) -> list[Seen]:
 
 
 def _is_read(key: str, files: set[str]) -> bool:
-    """Events only where there is no summary, as they are long."""
+    """Whether the file `key` is read: events only where there is no summary, as they are long."""
     return not key.endswith(".jsonl") or key.replace("events.jsonl", "summary.json") not in files
 
 
@@ -174,12 +181,12 @@ def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
             return Seen(run_id, "stopped", version, _from_events(run_id, events))
         return Seen(run_id, "no end", version, None)
     except (ValueError, TypeError, KeyError, AttributeError) as cause:
-        _log.warning("what run %s has left is damaged (%s)", run_id, reason(cause))
+        _log.warning("runs/%s is damaged and shown without figures (%s)", run_id, reason(cause))
         return Seen(run_id, "damaged", None, None)
 
 
 def _from_events(run_id: str, events: bytes) -> Run:
-    """What the models did that ended before the run was stopped, up to the last of them."""
+    """The figures of a stopped run: of the models it was done with, until the last of these."""
     run = Run(run_id, 0, 0, 0, 0, 0, 0, 0.0, {})
     for line in events.splitlines():
         event = json.loads(line)
@@ -203,5 +210,5 @@ def _from_events(run_id: str, events: bytes) -> Run:
 
 
 def together(runs: Sequence[Run]) -> dict[str, float]:
-    """Seconds by stage of all the runs, each of STAGES."""
+    """Seconds by stage, summed over the runs; has every stage of `STAGES`."""
     return {stage: sum(run.stages.get(stage, 0.0) for run in runs) for stage in STAGES}

@@ -1,8 +1,9 @@
-"""Tensors as the bytes of a safetensors file, in a layout that is the same every time.
+"""Tensors as the bytes of a safetensors file: the same tensors always give the same bytes.
 
 A safetensors file is an 8-byte header length, a JSON header, and the tensors' bytes without gaps
-(https://huggingface.co/docs/safetensors). Ours begin with the stems, then the body, each with the
-widest dtype first so that every tensor stays aligned; the metadata is exactly {"format": "pt"}.
+(https://huggingface.co/docs/safetensors). The mirror's files hold the stems first, then the body.
+Each of the two begins with its widest dtype, so that every tensor is aligned. The header's metadata
+is exactly {"format": "pt"}.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ _DTYPES = {
 
 
 def arranged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By descending size of the elements, so that all stay aligned; otherwise in their order."""
+    """The tensors with the widest elements first, so that all are aligned; the sort is stable."""
     return {
         name: tensors[name]
         for name in sorted(tensors, key=lambda name: -tensors[name].element_size())
@@ -39,7 +40,7 @@ def arranged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def leading_tensors(data: bytes) -> dict[str, Tensor]:
-    """The tensors that lie whole in the first bytes of a safetensors file."""
+    """The tensors that lie wholly in `data`, the first bytes of a safetensors file."""
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
     header.pop("__metadata__", None)
@@ -55,14 +56,14 @@ def leading_tensors(data: bytes) -> dict[str, Tensor]:
 
 
 def tensor_names(file: Path) -> list[str]:
-    """The names of a safetensors file's tensors in the order of their bytes, as they were given."""
+    """The names of a safetensors file's tensors, in the order in which `serialise` got them."""
     with file.open("rb") as opened:
         header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
     return [name for name in header if name != "__metadata__"]
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
-    """sha256 in hex and size in bytes of the file that `serialise` yields."""
+    """The sha256 (in hex) and the size (in bytes) of the file that `serialise` yields."""
     digest, size = hashlib.sha256(), 0
     for chunk in serialise(tensors):
         digest.update(chunk)
@@ -71,7 +72,11 @@ def digest_of(tensors: Mapping[str, Tensor]) -> tuple[str, int]:
 
 
 def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file that holds the tensors in the given order."""
+    """The bytes of a safetensors file that holds the tensors in the given order.
+
+    The first chunk is the header; each tensor is one more chunk. Raises PublishError for a dtype
+    that the mirror can't store.
+    """
     header = json.dumps(_header(tensors), separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
@@ -80,7 +85,7 @@ def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The tensor's values as bytes, not copied where the tensor is contiguous."""
+    """The tensor's values as bytes; they are copied only if the tensor isn't contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -1,9 +1,9 @@
-"""All records of a mirror, read many at a time and model by model.
+"""Read all records of a mirror: many at a time, and given out model by model.
 
-Where there are many, most lie in one object too, the archive: so a job asks the store for the
-archive and for a few records more, not for each record. The archive says nothing of its own. It is
-made of the records, by whoever compacts them; what it lacks, and what can't be read of it, is read
-from the records.
+A mirror with many records also has the archive: one object with copies of most records. So a job
+asks the store for the archive and a few newer records, not for each record. The archive is made
+from the records, in a compaction, and holds nothing else. Records that the archive lacks are read
+from their own objects; if it can't be read, all records are.
 """
 
 import hashlib
@@ -32,19 +32,20 @@ from zooadapt.types import Row
 ARCHIVE = "records.parquet"
 
 RECORDS_AT_ONCE = 1000
-"""Records read together. The archive is made anew when it lacks more than so many."""
+"""The number of records read together. An archive that lacks more than that is made again."""
 
 _ATTEMPTS = 3
-"""At reading records while others are set aside."""
+"""The number of attempts to read some records, of which others may be setting some aside."""
 
 _CHECKED = "zooadapt_columns"
-"""Under which the archive's metadata state for which columns its records were found sound."""
+"""The key in the archive's metadata that says by which columns its records were checked."""
 _COLUMNS = hashlib.sha256(
     "".join(
         schema.to_string(show_field_metadata=False, show_schema_metadata=False)
         for schema in (MANIFEST_SCHEMA, FAILURES_SCHEMA)
     ).encode()
 ).hexdigest()
+"""A hash of the columns by which this zooadapt checks records."""
 _SCHEMA = pa.schema(
     [pa.field("key", pa.string(), False), pa.field("record", pa.binary(), False)],
     {VERSION_KEY: str(LAYOUT_VERSION), _CHECKED: _COLUMNS},
@@ -60,7 +61,7 @@ def refuse_newer(store: Store) -> None:
 
 
 class Records:
-    """The records of a mirror. Each pass over them sees those that are there when it begins."""
+    """The records of a mirror. Each pass over them sees the records that exist when it begins."""
 
     def __init__(
         self,
@@ -69,35 +70,35 @@ class Records:
         keep: bool = False,
         models: Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        """Without `archived` each record is read itself.
+        """Without `archived` every record is read from its own object, not from the archive.
 
-        With `keep` what a pass has read is kept in a temporary file, so that the next pass asks the
-        store for new records only. Of `models`, by zoo and name, only the records in their folders
-        are read, those that others have there too.
+        With `keep` a pass stores what it has read in a temporary file, so that the next pass reads
+        only new records from the store. `models`, pairs of zoo and name, limits the passes to these
+        models' folders, which other models share where a store ignores case.
         """
         self.store = store
         self.damaged: dict[str, Damaged] = {}
-        """What is wrong with records, by their keys; of those that were passed."""
+        """What is wrong with each damaged record that a pass has met, by key."""
         self._archived, self._keep = archived, keep
         self._folders = None if models is None else {records.folder_of(*model) for model in models}
         self._kept: layout.Encoded | None = None
-        """The sound records that a pass has read."""
+        """The sound records that a pass has stored; None before there is such a pass."""
         self._stored = _Archive()
-        """The store's archive, as far as the first pass made use of it."""
+        """The store's archive; empty where no pass has used it."""
         self._is_due = False
-        """Whether the store's archive lacks many records, and may be replaced."""
+        """Whether the store's archive lacks so many records that it is to be replaced."""
 
     def histories(self, archiving: bool = False) -> Iterator[list[Row]]:
-        """A pass: the records of each model, the oldest first, the models sorted by their folders.
+        """One pass: a list of each model's sound records, the oldest first. Models go by folder.
 
-        With `archiving` the pass makes a new archive on the way, if one is due. Raises RunError
-        naming a record of a newer layout.
+        With `archiving` the pass also makes a new archive, if one is due, for `leave_archive`.
+        Raises RunError for a record of a newer layout.
         """
         for _, found in itertools.groupby(
             self._sound(archiving), lambda item: records.folder(item[0])
         ):
             models: dict[tuple[str, str], list[Row]] = {}
-            for _, record in found:  # perhaps of two models, that differ in nothing but case
+            for _, record in found:  # of two models, if their names differ only in case
                 models.setdefault((record["zoo"], record["model"]), []).append(record)
             for _, history in sorted(models.items()):
                 yield sorted(history, key=records.age)
@@ -111,9 +112,9 @@ class Records:
             )
 
     def leave_archive(self) -> None:
-        """Write the archive that the last pass has made, if one was due.
+        """Write the archive that the last pass made, if one was due.
 
-        A failure to write it is a warning: all that it says is in the records.
+        Failing to write it only logs a warning, because the records hold the same.
         """
         if self._is_due and self._kept:
             self._kept.file.seek(0)
@@ -128,14 +129,14 @@ class Records:
         return self._kept.file
 
     def _list_keys(self) -> list[str]:
-        """The keys of all records, in their order."""
+        """The keys of the records to read, sorted by `records.order`."""
         keys = [key for key in self.store.list("records") if key.endswith(".json")]
         if self._folders is not None:
             keys = [key for key in keys if records.folder(key) in self._folders]
         return sorted(keys, key=records.order)
 
     def _known(self, keys: Sequence[str]) -> "_Archive":
-        """What needn't be read from the store, record by record."""
+        """The records that needn't be read from their own objects."""
         if not self._kept and self._archived and len(keys) > RECORDS_AT_ONCE:
             self._stored = _opened(self.store)
         lacking = len(keys) - len(self._stored)
@@ -145,23 +146,23 @@ class Records:
     def _sound(self, archiving: bool) -> Iterator[tuple[str, Row]]:
         keys = self._list_keys()
         archive = self._known(keys)
-        made = _Made() if self._keep or (archiving and self._is_due) else None
+        made = _NewArchive() if self._keep or (archiving and self._is_due) else None
         for start in range(0, len(keys), RECORDS_AT_ONCE):
-            some = [k for k in keys[start : start + RECORDS_AT_ONCE] if k not in self.damaged]
-            archived = archive.take(some)
-            contents = archived | _read(self.store, [key for key in some if key not in archived])
+            batch = [k for k in keys[start : start + RECORDS_AT_ONCE] if k not in self.damaged]
+            archived = archive.take(batch)
+            contents = archived | _read(self.store, [key for key in batch if key not in archived])
             sound, damaged = records.parse(contents, archived)
             self.damaged |= damaged
-            left = [key for key in some if key in sound]
+            good = [key for key in batch if key in sound]
             if made:
-                made.add({"key": key, "record": contents[key]} for key in left)
-            yield from ((key, sound[key]) for key in left)
+                made.add({"key": key, "record": contents[key]} for key in good)
+            yield from ((key, sound[key]) for key in good)
         if made:
             self._kept = made.closed()
 
 
 def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
-    """The records' contents, but for those that were set aside since they were listed."""
+    """The records' contents, without records that were set aside after they were listed."""
     left = list(keys)
     for _ in range(_ATTEMPTS - 1):
         try:
@@ -171,7 +172,7 @@ def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
     return store.read_many(left)
 
 
-class _Made:
+class _NewArchive:
     """An archive that is being made, in a temporary file."""
 
     def __init__(self) -> None:
@@ -185,11 +186,11 @@ class _Made:
 
 
 class _Archive:
-    """The records that an archive holds, in the order of their keys."""
+    """The records of an archive, which are taken in the order of their keys."""
 
     def __init__(self, encoded: layout.Encoded | None = None, is_newer: bool = False) -> None:
         self.is_newer = is_newer
-        """Whether the store's is of a newer layout, which a zooadapt that doesn't know it keeps."""
+        """Whether the store's archive is of a newer layout: it is neither read nor replaced."""
         self._encoded = encoded
         self._left = iter(encoded or ())
         self._next = next(self._left, None)
@@ -198,7 +199,7 @@ class _Archive:
         return len(self._encoded or ())
 
     def take(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """Of the next keys, in their order, the records that the archive holds."""
+        """The archived ones of the records `keys`: sorted, and behind the keys of earlier calls."""
         if not keys:
             return {}
         wanted, last = set(keys), records.order(keys[-1])
@@ -211,16 +212,16 @@ class _Archive:
 
 
 def _opened(store: Store) -> _Archive:
-    """The store's archive, every byte of it checked; an empty one where there is none of use."""
+    """The store's archive, with every byte checked; an empty one where it can't be used."""
     try:
         data = store.read(ARCHIVE)
         layout.check(data, ARCHIVE, _SCHEMA)
     except FileNotFoundError:
         return _Archive()
-    except Exception as error:  # whatever it is, the records tell the same
+    except Exception as error:  # whatever fails, the records hold the same
         why = error if isinstance(error, RunError) else f"{ARCHIVE}: {one_line(error)}"
-        _log.warning("%s; meanwhile records are read one by one", why)
+        _log.warning("%s; the records are read one by one instead", why)
         return _Archive(is_newer=isinstance(error, RunError) and not isinstance(error, Damaged))
     encoded = layout.Encoded(BytesIO(data))
-    is_ours = encoded.stated.get(_CHECKED) == _COLUMNS
-    return _Archive(encoded if is_ours else None)
+    is_checked = encoded.stated.get(_CHECKED) == _COLUMNS
+    return _Archive(encoded if is_checked else None)

@@ -1,10 +1,12 @@
-"""What was removed from a mirror on request and must stay away, as its records say it.
+"""Takedowns: standing removals of variants from a mirror, as its records state them.
 
-A record of `zooadapt remove` has a list ``removed`` of patterns, each ``{"in_chans", "bands",
-"reason"}`` where None stands for any; that of ``--undo`` has them under ``restored``. Of what
-matches a variant the latest counts. A removal holds whatever was or is still recorded as a success,
-by a job that was at work at the time say, until it is undone; what was recorded before is void for
-ever, as its objects are gone.
+The record that `zooadapt remove` writes has a list ``removed`` of patterns, each ``{"in_chans",
+"bands", "reason"}``, where None stands for any value. The record that ``--undo`` writes has its
+patterns in a list ``restored``. The latest pattern that matches a variant decides about it.
+
+A takedown stands until it is undone. It outweighs every success, recorded before or after it, such
+as by a job that was running at the time. After it is undone, successes recorded before that stay
+void, because their objects are gone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,37 +15,38 @@ from dataclasses import dataclass
 from zooadapt.types import Row
 
 LISTS = ("removed", "restored")
-"""Of a record, that hold patterns."""
+"""The names of a record's lists of patterns."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A removal, or that it was undone."""
+    """A takedown, or the undoing of one."""
 
     place: int
-    """Of its record among all, the oldest first."""
+    """The position of the event's record among all records, the oldest first."""
     removes: bool
+    """Whether this is a takedown; False for the undoing of one."""
     in_chans: int | None
-    """None: any."""
+    """The number of channels that it is about; None for any."""
     bands: str | None
-    """Comma-joined names; None: any."""
+    """The comma-joined names of the bands that it is about; None for any."""
     reason: str
     run_id: str
     created_at: str
     """ISO 8601."""
 
     def meets(self, in_chans: int | None, bands: str | None) -> bool:
-        """Whether some variant is meant by both; None stands for any."""
+        """Whether the event can be about a variant with these values; None stands for any value."""
         pairs = (self.in_chans, in_chans), (self.bands, bands)
         return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
     def covers(self, in_chans: int | None, bands: str | None) -> bool:
-        """Whether all that the other two mean is meant."""
+        """Whether the event is about all variants with these values; None stands for any value."""
         return self.in_chans in (None, in_chans) and self.bands in (None, bands)
 
 
 class Takedowns:
-    """The removals of a mirror, of all its records, the oldest first."""
+    """The takedowns of a mirror, from its records. These must come oldest first."""
 
     def __init__(self, records: Iterable[Row]) -> None:
         self._of: dict[tuple[str, str], list[Event]] = {}
@@ -53,32 +56,35 @@ class Takedowns:
                     self._add(place, kind == "removed", record, pattern)
 
     def _add(self, place: int, removes: bool, record: Row, pattern: Row) -> None:
-        told = {name: pattern[name] for name in ("in_chans", "bands", "reason")}
+        stated = {name: pattern[name] for name in ("in_chans", "bands", "reason")}
         when = {name: record[name] for name in ("run_id", "created_at")}
-        event = Event(place, removes, **told, **when)
+        event = Event(place, removes, **stated, **when)
         self._of.setdefault((record["zoo"], record["model"]), []).append(event)
 
     def last(self, zoo: str, model: str, in_chans: int, bands: str) -> Event | None:
-        """The latest that is about a variant."""
+        """The latest event that is about a variant; None where there is none."""
         events = self._of.get((zoo, model), ())
         return next((event for event in reversed(events) if event.meets(in_chans, bands)), None)
 
     def of(self, row: Row) -> Event | None:
-        """The latest that is about the variant of a row."""
+        """The latest event that is about the variant of a row; None where there is none."""
         return self.last(row["zoo"], row["model"], row["in_chans"], row["bands"])
 
     def removed(self, row: Row) -> bool:
-        """Whether the variant of a row is to stay away."""
+        """Whether the variant of a row is taken down."""
         event = self.of(row)
         return bool(event and event.removes)
 
     def voids(self, place: int, row: Row) -> bool:
-        """Whether what the record at that place said of a variant counts no more."""
+        """Whether the record at `place` no longer counts for the variant of a row.
+
+        That is so if the variant is taken down, or if a takedown was undone after the record.
+        """
         event = self.of(row)
         return bool(event and (event.removes or event.place > place))
 
     def holds(self, zoo: str, model: str, in_chans: int | None, bands: str | None) -> bool:
-        """Whether all that the pattern means is removed already."""
+        """Whether all of the model's variants with these values are already taken down."""
         for event in reversed(self._of.get((zoo, model), ())):
             if not event.removes and event.meets(in_chans, bands):
                 return False
@@ -88,11 +94,11 @@ class Takedowns:
 
 
 def check(record: Row) -> None:
-    """Raise TypeError or KeyError where a record's patterns aren't as they should be."""
+    """Raise TypeError or KeyError where a pattern of the record is malformed."""
     for kind in LISTS:
         patterns: Sequence[Row] = record.get(kind, [])
         for pattern in patterns:
-            kinds = {"in_chans": int | None, "bands": str | None, "reason": str}
-            for name, type_ in kinds.items():
+            types = {"in_chans": int | None, "bands": str | None, "reason": str}
+            for name, type_ in types.items():
                 if not isinstance(pattern[name], type_):
-                    raise TypeError(f"{name} is {pattern[name]!r}")
+                    raise TypeError(f"{kind} has a pattern whose {name} is {pattern[name]!r}")

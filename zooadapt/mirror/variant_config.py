@@ -1,6 +1,7 @@
-"""A variant's config.json: the zoo's own, with what it takes to make and prove any other variant.
+"""A variant's config.json: the job writes it, and readers read it.
 
-What the job writes into its section ``zooadapt`` and what readers find there again.
+It is the config of the zoo's library, and a section ``zooadapt`` with all that is needed to make
+and prove any other variant of the model.
 """
 
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from zooadapt.zoos.protocol import Zoo
 def describe(
     adapted: Adapted, zoo: Zoo, base: nn.Module, target: Target, matrix: Tensor
 ) -> dict[str, Any]:
-    """The content of a variant's config.json; `matrix` is M, (B, N), and `base` has B channels."""
+    """The content of a variant's config.json. `base` has B channels; `matrix` is M (B, N)."""
     config = zoo.config(adapted.entry, base, facts_for(adapted.facts, target.bands, matrix))
     return {
         **config,
@@ -42,27 +43,30 @@ def describe(
 
 
 def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor) -> dict[str, Any]:
-    """The config.json of another variant of the same checkpoint, as `describe` gives it."""
-    ours = config["zooadapt"]
-    source = ours["source"]
-    mean, std = (tuple(contract.mix_statistics(source[of], matrix)) for of in ("mean", "std"))
+    """The content of config.json for `target`, given that of any variant of the same checkpoint.
+
+    It is what `describe` gives. `matrix` is M (B, N) for the target.
+    """
+    section = config["zooadapt"]
+    source = section["source"]
+    mean, std = (tuple(contract.mix_statistics(source[name], matrix)) for name in ("mean", "std"))
     changed: dict[str, Any] = {
         "scheme": target.scheme,
         "bands": list(target.bands.names),
         "matrix": matrix.tolist(),
     }
     changed |= _companions(zoo, config := zoo.with_channels(config, mean, std))
-    return {**config, "zooadapt": {**ours, **changed}}
+    return {**config, "zooadapt": {**section, **changed}}
 
 
 def _companions(zoo: Zoo, config: dict[str, Any]) -> dict[str, Any]:
-    """What `names.companions` will find, if there is any."""
+    """The part of the section that `names.companions` reads; {} for a zoo without companions."""
     files = zoo.companions(config)
     return {"companions": dict(files)} if files else {}
 
 
 def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
-    """The facts for the N `bands` that a (B, N) matrix makes."""
+    """The facts of the variant for N `bands`; `matrix` is its M (B, N)."""
     return replace(
         facts,
         bands=bands,
@@ -77,7 +81,7 @@ def described_stems(config: dict[str, Any]) -> list[Stem]:
 
 
 def stored_matrix(config: dict[str, Any]) -> Tensor:
-    """The (B, N) matrix of a config.json."""
+    """The matrix M (B, N) that a config.json states, in float64."""
     return torch.tensor(config["zooadapt"]["matrix"], dtype=torch.float64)
 
 

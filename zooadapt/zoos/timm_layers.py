@@ -1,4 +1,4 @@
-"""timm's own layers that read the image otherwise than torch's do."""
+"""How timm's own layers read the image, where they differ from torch's convolutions."""
 
 import math
 from typing import Any
@@ -22,9 +22,9 @@ _STANDARDISED = (*_SCALED, StdConv2d, StdConv2dSame)
 
 
 def layer(model: nn.Module, name: str, chans: int) -> Layer | None:
-    """How the module `name` of a model with `chans` channels reads the image.
+    """How the module `name` of a model with `chans` channels applies its weight to the image.
 
-    None for a module that is torch's own.
+    None where it does so as torch's own layers do.
     """
     module, parent = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
     if isinstance(module, _SCALED):

@@ -1,20 +1,20 @@
-"""Which timm release first loads a variant of an architecture.
+"""The first timm release that loads a variant, for each architecture with pretrained weights.
 
-Read off the model lists of the wheels of timm 1.0.16 to 1.0.31, for the architectures with
-pretrained weights, and off the names and shapes of their tensors where 1.0.16 can build them
-without values: only `mobilenetv5_300m` had others, before 1.0.20. The first match counts.
+The table was read from the model lists in the wheels of timm 1.0.16 to 1.0.31. Where 1.0.16 can
+build an architecture on the meta device, the names and shapes of its tensors were compared too:
+they have changed for `mobilenetv5_300m` only, in 1.0.20.
 """
 
 from fnmatch import fnmatchcase
 
 LOCAL_DIR = "1.0.16"
-"""The first that loads a ``local-dir:`` folder."""
+"""The first release that loads a ``local-dir:`` folder, and so the first that loads a variant."""
 
 PRUNED = ["ecaresnet50d_pruned", "ecaresnet101d_pruned", "efficientnet_b[123]_pruned"]
-"""Built full and cut down, stem included, which takes ``first_conv``; the first release that then
-leaves an adapted stem alone is 1.0.31."""
+"""Architectures that timm builds in full and then cuts down. Cutting the stem needs ``first_conv``
+in the config, and 1.0.31 is the first release that doesn't then adapt the stem again."""
 
-_FIRST = {
+_FIRST = {  # the first match counts
     "1.0.17": ["vit_*_patch16_rope_224", "vit_*_rope_ape_224", "vit_*_rope_mixed*_224"],
     "1.0.18": ["vit_pe_core_small_*", "vit_pe_core_tiny_*", "vit_pe_spatial_[blst]*"],
     "1.0.28": ["*_tipsv2", "vit_tiny_patch16_dinov3_qkvb"],

@@ -1,4 +1,4 @@
-"""torchvision's pretrained models: 166 weights of 121 architectures in torchvision 0.29."""
+"""The zoo of torchvision's models: 166 weights of 121 architectures in torchvision 0.29."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,14 +22,14 @@ try:
         get_model_weights,
         list_models,
     )
-except (ImportError, RuntimeError) as cause:  # the latter where it was built for another torch
+except (ImportError, RuntimeError) as cause:  # RuntimeError if it was built for another torch
     raise UsageError(
         f"--zoo torchvision: torchvision can't be imported ({one_line(cause)}): "
         f"pip install 'zooadapt[torchvision]'"
     ) from cause
 
 _FRAMES = 16
-"""Of a video that is run, where the weights don't want more."""
+"""Frames of the videos that models are run on, where the weights don't need more."""
 
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "vgg*": {"init_weights": False},
@@ -39,38 +39,39 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "deeplabv3_*": {"aux_loss": True, "weights_backbone": None},
     "lraspp_*": {"weights_backbone": None},
 }
-"""What torchvision's builders set where weights are given, besides the number of classes and a
-ViT's size of image; and that the backbone's own weights aren't downloaded."""
+"""The arguments that torchvision's builders set when they are given weights, by a glob over
+architectures; `TorchvisionZoo.arguments` adds those that depend on the weights. And the argument
+that keeps the backbone's own weights from being downloaded."""
 
 _REFUSED = {
     "detection": (
-        "it detects objects: its GeneralizedRCNNTransform normalises images by itself with a mean "
-        "and std of 3 channels, and it gives boxes, as many as it finds in an image"
+        "it detects objects: its GeneralizedRCNNTransform normalises images with a mean and std of "
+        "3 channels, and it returns as many boxes as it finds in an image"
     ),
-    "optical_flow": "it computes optical flow: it takes two images at once, not one",
+    "optical_flow": "it computes optical flow: it takes two images at once instead of one",
     "quantization": (
         "it is quantised: its weights are 8-bit integers with scales, and W·M "
-        "would have to be rounded to others"
+        "would have to be rounded to other integers"
     ),
 }
-"""Kinds of models that aren't adapted, and why."""
+"""The kinds of models, as `_kind` names them, that can't be adapted, and why."""
 
 _OLD_NAME = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$"
 )
-"""A tensor of a DenseNet as its checkpoints call it; torchvision takes out the dot."""
+"""The old name of a DenseNet's tensor in checkpoints: today's name lacks the dot in the middle."""
 
 _DROPPED = {"googlenet": ("aux1.", "aux2.")}
-"""Auxiliary heads, by their prefixes, that torchvision loads and then removes."""
+"""The prefixes of auxiliary heads that torchvision loads and then removes, by architecture."""
 
 
 class TorchvisionZoo(FixedZoo):
-    """Every entry of ``torchvision.models``, one model for each of its weights."""
+    """Every architecture of ``torchvision.models``, as one model for each of its weights."""
 
     name = library = "torchvision"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """All weights, by architecture in the order of the alphabet; nothing is downloaded."""
+        """All weights, in the alphabetical order of their architectures; nothing is downloaded."""
         return [
             self._entry(architecture, weights)
             for architecture in list_models()
@@ -88,7 +89,7 @@ class TorchvisionZoo(FixedZoo):
         )
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """From the preprocessing that the weights state; images in 0..1 where they state none."""
+        """The facts of the weights' preprocessing; mean 0 and std 1 where it doesn't normalise."""
         weights, preset = _weights(entry), _weights(entry).transforms()
         height, width = _size(weights, preset)
         video = _kind(entry.architecture) == "video"
@@ -104,7 +105,7 @@ class TorchvisionZoo(FixedZoo):
         )
 
     def arguments(self, entry: ModelEntry) -> dict[str, Any]:
-        """What torchvision's own builder sets for these weights, but for its defaults."""
+        """The arguments that torchvision's builder sets for these weights, less its defaults."""
         meta = _weights(entry).meta
         arguments: dict[str, Any] = {}
         for glob, given in _ARGUMENTS.items():
@@ -117,17 +118,17 @@ class TorchvisionZoo(FixedZoo):
         return arguments
 
     def module(self, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-        """``torchvision.models.get_model`` without weights."""
+        """The model that ``torchvision.models.get_model`` builds without weights."""
         model: nn.Module = get_model(architecture, **arguments)
         if isinstance(model, MNASNet):
-            # Its own asks for a version of its layout, which only pickles hold; for stored tensors
-            # it is the present one.
+            # MNASNet's own loader wants the version of the layout, which only pickles state.
+            # Variants are stored in today's layout, so torch's plain loader is right for them.
             plain = MethodType(nn.Module._load_from_state_dict, model)
             model._load_from_state_dict = plain
         return model
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """As any zoo's, but for the kinds that are known not to be adaptable."""
+        """As in `FixedZoo`; raises Unsupported also where `_refusal` knows a reason."""
         if reason := _refusal(entry):
             raise Unsupported(reason)
         return super().build(entry, in_chans)
@@ -135,7 +136,7 @@ class TorchvisionZoo(FixedZoo):
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """The checkpoint under today's names, less the heads that torchvision removes itself."""
+        """The checkpoint under today's names, without the heads that torchvision removes itself."""
         named = {str(name): value for name, value in content.items()}
         if entry.architecture.startswith("densenet"):
             named = {_OLD_NAME.sub(r"\1\2", name): value for name, value in named.items()}
@@ -148,25 +149,25 @@ def _weights(entry: ModelEntry) -> WeightsEnum:
 
 
 def _size(weights: WeightsEnum, preset: nn.Module) -> tuple[int, int]:
-    """Height and width in pixels: what images are cropped or else resized to, or the least."""
+    """(height, width) in pixels to which images are cropped, else resized; else the least size."""
     size = getattr(preset, "crop_size", None) or getattr(preset, "resize_size", None)
     size = size or weights.meta["min_size"]
     return size[0], size[-1]
 
 
 def _kind(architecture: str) -> str:
-    """The package of torchvision that defines it: ``models`` for classifiers, else ``video`` …"""
+    """The package of torchvision that defines the architecture: ``models`` for classifiers."""
     return str(get_model_builder(architecture).__module__.split(".")[-2])
 
 
 def _refusal(entry: ModelEntry) -> str:
-    """Why the model can't be adapted; "" where nothing is known against it."""
+    """Why the model can't be adapted; "" where no reason is known."""
     if _weights(entry).meta.get("categories", ()) is None:
         return "its weights are for features only: the values of its classifier are missing"
     reason = _REFUSED.get(_kind(entry.architecture), "")
     if not reason and _ARGUMENTS.get(entry.architecture, {}).get("transform_input"):
         return (
-            "it takes the image apart into its 3 channels to normalise each by itself "
-            "(transform_input), and drops all others"
+            "it splits the image into 3 channels to normalise each separately (transform_input), "
+            "and drops all other channels"
         )
     return reason

@@ -1,4 +1,4 @@
-"""Which parameters read the image, found by running the model: for zoos that don't declare them."""
+"""Find the parameters that read the image by running the model, for zoos that don't name them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,30 +9,30 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _WEIGHTED = {"conv1d", "conv2d", "conv3d", "linear"}
-"""Functions whose second argument, the weight, has the channels of the first."""
+"""Functions whose second argument is a weight with the channels of the first argument."""
 
 
 @dataclass(frozen=True)
 class FirstUse:
-    """An operation in which the image first meets something learnt."""
+    """An operation that is the first to apply parameters to the image."""
 
     function: str
-    """Such as ``conv2d``."""
+    """The operation's name, such as ``conv2d``."""
     parameters: tuple[str, ...]
-    """What it meets, the weight first."""
+    """The names of the parameters that it applies, the weight first."""
 
     @property
     def weight(self) -> str | None:
-        """The parameter that has the image's channels; None for a kind that isn't known."""
+        """The parameter with the image's channels; None where the operation isn't a known one."""
         return self.parameters[0] if self.function in _WEIGHTED else None
 
 
 def first_uses(model: nn.Module, image: Tensor) -> list[FirstUse]:
     """Every operation of a forward pass that applies parameters to the image itself.
 
-    The image stays the image while it is cut, padded, scaled, put together or moved; what comes of
-    an operation with a parameter isn't the image any more. Model and image may be on the meta
-    device. Raises whatever the model does.
+    An image that was cut, padded, scaled, joined or moved still counts as the image; the result of
+    an operation with a parameter doesn't. Model and image can be on the meta device. An error that
+    the model raises is passed on.
     """
     tracer = _Tracer(model.named_parameters(), image)
     with torch.no_grad(), tracer:
@@ -41,13 +41,17 @@ def first_uses(model: nn.Module, image: Tensor) -> list[FirstUse]:
 
 
 class _Tracer(TorchFunctionMode):
-    """Follows the image, and what is made of parameters alone, through torch's functions."""
+    """Follows two kinds of tensors through torch's functions.
+
+    They are those made from the image without a parameter, and those made from parameters alone.
+    """
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], image: Tensor) -> None:
         super().__init__()
         self.found: list[FirstUse] = []
         self._kept: list[Tensor] = [image]
-        """Whatever is known by its id below: none may be given to another meanwhile."""
+        """The tensors whose ids are in the two fields below. Keeping them alive keeps Python from
+        giving their ids to other objects."""
         self._images = {id(image)}
         self._learnt = {id(tensor): name for name, tensor in parameters}
 
@@ -79,7 +83,7 @@ class _Tracer(TorchFunctionMode):
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in arguments or a result, however nested."""
+    """All tensors in a function's arguments or result, at any depth of nesting."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

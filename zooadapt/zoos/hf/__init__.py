@@ -1,1 +1,1 @@
-"""Image models of Hugging Face transformers."""
+"""The zoo of Hugging Face transformers' image models."""

@@ -1,4 +1,4 @@
-"""What transformers' own config.json and preprocessor_config.json say of a model."""
+"""Read and change the config.json and preprocessor_config.json of a model of transformers."""
 
 import json
 from collections.abc import Mapping
@@ -18,26 +18,27 @@ _CODE = (
     "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "_experts_implementation", "use_kernels",
 )  # fmt: skip
-"""Keys that would have code of a repository run; kernels are code too."""
+"""Keys that would make transformers run code from a repository; kernels are code too."""
 _SIZES = ("num_", "layer", "depth", "size", "dim", "channel")
-"""In the names of what a model is built by."""
+"""Parts of the keys whose numbers set the size of the model that is built."""
 _ORIGIN = ("_name_or_path", "_commit_hash", "torch_dtype")
-"""Keys that would say what isn't so of a variant."""
+"""Keys about the original checkpoint's origin or dtype, which would be wrong for a variant."""
 _CLASSIFIERS = ("ForImageClassification", "ForSemanticSegmentation")
+"""The ends of the names of classes that have a classifier."""
 _OURS = ("preprocessor", "zooadapt")
-"""Keys of a variant's config that are none of transformers'."""
+"""Keys that zooadapt adds to a variant's config.json, and transformers doesn't know."""
 _ANY_SIZE = 224
-"""Pixels, where nothing states a size."""
+"""Height and width in pixels for models whose files state no size."""
 
 
 def architecture(config: Mapping[str, Any]) -> str:
-    """The class whose weights they are; "" where none is named."""
+    """The name of the class that the weights are for; "" where the config names none."""
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def cleaned(config: Any) -> Any:
-    """Without what would have code run or says where it came from, at any depth."""
+    """The config without the keys in `_CODE` and `_ORIGIN`, at any depth of nesting."""
     if isinstance(config, Mapping):
         kept = {key: cleaned(value) for key, value in config.items()}
         return {key: value for key, value in kept.items() if key not in (*_CODE, *_ORIGIN)}
@@ -45,10 +46,10 @@ def cleaned(config: Any) -> Any:
 
 
 def read(config: Mapping[str, Any]) -> Any:
-    """transformers' own object of it.
+    """transformers' own config object, made from the content of a config.json.
 
-    Raises Unsupported where it knows no such type of model, or would build it of another
-    repository's; CheckpointError where a number in it is larger than any model's.
+    Raises Unsupported where transformers doesn't know the model_type, or would build a model of
+    another library; CheckpointError where a number is larger than in any real model.
     """
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
@@ -67,19 +68,19 @@ def _check(config: Mapping[str, Any]) -> None:
         elif any(word in str(key) for word in _SIZES) and key != "vocab_size":
             numbers = value if isinstance(value, list) else [value]
             if any(isinstance(n, int | float) and not abs(n) <= meta.MOST for n in numbers):
-                raise CheckpointError(f"{key} is {value!r:.60}, and no model is so large")
+                raise CheckpointError(f"{key} is {value!r:.60}, and no model is that large")
 
 
 def wraps_timm(model_type: Any) -> bool:
-    """Whether it stands for whichever model of timm's its config names."""
+    """Whether models of this type wrap a timm model, which their config names."""
     return str(model_type).startswith("timm_")
 
 
 def with_channels(config: Mapping[str, Any], chans: int) -> dict[str, Any]:
-    """A config with `chans` wherever it states ``num_channels``, in the configs inside it too.
+    """The config with every ``num_channels`` set to `chans`, in nested configs too.
 
-    What it leaves to its type's defaults is stated then. Raises Unsupported where nothing states
-    any.
+    Where a ``num_channels`` was left to the default of the model's type, it is added. Raises
+    Unsupported where neither the config nor its defaults have one.
     """
     changed = _changed(config, _full(config), chans)
     if changed is None:
@@ -90,7 +91,7 @@ def with_channels(config: Mapping[str, Any], chans: int) -> dict[str, Any]:
 def _changed(
     config: Mapping[str, Any], full: Mapping[str, Any], chans: int
 ) -> dict[str, Any] | None:
-    """None where there is nothing to change."""
+    """The changed config; None where `full`, the config with its defaults, has no num_channels."""
     changes: dict[str, Any] = {"num_channels": chans} if "num_channels" in full else {}
     for key, inner in full.items():
         if isinstance(inner, Mapping) and key not in _OURS:
@@ -106,15 +107,16 @@ def _full(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _full_of(text: str) -> dict[str, Any]:
-    """With what its type has by default."""
+    """The config in a JSON text, completed with the defaults of its model_type."""
     full: dict[str, Any] = read(json.loads(text)).to_dict()
     return full
 
 
 def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFacts:
-    """Channels, size, mean, std and classes.
+    """The channels, size, mean, std and classes that a model's two JSON files state.
 
-    Raises ValueError where they contradict, CheckpointError where no model is so large.
+    Raises ValueError where they contradict each other, CheckpointError where a number is larger
+    than in any real model.
     """
     try:
         full = _full(config)
@@ -135,7 +137,7 @@ def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFa
 
 
 def _channels(full: Mapping[str, Any]) -> int | None:
-    """The first ``num_channels``, its own before those of configs inside it."""
+    """The config's own ``num_channels``, else the first one in its nested configs."""
     if isinstance(full.get("num_channels"), int):
         return int(full["num_channels"])
     inner = (_channels(value) for value in full.values() if isinstance(value, Mapping))
@@ -148,7 +150,10 @@ def _classes(full: Mapping[str, Any]) -> int:
 
 
 def _statistics(preprocessor: Mapping[str, Any], of: str, chans: int) -> tuple[float, ...]:
-    """As long as there are channels; 0.5 where nothing is stated, as processors have it."""
+    """The ``image_mean`` or ``image_std`` of each channel; 0.5, transformers' default, if unstated.
+
+    Without normalisation, 0 and 1. Raises ValueError where the number of values isn't `chans`.
+    """
     if preprocessor.get("do_normalize") is False:
         return (0.0 if of == "image_mean" else 1.0,) * chans
     stated = preprocessor.get(of)
@@ -159,13 +164,13 @@ def _statistics(preprocessor: Mapping[str, Any], of: str, chans: int) -> tuple[f
 
 
 def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """What the processor crops to, else resizes to."""
+    """(height, width) that the image processor crops to, else resizes to; None if unstated."""
     cropped = None if preprocessor.get("do_center_crop") is False else preprocessor.get("crop_size")
     return _pixels(cropped) or _pixels(preprocessor.get("size"))
 
 
 def _image_size(full: Mapping[str, Any]) -> Any:
-    """The first ``image_size``, as `_channels`."""
+    """The config's own ``image_size``, else the first one in its nested configs."""
     if full.get("image_size"):
         return full["image_size"]
     inner = (_image_size(value) for value in full.values() if isinstance(value, Mapping))
@@ -173,7 +178,7 @@ def _image_size(full: Mapping[str, Any]) -> Any:
 
 
 def _pixels(size: Any) -> tuple[int, int] | None:
-    """(height, width) of any way in which a size is stated; None where it isn't."""
+    """(height, width) from any of the forms in which a size is stated; None if it isn't one."""
     if isinstance(size, Mapping):
         edge = size.get("shortest_edge") or size.get("longest_edge")
         size = [size.get("height") or edge, size.get("width") or edge]

@@ -1,4 +1,4 @@
-"""The classes of transformers itself, and their models under the names of their tensors on file."""
+"""Build models of transformers' own classes, with the names that their tensors have in files."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from zooadapt.zoos.stored_names import Renamed
 
 
 def kind(config: Mapping[str, Any]) -> Any:
-    """The class that a config names. Raises Unsupported where it isn't one of transformers'."""
+    """The class that a config names. Raises Unsupported unless transformers has it, for images."""
     name = configs.architecture(config)
     if not name:
         raise Unsupported("its config names no class under architectures")
@@ -23,7 +23,7 @@ def kind(config: Mapping[str, Any]) -> Any:
     ours = isinstance(found, type) and issubclass(found, PreTrainedModel)
     if not ours or not found.__module__.startswith("transformers.models."):
         raise Unsupported(
-            f"{name} is no model of transformers {transformers.__version__}, and no code of a "
+            f"{name} is no model of transformers {transformers.__version__}, and no code from a "
             f"repository is run"
         )
     if found.main_input_name != "pixel_values":
@@ -32,10 +32,15 @@ def kind(config: Mapping[str, Any]) -> Any:
 
 
 def built(config: Mapping[str, Any]) -> Renamed:
-    """The model of a config with the right number of channels, on the current default device."""
+    """The untrained model that a config describes, on torch's current default device.
+
+    Raises Unsupported where transformers can't build it, or changes its tensors to store them.
+    """
     made, read = kind(config), configs.read(config)
     if not isinstance(read, made.config_class):
-        raise Unsupported(f"{made.__name__} isn't of the model_type {read.model_type} it states")
+        raise Unsupported(
+            f"{made.__name__} isn't of the model_type {read.model_type} that its config states"
+        )
     try:
         model = made(read)
     except ImportError as cause:
@@ -45,20 +50,21 @@ def built(config: Mapping[str, Any]) -> Renamed:
 
 @contextmanager
 def nothing_kept() -> Iterator[None]:
-    """Within the block no model keeps what it computes from sizes alone, for others of its class.
+    """Within the block, models don't cache what they compute from sizes, such as BEiT's indices.
 
-    A pass on the meta device would leave them tensors without values, as BEiT's indices.
+    Models of one class share this cache, and a forward pass on the meta device would leave tensors
+    without values in it.
     """
     with mock.patch.object(pytorch_utils, "is_torchdynamo_compiling", return_value=True):
         yield
 
 
 def _stored_names(model: PreTrainedModel) -> dict[str, str]:
-    """The names under which transformers would store a model's tensors, by those in memory."""
+    """The names under which transformers stores a model's tensors, by their names in memory."""
     state = model.state_dict()
     names = {id(tensor): name for name, tensor in state.items()}
     stored = revert_weight_conversion(model, dict(state))
     renamed = {names.get(id(tensor), ""): name for name, tensor in stored.items()}
     if renamed.keys() != state.keys():
-        raise Unsupported("transformers stores some of its tensors put together or cut")
+        raise Unsupported("transformers merges or splits some of its tensors when it stores them")
     return renamed

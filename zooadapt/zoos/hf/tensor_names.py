@@ -1,4 +1,4 @@
-"""A checkpoint's names → those under which transformers stores the same tensors today."""
+"""Rename a checkpoint's tensors to the names under which transformers stores them today."""
 
 import re
 from collections.abc import Mapping
@@ -12,10 +12,11 @@ from zooadapt.zoos.stored_names import Renamed
 
 
 def converted(model: Renamed, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content as transformers' own loader would take it, under the stored names of `model`.
+    """The tensors that transformers' own loader would use, under the stored names of `model`.
 
-    Dropped are buffers that the model computes by itself, and what its class says to ignore. All
-    other names stay, known or not. Raises CheckpointError where two would become the same.
+    Buffers that the model computes by itself are dropped, and so are the names that its class
+    ignores. All others stay, even if the model doesn't know them. Raises CheckpointError where two
+    tensors would get the same name, or several would be merged into one.
     """
     inner: Any = model.model
     rules = get_model_conversion_mapping(inner)
@@ -38,7 +39,7 @@ def converted(model: Renamed, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ignored(model: Any, name: str) -> bool:
-    """Whether a loader may leave out this name, which isn't in the state dict."""
+    """Whether transformers' loader drops a tensor of this name, which isn't in the state dict."""
     computed = {buffer for buffer, _ in model.named_buffers()}
     patterns = model._keys_to_ignore_on_load_unexpected or ()
     prefix = f"{model.base_model_prefix}."

@@ -1,8 +1,8 @@
-"""Image models of Hugging Face transformers, from a list of Hub ids.
+"""The zoo of Hugging Face transformers' image models, from a list of Hub ids.
 
-What describes a model is its repository's ``config.json`` and ``preprocessor_config.json``. Classes
-are those of the installed transformers alone: no code of a repository is ever run. Tensors are
-stored under the names that the library writes, which differ from those that it has in memory.
+A repository's ``config.json`` and ``preprocessor_config.json`` describe its model. The model's
+class is one of the installed transformers: code from a repository is never run. Variants are stored
+under the tensor names that transformers writes to files, which differ from those in memory.
 """
 
 import importlib.resources
@@ -34,16 +34,17 @@ PREPROCESSOR = "preprocessor_config.json"
 
 
 class TransformersZoo:
-    """The classifiers and backbones in the Hub repositories of a list; without one, well-known."""
+    """The image models in the Hub repositories of a list; by default a list of well-known ones."""
 
     name = "transformers"
     library = "transformers"
     place = "[FILE]"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """One for each id of the list, in its order.
+        """One model for each id of the list, in the order of the list.
 
-        One whose description can't be read is listed all the same, and fails when it is built.
+        A model whose description can't be read is listed too; it fails when it is built. Raises
+        UsageError where the list can't be read, RunError where the Hub doesn't answer.
         """
         shipped = importlib.resources.files("zooadapt.zoos.hf") / "transformers.txt"
         names = (
@@ -54,9 +55,9 @@ class TransformersZoo:
         return [_entry(repo) for repo in id_lists.read(names, listing, _FILES)]
 
     def architectures(self) -> Iterable[ModelEntry]:
-        """Every class for classifying images and every backbone, as its config is by default.
+        """Every image classifier and backbone class of transformers, with its default config.
 
-        But for those that stand for whichever model of timm's their config names.
+        Classes that wrap a timm model are left out: their config has to name one.
         """
         mapped = [item for mapping in _LISTED for item in mapping.items()]
         listed = [kinds for model_type, kinds in mapped if not configs.wraps_timm(model_type)]
@@ -66,17 +67,17 @@ class TransformersZoo:
         return [_by_default(name) for name in dict.fromkeys(names)]
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """From the repository's own files. Raises FetchError where they couldn't be read."""
+        """The facts that the repository's files state. Raises FetchError if they weren't read."""
         described = _described(entry)
         if described["error"]:
             raise FetchError(described["error"])
         return configs.facts(described["config"], described["preprocessor"])
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """The class that the config names, untrained.
+        """The untrained model of the class that the config names, with `in_chans` channels.
 
-        Raises FetchError where the description couldn't be read, Unsupported where the class isn't
-        one of transformers' for images, or has channels of its own.
+        Raises FetchError where the repository's files weren't read, Unsupported where the class
+        isn't one of transformers' for images, or can't be built with other channels.
         """
         described, facts = _described(entry), self.facts(entry)
         model = models.built(configs.with_channels(described["config"], in_chans))
@@ -85,14 +86,14 @@ class TransformersZoo:
         return model
 
     def _check_runs(self, entry: ModelEntry, model: nn.Module, chans: int) -> None:
-        """Raise Unsupported where a model for other channels than its own can't be run."""
+        """Raise Unsupported where a model with `chans` channels can't be run on the meta device."""
         try:
             with models.nothing_kept():
                 fixed.check_runs(model, chans, self.facts(entry))
         except Unsupported:
             with torch.device("meta"):
                 own = self.build(entry, self.facts(entry).chans)
-            self.stems(entry, own)  # says so where it can't be run on images at all
+            self.stems(entry, own)  # has a better message where no number of channels can be run
             raise
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
@@ -102,29 +103,29 @@ class TransformersZoo:
         return [name.removesuffix(".weight") for name in weights]
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
-        """BiT standardises its weights."""
+        """A standardised weight for the convolutions of BiT; None for all others."""
         kind = type(model.get_submodule(name)).__name__
         return Layer(use="standardise") if kind == "WeightStandardizedConv2d" else None
 
     def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
-        """None: the entry's config says it all."""
+        """No arguments: the config in the entry determines the model."""
         return {}
 
     def version(self) -> str:
-        """The library's name and release."""
+        """The library's name and release, such as ``transformers 5.24.0``."""
         return f"{self.library} {transformers.__version__}"
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """The checkpoint under today's names, without what transformers ignores."""
+        """The checkpoint under today's names, without the tensors that transformers ignores."""
         assert isinstance(model, Renamed)
         return tensor_names.converted(model, content), True
 
     def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-        """The repository's own, for other channels, and what its image processor is to do.
+        """The repository's ``config.json`` for other channels, without keys that would run code.
 
-        Without what would have code of a repository run.
+        Its key ``preprocessor`` holds the content of the variant's ``preprocessor_config.json``.
         """
         assert isinstance(base, Renamed)
         described = _described(entry)
@@ -134,17 +135,17 @@ class TransformersZoo:
         return self.with_channels(config, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """What `config` wrote."""
+        """The facts that a variant's ``config.json`` states; its channels are only counted."""
         return configs.facts(config, config["preprocessor"])
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What ``AutoImageProcessor`` reads."""
+        """The ``preprocessor_config.json`` that ``AutoImageProcessor`` reads."""
         return {PREPROCESSOR: config["preprocessor"]}
 
     def with_channels(
         self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """The same with another ``num_channels``, mean and std."""
+        """The ``config.json`` with another ``num_channels``, mean and std."""
         statistics = {"image_mean": list(mean), "image_std": list(std)}
         return {
             **configs.with_channels(config, len(mean)),
@@ -152,11 +153,14 @@ class TransformersZoo:
         }
 
     def check_version(self, least: str) -> None:
-        """Any version may do."""
+        """Accept every release: none is known to be too old."""
         return
 
     def open(self, folder: Path, options: Mapping[str, Any]) -> nn.Module:
-        """``from_pretrained(folder, …)`` of the class. Raises UsageError where it refuses."""
+        """The model that the class's ``from_pretrained(folder, …)`` loads, in eval mode.
+
+        Raises UsageError where transformers refuses the options.
+        """
         kind = models.kind(json.loads((folder / CONFIG).read_text()))
         try:
             model: nn.Module = kind.from_pretrained(folder, local_files_only=True, **options)
@@ -168,7 +172,7 @@ class TransformersZoo:
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
     ) -> nn.Module:
-        """The model as `Renamed`, not initialised first, on the CPU, where buffers get values."""
+        """The model as `Renamed`, built uninitialised on the CPU so that buffers have values."""
         config = json.loads((folder / CONFIG).read_text())
         chans = in_chans or self.stated(config).chans
         with torch.device("cpu"), no_init_weights():
@@ -178,7 +182,7 @@ class TransformersZoo:
 
 
 def _entry(repo: id_lists.Repo) -> ModelEntry:
-    """The model in a repository; what is wrong with its description comes to light in `build`."""
+    """The model in a repository; if its description can't be used, `facts` and `build` say why."""
     config, preprocessor, error = None, None, repo.error
     if not error:
         try:
@@ -198,13 +202,16 @@ def _entry(repo: id_lists.Repo) -> ModelEntry:
 
 
 def _parsed(repo: id_lists.Repo) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model's config and the processor's. Raises ValueError."""
+    """The content of config.json and of preprocessor_config.json, {} where the latter is missing.
+
+    Raises ValueError where there is no config.json, or one of them isn't a JSON object.
+    """
     text = repo.texts["config.json"]
     if text is None:
-        raise ValueError("it has no config.json, or isn't there")
+        raise ValueError("the repository has no config.json, or doesn't exist")
     config, preprocessor = json.loads(text), json.loads(repo.texts[PREPROCESSOR] or "{}")
     if not isinstance(config, dict) or not isinstance(preprocessor, dict):
-        raise ValueError("its description isn't a JSON object")
+        raise ValueError("config.json or preprocessor_config.json isn't a JSON object")
     return config, preprocessor
 
 
@@ -224,6 +231,6 @@ def _by_default(name: str) -> ModelEntry:
         config = getattr(transformers, name).config_class().to_dict() | {"architectures": [name]}
         config = json.loads(json.dumps(config, default=str))
     except Exception as cause:
-        error = f"its config by default: {one_line(cause)}"
+        error = f"its default config can't be made: {one_line(cause)}"
     described = _description(config, {}, error)
     return ModelEntry(TransformersZoo.name, name, name, "", None, config=described)
