@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for the loopback servers that the tests use
 
 import zooadapt  # noqa: E402
+from jobs.measure import simulation  # noqa: E402
 from tests.support import (  # noqa: E402
     checkpoints,
     hub,
@@ -57,7 +58,6 @@ from zooadapt.cluster import ray_executor, schedule  # noqa: E402
 from zooadapt.cluster.nodes import Workers  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
 from zooadapt.job.options import Config, parse_chans, parse_names  # noqa: E402
-from zooadapt.measure import simulation  # noqa: E402
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 

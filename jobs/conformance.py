@@ -23,12 +23,15 @@ import click
 import pandas as pd
 import torch
 
-from zooadapt.job import plan
-from zooadapt.job.options import parse_chans, parse_names
-from zooadapt.measure import conformance
-from zooadapt.targets import SCHEMES
-from zooadapt.types import ModelEntry
-from zooadapt.zoos import registry
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for jobs.measure
+
+from jobs.measure import conformance  # noqa: E402
+from zooadapt.job import plan  # noqa: E402
+from zooadapt.job.options import parse_chans, parse_names  # noqa: E402
+from zooadapt.targets import SCHEMES  # noqa: E402
+from zooadapt.types import ModelEntry  # noqa: E402
+from zooadapt.zoos import registry  # noqa: E402
 
 COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
 

@@ -24,13 +24,9 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from jobs.measure import simulation  # noqa: E402
+from jobs.measure.simulation import Cluster, Costs, Result  # noqa: E402
 from zooadapt.job.options import parse_names  # noqa: E402
-from zooadapt.measure import simulation  # noqa: E402
-from zooadapt.measure.simulation import (  # noqa: E402
-    Cluster,
-    Costs,
-    Result,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

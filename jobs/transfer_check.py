@@ -67,7 +67,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 from torch.nn import functional
 
-from zooadapt import bands
+from zooadapt import bands, targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.checkpoints import checkpoint
 from zooadapt.targets import Bands
@@ -252,7 +252,7 @@ def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet
         base[STEM.name] = fresh[STEM.name]
     else:
         matrix = schemes.matrix(scheme, bands.RGB, sensor)
-        base |= contract.adapt(base, [STEM], schemes.get(scheme), matrix)
+        base |= contract.adapt(base, [STEM], targets.get_scheme(scheme), matrix)
     head = {name: tensor for name, tensor in fresh.items() if name.startswith("classifier.")}
     model.load_state_dict({**base, **head})
     return model.to(memory_format=torch.channels_last)  # a third faster on CPUs

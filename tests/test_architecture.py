@@ -14,7 +14,7 @@ from tests.support.jobs import ROOT
 
 ROOMS = (
     "stores", "checkpoints", "adapt", "zoos", "mirror", "proof", "pipeline", "reader", "upkeep",
-    "cluster", "report", "job", "cli", "measure",
+    "cluster", "report", "job", "cli",
 )  # fmt: skip
 """Each may import from those before it, and from the root's vocabulary."""
 VOCABULARY = (

@@ -70,7 +70,7 @@ MUTANTS = [
         "proof/compare.py",
         "if not result.equivalent and _is_exact(stems, scheme, matrix):",
         "if False:",
-        "proof/test_compare.py test_pipeline.py measure/test_conformance.py",
+        "proof/test_compare.py test_pipeline.py jobs/test_conformance.py",
     ),
     Mutant(
         4, "proof/compare.py", "_check_stored(variant, adapted)", "pass", "proof/test_compare.py"

@@ -141,7 +141,7 @@ def test_a_download_stays_in_its_spool(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/file", b"weights")
-    source = sources._at("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
+    source = sources.find_file("memory:///file", f"https://host/{quote(name, safe='/')}", {}).source
     located = Located(source, memory, "/file")
     with scratch_folder() as mine:
         file, _ = fetch.fetch(located, mine)

@@ -11,11 +11,11 @@ import timm
 import torch
 from torch import nn
 
+from jobs.measure import seeded
 from tests.conftest import SMALL
 from tests.support import checkpoints
 from tests.support.pipelines import counted, entry, run
 from zooadapt import pipeline
-from zooadapt.measure import seeded
 from zooadapt.targets import Bands
 from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request, Row
 from zooadapt.zoos import registry

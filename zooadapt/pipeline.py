@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zooadapt.adapt import contract, schemes, stems
+from zooadapt import targets
+from zooadapt.adapt import compatible, contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
 from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import (
@@ -151,7 +152,7 @@ def _inspected(request: Request) -> _Inspected:
     targets, failures = [], []
     for target in request.targets:
         try:
-            schemes.matrix(target.scheme, facts.bands, target.bands)
+            compatible.check(target.scheme, facts.bands, target.bands)
             targets.append(target)
         except Unsupported as error:
             failures.append(Failure.of(target, error))
@@ -217,7 +218,7 @@ def _published(model: _Inspected, source: Checkpoint, filled: tuple[str, ...], j
 
     def publish_one(target: Target, shared: SharedBytes | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
-        made = contract.adapt(original, model.stems, schemes.get(target.scheme), matrix)
+        made = contract.adapt(original, model.stems, targets.get_scheme(target.scheme), matrix)
         config = describe(adapted, model.zoo, model.base, target, matrix)
         stem = safetensors_file.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)

@@ -30,6 +30,11 @@ SCHEMES = {
 }
 
 
+def get_scheme(scheme: str) -> Scheme:
+    """The scheme of that name. What follows a dot tells apart bands of the same names."""
+    return SCHEMES[scheme.partition(".")[0]]
+
+
 @dataclass(frozen=True)
 class Band:
     """One channel of an image."""

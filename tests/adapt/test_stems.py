@@ -8,6 +8,7 @@ import torch
 from timm.layers import ScaledStdConv2d
 from torch import nn
 
+from zooadapt import targets
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.errors import StemError, Unsupported
 from zooadapt.types import Gain, Layer, Stem
@@ -84,7 +85,7 @@ def test_tensors_that_come_and_go_are_an_error() -> None:
 def test_adapting_keeps_shape_and_is_contiguous() -> None:
     weight, stem = torch.randn(8, 3, 5, 5), Stem("w", axis=1, outer=8, inner=25)
     matrix = schemes.matrix("repeat", 3, 7)
-    adapted = contract.adapt({"w": weight}, [stem], schemes.get("repeat"), matrix)["w"]
+    adapted = contract.adapt({"w": weight}, [stem], targets.get_scheme("repeat"), matrix)["w"]
     assert adapted.shape == (8, 7, 5, 5)
     assert adapted.is_contiguous()
     assert torch.equal(adapted[:, 3], adapted[:, 0])
@@ -112,7 +113,7 @@ def test_every_input_gets_the_weight_of_its_own_channel(architecture: str, targe
     inputs = torch.tensor([channel(i, 3) for i in range(3 * pixels)])
     weight = values[inputs].reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
     matrix = schemes.matrix("repeat", 3, target)
-    adapted = contract.adapt({stem.name: weight}, [stem], schemes.get("repeat"), matrix)
+    adapted = contract.adapt({stem.name: weight}, [stem], targets.get_scheme("repeat"), matrix)
     mixed = values @ matrix.float()
     wanted = mixed[torch.tensor([channel(i, target) for i in range(target * pixels)])]
     got = adapted[stem.name]
@@ -139,19 +140,23 @@ def test_a_gain_makes_up_for_the_standardisation() -> None:
     gain = Gain("gain", gamma=1.7, eps=conv.eps)
     stem = Stem("weight", axis=1, outer=8, inner=9, use="standardise", gain=gain)
     matrix, image = schemes.matrix("preserve", 3, 6), torch.randn(2, 6, 16, 16)
-    adapted = contract.adapt(conv.state_dict(), [stem], schemes.get("preserve"), matrix)
+    adapted = contract.adapt(conv.state_dict(), [stem], targets.get_scheme("preserve"), matrix)
     six = ScaledStdConv2d(6, 8, 3, bias=False, gamma=1.7)
     six.load_state_dict(adapted)
     assert torch.allclose(six(image), conv(contract.mix_images(image, matrix)), atol=1e-5)
-    assert contract.exact(stem, schemes.get("preserve"), matrix)
-    assert not contract.exact(stem, schemes.get("repeat"), matrix)
-    assert not contract.exact(stem, schemes.get("preserve"), schemes.matrix("preserve", 3, 8))
+    assert contract.exact(stem, targets.get_scheme("preserve"), matrix)
+    assert not contract.exact(stem, targets.get_scheme("repeat"), matrix)
+    assert not contract.exact(
+        stem, targets.get_scheme("preserve"), schemes.matrix("preserve", 3, 8)
+    )
 
 
 def test_under_the_identity_every_stem_is_exact() -> None:
     for stem in (STANDARDISED, SHIFTED):
-        assert contract.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 3))
-        assert not contract.exact(stem, schemes.get("repeat"), schemes.matrix("repeat", 3, 4))
+        assert contract.exact(stem, targets.get_scheme("repeat"), schemes.matrix("repeat", 3, 3))
+        assert not contract.exact(
+            stem, targets.get_scheme("repeat"), schemes.matrix("repeat", 3, 4)
+        )
 
 
 STANDARDISED = Stem("w", axis=1, outer=8, inner=9, use="standardise")

@@ -160,7 +160,7 @@ def test_wrong_content_of_the_right_length(
 def test_a_truncated_body(
     served: LoopbackHub, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch._range.retry, "wait", wait_none())
+    monkeypatch.setattr(fetch.read_range.retry, "wait", wait_none())
     located = sources.locate(ENTRY, JOB)
     size = original(small).stat().st_size
     longer = replace(located, source=replace(located.source, bytes=size + 5))

@@ -29,7 +29,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         file.parent.mkdir(parents=True)
         file.write_bytes(bytes([number]) * SIZE)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(hub._budget, "_until", 0.0)
+    monkeypatch.setattr(hub.budget, "until", 0.0)
     monkeypatch.setattr(ranges, "BLOCK", SIZE // 5)
     with serving(tmp_path / "hub") as server:
         for name, value in server.env.items():

@@ -111,8 +111,8 @@ def ordered() -> set[str]:
 def test_nodes_come_with_the_work_and_go_with_it(
     head: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_executor, "_LOOK_AROUND", 0.5)
-    monkeypatch.setattr(validators, "_IDLE", 2.0)
+    monkeypatch.setattr(ray_executor, "LOOK_AROUND", 0.5)
+    monkeypatch.setattr(validators, "IDLE", 2.0)
     until(lambda: not nodes())
     with running(tmp_path, asked=Workers(gpus=1, cpus=2, memory=MEMORY)) as run:
         run.until_begun("adapt", 2)

@@ -22,7 +22,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster whose head takes no work, as one that scales to zero has."""
     with ray_folder() as env:
         monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
-        monkeypatch.setattr(ray_executor, "_LOOK_AROUND", 0.5)
+        monkeypatch.setattr(ray_executor, "LOOK_AROUND", 0.5)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         ray.init(
             address=made.address,
@@ -57,7 +57,7 @@ def test_what_no_node_has_is_said_and_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("zooadapt.cluster.nodes._PATIENCE", 1.0)
+    monkeypatch.setattr("zooadapt.cluster.nodes.PATIENCE", 1.0)
     with running(tmp_path, models=1, asked=Workers(gpus=1, cpus=1, memory=2 * 10**9)) as run:
         until(lambda: "no node has a CPU, and what waits" in caplog.text)
         nodes.add_node(num_cpus=1, memory=2 * 10**9)

@@ -44,7 +44,7 @@ def _die_of_the_killer() -> None:
 
     pipeline.adapt, pipeline.prove = adapt_or_die, prove_or_die  # type: ignore[assignment]
 
-    real, broken = published._prove, []
+    real, broken = published.prove_one, []
 
     def prove_or_break(adapted: Any, *rest: Any) -> Any:
         if adapted.entry.name == BREAKER:
@@ -53,7 +53,7 @@ def _die_of_the_killer() -> None:
             raise RuntimeError("CUDA error: device-side assert triggered")
         return real(adapted, *rest)
 
-    published._prove = prove_or_break  # type: ignore[assignment]
+    published.prove_one = prove_or_break  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_gpus_that_never_came_are_asked_for_only_while_something_waits(
     asked.start()
     asked.release()
     assert len(asked.refs) == 1, "it may be on its way"
-    monkeypatch.setattr(validators, "_IDLE", 0.0)
+    monkeypatch.setattr(validators, "IDLE", 0.0)
     asked.prove(Batch([], 0), "prove")
     asked.release()
     assert len(asked.refs) == 1, "something waits for it"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from jobs.measure.simulation import summary
 from tests.support import idle
 from zooadapt.cluster.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Task
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.measure.simulation import summary
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request, Source
 
 GB = 10**9

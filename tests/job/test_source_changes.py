@@ -255,8 +255,8 @@ def test_a_copy_of_what_was_amended_is_no_amendment(tmp_path: Path) -> None:
     follow(source, {NET: Absent("gone")})
     rows = manifest.read_table(source, manifest.MANIFEST).to_pylist()
     with pytest.MonkeyPatch.context() as patched:  # made-up bytes have made-up hashes
-        patched.setattr(sync._Copy, "_variant", lambda self, row: {"zooadapt": {}})
-        patched.setattr(sync._Copy, "_stem", lambda self, key: None)
+        patched.setattr(sync.Copying, "_variant", lambda self, row: {"zooadapt": {}})
+        patched.setattr(sync.Copying, "_stem", lambda self, key: None)
         patched.setattr(sync, "source_stem", lambda folder, config: "")
         assert sync.sync(source, dest, rows).copied == 1
     (copied,) = manifest.read_records(dest)

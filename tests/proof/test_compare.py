@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from zooadapt import types
+from jobs.measure.seeded import let_through
+from zooadapt import targets, types
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import ValidationError
-from zooadapt.measure.seeded import let_through
 from zooadapt.proof import compare, devices, passes
 from zooadapt.proof.passes import Pass
 from zooadapt.types import ProofResult, Stem
@@ -43,7 +43,7 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
 def adapt(base: Net, variant: Net) -> Net:
     """The variant with the values that it should have."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
-    adapted = contract.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    adapted = contract.adapt(base.state_dict(), [STEM], targets.get_scheme("repeat"), matrix)
     variant.load_state_dict({**base.state_dict(), **adapted})
     return variant
 
@@ -62,7 +62,7 @@ def whole_proof(base: Net, variant: Net) -> ProofResult:
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
     original = {STEM.name: base.stem.weight.detach()}
     prover = compare.Prover(base, [STEM], original, (32, 32), CPU)
-    return prover.prove(variant, schemes.get("repeat"), matrix)
+    return prover.prove(variant, targets.get_scheme("repeat"), matrix)
 
 
 @pytest.mark.parametrize("target", [1, 2, 3, 4, 25])
@@ -122,7 +122,7 @@ def half(base: Net, dtype: torch.dtype) -> Net:
     """The 4-channel variant of a base whose stem is stored in half precision."""
     _, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    adapted = contract.adapt(base.state_dict(), [STEM], schemes.get("repeat"), matrix)
+    adapted = contract.adapt(base.state_dict(), [STEM], targets.get_scheme("repeat"), matrix)
     variant.stem.to(dtype)
     variant.load_state_dict(adapted, strict=False)
     return variant
@@ -199,14 +199,14 @@ def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     device = devices.best()
     original = {STEM.name: base.stem.weight.detach().clone()}
     prover = compare.Prover(base, [STEM], original, (224, 224), device)
-    result = prover.prove(variant, schemes.get("repeat"), matrix)
+    result = prover.prove(variant, targets.get_scheme("repeat"), matrix)
     assert result.equivalent
     assert devices.name(device) == torch.cuda.get_device_name()
 
 
 def test_a_stem_that_no_image_moves_proves_nothing() -> None:
     flat = Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
-    result = compare._judge(flat, flat, flat)
+    result = compare.judge(flat, flat, flat)
     assert not result.equivalent
 
 
@@ -218,7 +218,7 @@ def test_the_base_is_run_once_for_all_variants_that_can_have_the_same_image() ->
     for target in (4, 8, 1, 25):
         matrix = schemes.matrix("repeat", 3, target)
         variant = adapt(base, Net(target).eval())
-        assert prover.prove(variant, schemes.get("repeat"), matrix).equivalent
+        assert prover.prove(variant, targets.get_scheme("repeat"), matrix).equivalent
     assert len(calls) == 2
 
 
@@ -226,8 +226,8 @@ def test_the_variants_share_the_bases_tensors_but_not_what_differs() -> None:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
     prover = compare.Prover(base, [STEM], base.state_dict(), (32, 32), CPU)
-    prover.prove(variant, schemes.get("repeat"), matrix)
+    prover.prove(variant, targets.get_scheme("repeat"), matrix)
     assert variant.head.weight.data_ptr() == base.head.weight.data_ptr()
     _, other = nets(4)
     other.head.weight.data[0, 0] += 0.5
-    assert not prover.prove(other, schemes.get("repeat"), matrix).equivalent
+    assert not prover.prove(other, targets.get_scheme("repeat"), matrix).equivalent

@@ -149,7 +149,7 @@ def test_an_interrupted_transfer_goes_on(
     most = [10**6]
     with web.serving(Ranges, root=root, sent=sent, most=most) as url:
         monkeypatch.setattr(
-            "zooadapt.checkpoints.fetch._range.retry.stop", lambda state: True, raising=False
+            "zooadapt.checkpoints.fetch.read_range.retry.stop", lambda state: True, raising=False
         )
         with pytest.raises(FetchError, match="503"):
             zooadapt.open_mirror(url).pull(SMALL, 4)

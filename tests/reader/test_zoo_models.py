@@ -95,9 +95,9 @@ def test_in_processes_it_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         entry for entry in registry.list_models("timm") if entry.name.startswith("test_resnet")
     ] * 2
     alone = [parameter_counts.parameters(entry) for entry in entries]
-    monkeypatch.setattr(parameter_counts, "_A_PROCESS", 1)
+    monkeypatch.setattr(parameter_counts, "BUILDS_A_PROCESS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert [*parameter_counts._built(entries)] == alone
+    assert [*parameter_counts.build_all(entries)] == alone
 
 
 def test_licences_are_filtered_before_anything_is_built(

@@ -267,7 +267,7 @@ def test_a_mirror_too_large_for_a_page(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["report", store.root]) == 0
-    monkeypatch.setattr(page, "_LARGEST", 1000)
+    monkeypatch.setattr(page, "LARGEST", 1000)
     assert main(["report", store.root]) == 2
     assert not store.exists(manifest.PAGE)  # it tells of what was taken down since
     assert "no browser shows a page of so many variants" in capsys.readouterr().err

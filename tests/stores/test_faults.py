@@ -37,7 +37,7 @@ def always(fault: str, wanted: Callable[[Asked], bool] = lambda asked: True) -> 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts; small blocks and parts."""
-    for tried_again in (fetch._range, fetch._read_at, multipart.call_s3):
+    for tried_again in (fetch.read_range, fetch.read_at, multipart.call_s3):
         monkeypatch.setattr(tried_again.retry, "wait", wait_none())
     monkeypatch.setattr(ranges, "BLOCK", 100_000)
     monkeypatch.setattr(multipart, "PART", 5 * MIB)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
-from zooadapt.measure import seeded
+from jobs.measure import seeded
 
 Form = Literal["safetensors", "zip-pickle", "legacy-pickle"]
 

@@ -1,6 +1,6 @@
 """Stages that do nothing, to measure what carries stages out. Importable, as the real ones are."""
 
-from zooadapt.measure.simulation import adapted, summary
+from jobs.measure.simulation import adapted, summary
 from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request, Source
 
 

@@ -9,7 +9,7 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from zooadapt.measure import seeded
+from jobs.measure import seeded
 
 ARCHITECTURE = "test_resnet"
 SIZE = 160

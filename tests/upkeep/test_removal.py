@@ -217,7 +217,7 @@ def test_an_older_zooadapt_refuses_the_record(
 
 @pytest.mark.parametrize("pattern", [{}, {"in_chans": "4", "bands": None, "reason": ""}, 1])
 def test_patterns_that_are_none_are_damage(pattern: Any, local: Store) -> None:
-    content = {**removal._content("removed", [pattern])}
+    content = {**removal.content_of("removed", [pattern])}
     write_record(local, "zoo", "net", "remove", content)
     assert len(manifest.scan_records(local)[1]) == 1
 

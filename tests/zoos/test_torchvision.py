@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 import zooadapt
+from jobs.measure import conformance, seeded
 from tests.support import docs
 from tests.support.mutants import rolled
 from tests.support.pipelines import counted, run
@@ -27,7 +28,6 @@ from zooadapt.checkpoints import checkpoint
 from zooadapt.cli.main import main
 from zooadapt.errors import CheckpointError, Unsupported, UsageError
 from zooadapt.job import plan
-from zooadapt.measure import conformance, seeded
 from zooadapt.mirror import manifest
 from zooadapt.proof.passes import tensors as outputs
 from zooadapt.report import closing
@@ -376,7 +376,7 @@ def test_what_transforms_its_input_is_refused_unasked(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Running it shows the same as the list of what is known."""
-    monkeypatch.setattr("zooadapt.zoos.torchvision._refusal", lambda entry: "")
+    monkeypatch.setattr("zooadapt.zoos.torchvision.refusal", lambda entry: "")
     with torch.device("meta"), pytest.raises(Unsupported, match="counts on 3 channels elsewhere"):
         ZOO.build(first(architecture), 4)
 

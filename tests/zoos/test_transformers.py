@@ -15,12 +15,12 @@ import transformers
 from torch import nn
 
 import zooadapt
+from jobs.measure import seeded
 from tests.support import docs
 from tests.support.hub import LoopbackHub, serving
 from tests.support.pipelines import counted, run
 from zooadapt import pipeline
 from zooadapt.errors import CheckpointError, FetchError, RunError, Unsupported, UsageError
-from zooadapt.measure import seeded
 from zooadapt.types import Job, Listing, ModelEntry, ModelSummary, Request, Row
 from zooadapt.zoos import registry
 from zooadapt.zoos.hf import configs, models

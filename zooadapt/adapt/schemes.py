@@ -23,8 +23,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zooadapt.errors import Unsupported
-from zooadapt.targets import SCHEMES, Band, Bands, Scheme
+from zooadapt.adapt.compatible import check
+from zooadapt.targets import Band, Bands, get_scheme
 
 
 def repeat(source: int, target: int) -> Tensor:
@@ -74,7 +74,7 @@ def nearest(source: Bands, target: Bands) -> Tensor:
     Raises Unsupported where the base's channels have neither names nor wavelengths, or where
     weights are given for a base channel that it doesn't have.
     """
-    _check_named(source, target)
+    check("nearest", source, target)
     kinds = [_kind(band, source) for band in target.channels]
     matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
     for column, (band, (kind, read)) in enumerate(zip(target.channels, kinds, strict=True)):
@@ -82,7 +82,7 @@ def nearest(source: Bands, target: Bands) -> Tensor:
             alike = sum(kind == other and k in others for other, others in kinds)
             matrix[k, column] = 1 / (alike * (len(source) if kind == "far" else 1))
         for name, weight in band.weights:
-            matrix[_position(name, source), column] = weight
+            matrix[source.names.index(name), column] = weight
     if all(kind in ("near", "far") for kind, _ in kinds):
         matrix *= len(source) / matrix.sum()
     return matrix
@@ -115,31 +115,11 @@ def rgb_only(source: Bands, target: Bands) -> Tensor:
 
     Raises Unsupported where the base isn't RGB or the sensor hasn't all three.
     """
-    if source.rgb != source.names or not source.rgb:
-        raise Unsupported("rgb-only needs a model of red, green and blue channels")
-    if not target.rgb:
-        raise Unsupported(f"rgb-only needs red, green and blue bands; {target.label} has none")
+    check("rgb-only", source, target)
     matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
     for k, name in enumerate(target.rgb):
         matrix[k, target.names.index(name)] = 1
     return matrix
-
-
-def _check_named(source: Bands, target: Bands) -> None:
-    if not target.names:
-        raise Unsupported("nearest needs named bands; give --bands")
-    if not source.names:
-        raise Unsupported(f"the model's own {len(source)} channels have no names to go by")
-    for band in target.channels:
-        for name, _ in band.weights:
-            _position(name, source)
-
-
-def _position(name: str, source: Bands) -> int:
-    if name not in source.names:
-        known = ", ".join(source.names)
-        raise Unsupported(f"weights are given for the base channel {name}; the model has {known}")
-    return source.names.index(name)
 
 
 def _counted(rule: Callable[[int, int], Tensor]) -> Callable[[Bands, Bands], Tensor]:
@@ -156,11 +136,6 @@ _RULES: dict[str, Callable[[Bands, Bands], Tensor]] = {
 }
 
 
-def get(scheme: str) -> Scheme:
-    """The scheme of that name; what follows a dot tells apart bands of the same names."""
-    return SCHEMES[scheme.partition(".")[0]]
-
-
 def matrix(scheme: str, source: int | Bands, target: int | Bands) -> Tensor:
     """The (B, N) float64 matrix of a scheme; a number stands for so many unnamed channels.
 
@@ -172,4 +147,4 @@ def matrix(scheme: str, source: int | Bands, target: int | Bands) -> Tensor:
     )
     if len(source) < 1 or len(target) < 1:
         raise ValueError(f"channel counts must be at least 1, not {len(source)} and {len(target)}")
-    return _RULES[get(scheme).name](source, target)
+    return _RULES[get_scheme(scheme).name](source, target)

@@ -37,12 +37,12 @@ class _Wrong(FetchError):
     """Other bytes came than the source states."""
 
 
-def fetch(located: Located, spool: Path, came: Came = lambda size: None) -> tuple[Path, str]:
+def fetch(located: Located, folder: Path, came: Came = lambda size: None) -> tuple[Path, str]:
     """The checkpoint as a local file, and its sha256 (64 hex digits).
 
-    A file of this machine is read where it is; any other is copied below `spool`, block by block,
+    A file of this machine is read where it is; any other is copied below `folder`, block by block,
     taking up where it stopped after a broken connection or when the Hub's signed URL has run out,
-    and gets its name when it is whole. What an earlier call left unfinished in `spool`, which is
+    and gets its name when it is whole. What an earlier call left unfinished in `folder`, which is
     for this content alone, isn't read again. Where other bytes come than were stated, it is read
     once more, from the start. `came` hears of every block.
 
@@ -53,7 +53,7 @@ def fetch(located: Located, spool: Path, came: Came = lambda size: None) -> tupl
         digest, size = _hash(file)
         _verify(located.source, digest, size)
     else:
-        file = spool / safe(located.source.file_name)
+        file = folder / safe(located.source.file_name)
         digest = _verified(located, file, came)
     return file, digest
 
@@ -153,7 +153,7 @@ def _open(located: Located, block_size: int) -> Any:
 
 def _blocks(file: Any, position: int) -> Iterator[bytes]:
     """The file's bytes from a position as they come; asked for again where an answer breaks off."""
-    while block := _read_at(file, position):
+    while block := read_at(file, position):
         position += len(block)
         yield block
 
@@ -184,18 +184,18 @@ class _Ranges:
     def __call__(self, start: int, stop: int) -> bytes:
         file = self._file
         try:
-            return _range(file, start, stop)
+            return read_range(file, start, stop)
         except aiohttp.ClientResponseError as refusal:
             if refusal.status != 403 or self._located.renew is None:
                 raise
         with self._lock:
             if self._file is file:  # else another thread has renewed it meanwhile
                 self._file = _open(self._located.renew(self._located), BLOCK)
-        return _range(self._file, start, stop)
+        return read_range(self._file, start, stop)
 
 
 @_again
-def _range(file: Any, start: int, stop: int) -> bytes:
+def read_range(file: Any, start: int, stop: int) -> bytes:
     block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: has no state
     if len(block) != stop - start:
         raise OSError(f"{len(block)} bytes came where {stop - start} were asked for")
@@ -203,7 +203,7 @@ def _range(file: Any, start: int, stop: int) -> bytes:
 
 
 @_again
-def _read_at(file: Any, position: int) -> bytes:
+def read_at(file: Any, position: int) -> bytes:
     if file.tell() != position:
         file.seek(position)
     block: bytes = file.read(BLOCK)

@@ -53,23 +53,23 @@ class _Budget:
     """What the Hub still allows: told by every answer, awaited by every request."""
 
     def __init__(self) -> None:
-        self._until = 0.0
+        self.until = 0.0
 
     def wait(self, request: Any) -> None:
         """Until the Hub takes requests again."""
-        while (seconds := self._until - time.monotonic()) > 0:
+        while (seconds := self.until - time.monotonic()) > 0:
             time.sleep(seconds)
 
     def heed(self, response: Any) -> None:
         """Let all requests wait if this answer says that there is nothing left."""
         seconds = _told_to_wait(response)
         if seconds:
-            before, self._until = self._until, max(self._until, time.monotonic() + seconds)
-            if self._until > before + 1:
+            before, self.until = self.until, max(self.until, time.monotonic() + seconds)
+            if self.until > before + 1:
                 _log.warning("zooadapt: the Hub takes no more look-ups for %d s", seconds)
 
 
-_budget = _Budget()
+budget = _Budget()
 
 
 def _told_to_wait(response: Any) -> int:
@@ -87,9 +87,9 @@ def _told_to_wait(response: Any) -> int:
 def _heed_limits() -> None:
     """Have the requests of huggingface_hub's client go through the budget."""
     hooks = get_session().event_hooks
-    if _budget.heed not in hooks["response"]:  # new, or one that was made anew after an error
-        hooks["request"].append(_budget.wait)
-        hooks["response"].append(_budget.heed)
+    if budget.heed not in hooks["response"]:  # new, or one that was made anew after an error
+        hooks["request"].append(budget.wait)
+        hooks["response"].append(budget.heed)
 
 
 def locate(hub_id: str) -> Located:

@@ -56,10 +56,10 @@ def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
     if where.startswith("hf://"):
         return hub.locate(where.removeprefix("hf://"))
     if _in_package(where):
-        return _at(_package_file(where), where, {})
+        return find_file(_package_file(where), where, {})
     if entry.hub_id:
         return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
-    return _at(where, where, job.source_options if job.source_root or entry.in_place else {})
+    return find_file(where, where, job.source_options if job.source_root or entry.in_place else {})
 
 
 def _described(located: Located, entry: ModelEntry) -> Located:
@@ -81,13 +81,13 @@ def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
 def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
     for url in urls:
         try:
-            return _at(url, url, options)
+            return find_file(url, url, options)
         except FileNotFoundError:
             continue
     folder, _, _ = urls[0].rpartition("/")
     for file in hub.SHARDED:
         with suppress(FileNotFoundError):
-            _at(f"{folder}/{file}", folder, options)
+            find_file(f"{folder}/{file}", folder, options)
             raise FetchError(
                 f"{redact(folder)} has a checkpoint split into several files, which aren't put "
                 f"together"
@@ -96,7 +96,7 @@ def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
     raise Absent(f"{redact(folder)} has neither {names}")
 
 
-def _at(url: str, uri: str, options: dict[str, Any]) -> Located:
+def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
     """The file at `url`, described by its filesystem. Raises FileNotFoundError, FetchError."""
     try:
         if url.startswith(("http://", "https://")):

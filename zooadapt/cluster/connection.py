@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: the one that is running, or one of this machine's own."""
+"""Connect a run to Ray: to the cluster that is running, or to one started on this machine."""
 
 import logging
 import os
@@ -19,17 +19,18 @@ from zooadapt.errors import RunError, UsageError, one_line
 
 @contextmanager
 def connected() -> Iterator[str]:
-    """A Ray cluster for the block: the running one, else one of this machine's own.
+    """Connect to the running Ray cluster for the block, or else start Ray on this machine.
 
-    SIGTERM, which ``ray job stop`` sends, is taken as Ctrl-C from here on.
-
-    Yields a line that says which. Raises RunError where the running one can't be used.
+    Yields a line for the operator that says which of the two was done. From then on SIGTERM, which
+    ``ray job stop`` sends, acts like Ctrl-C. Raises RunError where the running cluster can't be
+    used.
     """
+    # The default since Ray 2.5x; earlier releases warn until it is set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         line = _connect(quiet)
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler exits at once
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler ends the process at once
         yield line
     finally:
         ray.shutdown()
@@ -55,11 +56,12 @@ def _connect(quiet: dict[str, Any]) -> str:
 
 
 def _running_cluster() -> str | None:
-    """RAY_ADDRESS, else the address that ``ray start`` left on this machine, if any answers there.
+    """The address of the running cluster; None where there is none.
 
-    Ray's own "auto" goes by the list of processes instead: it would take somebody's private Ray, or
-    one that is just ending. Raises RunError where nobody listens at RAY_ADDRESS; Ray itself would
-    try for minutes.
+    This is RAY_ADDRESS. Where that isn't set, it is the address that ``ray start`` left in a file
+    on this machine, if a cluster answers there. Ray's own "auto" looks at the machine's processes
+    instead, so it could pick somebody's private Ray, or one that is just ending. Raises RunError
+    where nothing listens at RAY_ADDRESS, because Ray itself would try for minutes.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     if address == "local":
@@ -72,13 +74,13 @@ def _running_cluster() -> str | None:
                 f"RAY_ADDRESS"
             )
         return address
-    started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    found = started.read_text().strip() if started.exists() else ""
-    return found if found and not _refusal(found) else None
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    left = file.read_text().strip() if file.exists() else ""
+    return left if left and not _refusal(left) else None
 
 
 def _refusal(address: str) -> str:
-    """Why a host and port takes no connection; "" if it does or can't be told."""
+    """Why `address` takes no connection; "" if it does, or if it isn't a host and a port."""
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "/" in host:
         return ""
@@ -121,7 +123,7 @@ def check_local_dest(folder: Path, run_id: str) -> None:
 def _is_gone_or_sees(answer: ray.ObjectRef) -> bool:
     try:
         return bool(ray.get(answer))
-    except (NodeDiedError, TaskUnschedulableError):  # the autoscaler may be taking it away
+    except (NodeDiedError, TaskUnschedulableError):  # perhaps the autoscaler has just removed it
         return True
 
 

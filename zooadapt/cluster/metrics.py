@@ -1,6 +1,6 @@
-"""What a run does, as Ray's own metrics: Prometheus finds them at every node's metrics port.
+"""The metrics of a run. Prometheus reads them at the metrics port of every Ray node.
 
-Ray puts ``ray_`` before the names, and ``_total`` behind those of counters.
+Ray adds ``ray_`` before every name, and ``_total`` after the names of counters.
 """
 
 from collections import Counter as Tally
@@ -13,25 +13,30 @@ from zooadapt.types import ModelSummary
 
 
 class Metrics:
-    """Counted by the driver, from what the workers report."""
+    """The counters and the gauge of a run. The driver sets them from what the workers report."""
 
     def __init__(self) -> None:
-        self._models = Counter("zooadapt_models", "Models that ended.")
+        self._models = Counter("zooadapt_models", "Models that have ended.")
         self._variants = Counter(
             "zooadapt_variants",
-            "Variants that ended; outcome is made, unsupported or failed, stage where it failed.",
+            "Variants that have ended: made, unsupported or failed, and at which stage they failed.",
             ("outcome", "stage"),
         )
-        self._bytes = Counter("zooadapt_bytes", "Of checkpoints and variants.", ("direction",))
-        self._seconds = Counter(
-            "zooadapt_seconds", "Spent by all workers on models that ended.", ("stage",)
+        self._bytes = Counter(
+            "zooadapt_bytes", "Bytes of checkpoints read and of variants written.", ("direction",)
         )
-        self._retries = Counter("zooadapt_retries", "Of models whose process or node ended.")
-        self._in_flight = Gauge("zooadapt_in_flight", "Batches that are worked on.", ("stage",))
+        self._seconds = Counter(
+            "zooadapt_seconds", "Seconds that all workers spent on models that ended.", ("stage",)
+        )
+        self._retries = Counter(
+            "zooadapt_retries", "Times that a model's process or node ended before the model did."
+        )
+        self._in_flight = Gauge("zooadapt_in_flight", "Batches in progress.", ("stage",))
         self._retried = 0
+        """The retries that were counted so far."""
 
     def ended(self, summary: ModelSummary) -> None:
-        """One more model ended."""
+        """Count a model that has ended."""
         self._models.inc()
         outcomes: Tally[tuple[str, str]] = Tally()
         outcomes.update((failure.status, failure.stage) for failure in summary.failures)
@@ -48,7 +53,7 @@ class Metrics:
                 self._seconds.inc(seconds, {"stage": stage})
 
     def progressed(self, running: Mapping[Task, int], retries: int) -> None:
-        """What runs now, and how many models were tried again so far."""
+        """Set the batches that run now, by task, and how often a model was tried again so far."""
         for stage, count in running.items():
             self._in_flight.set(count, {"stage": stage})
         if retries > self._retried:

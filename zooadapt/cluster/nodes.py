@@ -1,4 +1,4 @@
-"""What the cluster's nodes can do, now and once those have come that were asked for."""
+"""What the cluster's nodes can do: now, and once the autoscaler has added those asked for."""
 
 import logging
 import time
@@ -10,45 +10,46 @@ import ray
 
 from zooadapt.cluster.schedule import PER_GPU, Capacity
 
-_PATIENCE = 300.0
-"""Seconds after which it is said what work waits for."""
+PATIENCE = 300.0
+"""Seconds that work waits for a resource that no node has, until a warning says so."""
 
 _log = logging.getLogger("zooadapt")
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What the two kinds of work are done with: what the cluster has, or may grow to."""
+    """The resources for adapting and proving: what the cluster has, or can grow to."""
 
     gpus: int = 0
     cpus: int = 0
     memory: int = 0
-    """Bytes of the largest node; 0 where nothing is asked for."""
+    """Bytes of memory of the largest node; 0 where the options don't say."""
     grows: bool = False
-    """Whether Ray's autoscaler brings nodes, also for whatever waits for one."""
+    """Whether Ray's autoscaler adds nodes. It adds one for whatever finds no room on the others."""
 
     @property
     def validators(self) -> int:
-        """Some for each GPU; without any, as many as there is work for, up to one for each CPU."""
+        """The most validators at once: `PER_GPU` for each GPU; without GPUs, one for each CPU."""
         return self.gpus * PER_GPU or self.cpus
 
     @property
     def adapting(self) -> int:
-        """Batches that are adapted: one more than there are CPUs, lest one waits for the next.
+        """The most batches to adapt at once: one more than there are CPUs, so that no CPU is idle.
 
-        Not where that would bring another node, perhaps with a GPU.
+        Where the autoscaler adds nodes, one for each CPU: one more would add another node, perhaps
+        one with a GPU.
         """
         return self.cpus + (not self.grows)
 
     @property
     def at_once(self) -> int:
-        """Batches worked on."""
+        """The most batches in progress at once. Proofs on CPUs share the room of adapting."""
         return self.adapting + self.gpus * PER_GPU
 
     @property
     def options(self) -> dict[str, Any]:
         """The Ray resources of one validator."""
-        # Never CPUs: two jobs that hold what the other's tasks wait for would wait for ever.
+        # No CPUs: two jobs whose validators hold the CPUs of the other's tasks would wait for ever.
         if self.gpus:
             return {"num_gpus": 1 / PER_GPU, "num_cpus": 0}
         return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
@@ -56,13 +57,13 @@ class Workers:
     def __str__(self) -> str:
         if self.gpus:
             plural = "s" * (self.gpus > 1)
-            return f"validating on {self.gpus} GPU{plural}, {PER_GPU} workers each"
+            return f"proving on {self.gpus} GPU{plural}, {PER_GPU} validators each"
         plural = "s" * (self.validators > 1)
-        return f"the cluster has no GPU: validating on {self.validators} CPU worker{plural}"
+        return f"the cluster has no GPU: proving on CPUs, {self.validators} validator{plural}"
 
 
 def workers(asked: Workers = Workers()) -> Workers:
-    """What the cluster has now, or what was asked for where that is more."""
+    """The resources that the cluster has now, or those of `asked` where they are more."""
     grows = bool(asked.cpus or asked.gpus)
     cpus = sum(node.get("CPU", 0) for node in _adapting(grows))
     memory = [int(node.get("memory", 0)) for node in _adapting(grows=False)]
@@ -75,43 +76,44 @@ def workers(asked: Workers = Workers()) -> Workers:
 
 
 def _alive() -> list[dict[str, float]]:
-    """The resources of every node."""
+    """The resources of every node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _adapting(grows: bool) -> list[dict[str, float]]:
-    """Those of the nodes that adapt; where none does yet, of all.
+    """The resources of the nodes that adapt; of all nodes where none of them can yet.
 
-    A GPU node that was brought has to go when nothing is to be validated, so its CPUs stay free, as
-    far as Ray has others.
+    Where the autoscaler adds nodes, it must be able to remove a GPU node once nothing waits to be
+    proved. So the CPUs of GPU nodes are left free there, unless there are no others.
     """
     alive = _alive()
-    adapt = [node for node in alive if node.get("CPU", 0) >= 1]
-    stay = [node for node in adapt if not (grows and node.get("GPU"))]
-    return stay or adapt or alive or [{}]
+    with_cpus = [node for node in alive if node.get("CPU", 0) >= 1]
+    preferred = [node for node in with_cpus if not (grows and node.get("GPU"))]
+    return preferred or with_cpus or alive or [{}]
 
 
-def capacity(division: Workers) -> Capacity:
-    """How many batches the nodes can work on, and the bytes of memory that these may take together.
+def capacity(available: Workers) -> Capacity:
+    """How many batches the nodes can work on at once, and how much memory these can take together.
 
-    What was asked for counts as if it were there, with a CPU's share of memory.
+    CPUs that were asked for and haven't come yet count as if they were there, each with the memory
+    that a CPU of the present nodes has.
     """
-    nodes = _adapting(division.grows)
+    nodes = _adapting(available.grows)
     cpus = sum(node.get("CPU", 0) for node in nodes)
     memory = int(sum(node.get("memory", 0) for node in nodes))
-    lacking = max(0, division.cpus - int(cpus))  # may still come, with a CPU's share of a node
-    per_cpu = memory / cpus if cpus else division.memory
+    lacking = max(0, available.cpus - int(cpus))
+    per_cpu = memory / cpus if cpus else available.memory
     return Capacity(
-        validators=division.validators,
-        adapting=division.adapting,
-        at_once=division.at_once,
-        memory=max(division.memory, memory + int(lacking * per_cpu)),
-        largest_node=division.memory,
+        validators=available.validators,
+        adapting=available.adapting,
+        at_once=available.at_once,
+        memory=max(available.memory, memory + int(lacking * per_cpu)),
+        largest_node=available.memory,
     )
 
 
 def lives() -> bool:
-    """Whether the cluster is still there."""
+    """Whether the Ray cluster still answers."""
     try:
         return bool(_alive())
     except Exception:
@@ -119,22 +121,22 @@ def lives() -> bool:
 
 
 class Patience:
-    """Says now and then that work waits for what no node has, which may be still to come."""
+    """Warns now and then that work waits for a resource that no node has, or none has yet."""
 
     def __init__(self) -> None:
         self._lacking: list[str] = []
         self._since = 0.0
 
     def wait_for(self, kinds: Iterable[str]) -> None:
-        """Take note of the kinds of resources that something waits for now."""
+        """Note the kinds of resources that work waits for now; warn if a wait has been long."""
         alive = _alive()
         lacking = [kind for kind in kinds if not any(node.get(kind) for node in alive)]
         if lacking != self._lacking:
             self._lacking, self._since = lacking, time.monotonic()
-        elif lacking and time.monotonic() - self._since > _PATIENCE:
+        elif lacking and time.monotonic() - self._since > PATIENCE:
             self._since = time.monotonic()
             _log.warning(
-                "no node has a %s, and what waits for one has done so for %.0f minutes: bring one "
-                "up, or stop the run, and the same command goes on",
-                " or a ".join(lacking), _PATIENCE / 60,
+                "no node has a %s, and work has waited for one for %.0f minutes: add such a node, "
+                "or stop the run and run the same command again later to resume",
+                " or a ".join(lacking), PATIENCE / 60,
             )  # fmt: skip

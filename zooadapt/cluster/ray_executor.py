@@ -28,7 +28,7 @@ from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Requ
 
 _LOOKUPS = 16
 """Sources asked at once."""
-_LOOK_AROUND = 5.0
+LOOK_AROUND = 5.0
 """Seconds after which it is seen again what nodes there are."""
 _NAMED = 5_000
 """Models up to which tasks are named after theirs: Ray's metrics keep 14 kB of every name."""
@@ -166,7 +166,7 @@ class RayExecutor:
             found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
             for ref in self._done(wait=not found):
                 found += self._result(ref)
-            if time.monotonic() - self._looked > _LOOK_AROUND:
+            if time.monotonic() - self._looked > LOOK_AROUND:
                 self._look_around()
                 self._validators.release()
                 return found
@@ -183,7 +183,7 @@ class RayExecutor:
         done: list[ray.ObjectRef]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         if not done and wait:
-            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else _LOOK_AROUND)
+            done, _ = ray.wait(refs, timeout=_LOOK_SECONDS if self._lookups else LOOK_AROUND)
         return done
 
     def _found(self, lookup: Future[Located]) -> tuple[Task, Batch, Sequence[Outcome] | Died]:

@@ -20,7 +20,7 @@ from zooadapt.cluster.schedule import Batch
 from zooadapt.errors import DeviceLost, RunError, one_line, redact
 from zooadapt.types import Adapted, Job, ModelEntry, ModelSummary
 
-_IDLE = 60.0
+IDLE = 60.0
 """Seconds after which a GPU that nothing waits for is given back."""
 _ATTEMPTS = 5
 """Validators that end before they were there, one after the other, until the run is given up."""
@@ -138,7 +138,7 @@ class Validators:
         """Give back what nothing waits for: GPUs idle for a while, and those that never came."""
         if self._waiting or not self._options.get("num_gpus"):
             return
-        long_ago = time.monotonic() - _IDLE
+        long_ago = time.monotonic() - IDLE
         while self._idle and self._idle[0][0] < long_ago:
             self._kill(self._idle.pop(0)[1])
         for ref, (since, actor) in [*self._starting.items()]:

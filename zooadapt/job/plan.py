@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zooadapt.adapt import schemes
+from zooadapt.adapt import compatible
 from zooadapt.checkpoints import sources
 from zooadapt.errors import StageError, Unsupported, UsageError, redact
 from zooadapt.job.options import Config
@@ -131,7 +131,7 @@ def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> N
 
 def _refusal(target: Target, base: Bands) -> str:
     try:
-        schemes.matrix(target.scheme, base, target.bands)
+        compatible.check(target.scheme, base, target.bands)
     except Unsupported as error:
         return str(error)
     return ""

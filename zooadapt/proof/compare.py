@@ -89,7 +89,7 @@ class Prover:
             _check_outputs(got.final, wanted.final)
             with _replaced(variant, _wrong(variant, self._stems, matrix.shape[1])):
                 wrong = run(variant, _enough(images, wanted), self._stems)
-            result = _judge(got, wanted, wrong)
+            result = judge(got, wanted, wrong)
             if result.equivalent or unrounded is None or result.control_error < LEAST_CONTROL:
                 return result
             within = self._exact_error(variant, common, matrix, unrounded, images, result.proof)
@@ -183,7 +183,7 @@ def prove_stems(
         got = run_to_stems(variant, images, stems)
         with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
             wrong = run_to_stems(variant, images, stems)
-    return _judge(got, wanted, wrong)
+    return judge(got, wanted, wrong)
 
 
 def _check_stored(variant: nn.Module, adapted: Mapping[str, Tensor]) -> None:
@@ -207,7 +207,7 @@ def _check_outputs(got: Outputs, wanted: Outputs) -> None:
         raise ValidationError("the output has NaN or infinite values")
 
 
-def _judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
+def judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
     tells = got.final and distance(wrong.final, wanted.final) >= LEAST_CONTROL
     proof: Proof = "forward" if tells else "stem"
     error = float(_distances(got, wanted, proof).max())

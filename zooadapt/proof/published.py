@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zooadapt import __version__, types
+from zooadapt import __version__, targets, types
 from zooadapt.adapt import schemes
 from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, stage
@@ -55,7 +55,7 @@ def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proved:
         for variant in adapted.variants:
             try:
                 with stage(ValidationError):
-                    row, prover = _prove(adapted, variant, reader, prover, device)
+                    row, prover = prove_one(adapted, variant, reader, prover, device)
                     rows.append(row)
                     made.append(variant.target.short)
             except StageError as error:
@@ -66,7 +66,7 @@ def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proved:
     return Proved(tuple(rows), tuple(made), tuple(failures), full)
 
 
-def _prove(
+def prove_one(
     adapted: Adapted,
     variant: Published,
     reader: Reader,
@@ -81,7 +81,7 @@ def _prove(
     tensors, verification = reader.read(variant)
     target = variant.target
     matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
-    scheme = schemes.get(target.scheme)
+    scheme = targets.get_scheme(target.scheme)
     if prover is None:
         originals = reader.originals(adapted.source_stem)
         base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from zooadapt import targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError
@@ -66,7 +67,7 @@ class Variant:
             matrix = self._permuted(target) if permuted else self._matrix(target)
         except Unsupported as cause:
             raise UsageError(f"{self.model} can't be made for {target.short}: {cause}") from cause
-        rule = schemes.get(target.scheme)
+        rule = targets.get_scheme(target.scheme)
         tensors = {**self._tensors, **contract.adapt(self._originals, self._stems, rule, matrix)}
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
         result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
@@ -83,7 +84,7 @@ class Variant:
 
         Raises ValidationError where it should compute base(M·x) and doesn't.
         """
-        rule = schemes.get(self.config["zooadapt"]["scheme"])
+        rule = targets.get_scheme(self.config["zooadapt"]["scheme"])
         matrix = variant_config.stored_matrix(self.config)
         return self._proved(self._tensors, self.config, rule, matrix, device)
 

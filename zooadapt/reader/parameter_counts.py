@@ -24,7 +24,7 @@ from zooadapt.types import ModelEntry
 from zooadapt.zoos import registry
 from zooadapt.zoos.protocol import Zoo
 
-_A_PROCESS = 32
+BUILDS_A_PROCESS = 32
 """Builds for which another process, which first imports torch, is worth its start."""
 _PROCESSES = 8
 """At most."""
@@ -49,7 +49,7 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
     known = _kept(file)
     todo = {k: e for k, e in zip(keys, entries, strict=True) if k is not None and k not in known}
     new: dict[str, int | None] = {}
-    with closing(_built([*todo.values()])) as numbers:
+    with closing(build_all([*todo.values()])) as numbers:
         for key, number in zip(todo, numbers, strict=True):
             new[key] = number
             if len(new) % _KEPT_EVERY == 0 or len(new) == len(todo):
@@ -88,9 +88,9 @@ def _keep(file: Path, counts: Counts) -> None:
     unfinished.replace(file)
 
 
-def _built(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None]:
+def build_all(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None]:
     """The parameters of each; with a bar, and in processes where there are many."""
-    processes = min(os.cpu_count() or 1, _PROCESSES, len(entries) // _A_PROCESS)
+    processes = min(os.cpu_count() or 1, _PROCESSES, len(entries) // BUILDS_A_PROCESS)
     if processes < 2:
         yield from _shown(map(parameters, entries), len(entries))
         return

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("zooadapt")
 
-_LARGEST = 20_000_000
+LARGEST = 20_000_000
 """Bytes of a manifest, which has about 150 for each variant."""
 _GROUPS = 100
 """Groups of failures on the page; failures.parquet has all."""
@@ -56,7 +56,7 @@ def write(store: Store, tables: Compacted | None = None) -> str:
     can't be understood.
     """
     with suppress(FileNotFoundError):
-        if (size := store.size(MANIFEST)) > _LARGEST:
+        if (size := store.size(MANIFEST)) > LARGEST:
             store.remove(PAGE)  # of when there were fewer, and of what was taken down since
             raise UsageError(
                 f"manifest.parquet has {text.size(size)}: no browser shows a page of so many "

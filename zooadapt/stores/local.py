@@ -62,7 +62,7 @@ class LocalStore(Store):
         folders = os.walk(self.path(prefix).rstrip("/"), onerror=_unless_gone)
         return sorted(f"{at}/{name}"[start:] for at, _, names in folders for name in names)
 
-    def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
+    def local_file(self, key: str, folder: Path) -> tuple[Path, str]:
         """The file itself, not copied, and its sha256 in hex."""
         with Path(self.path(key)).open("rb") as file:
             return Path(self.path(key)), hashlib.file_digest(file, "sha256").hexdigest()

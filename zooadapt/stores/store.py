@@ -109,12 +109,12 @@ class Store:
         identity = f"sha256={sha256}" if sha256 else Source.identity_of(self.fs.info(path))
         return Located(Source(redact(path), identity, size, sha256), self.fs, path)
 
-    def local_file(self, key: str, spool: Path) -> tuple[Path, str]:
-        """The object as a local file, copied below `spool` if need be, and its sha256 in hex.
+    def local_file(self, key: str, folder: Path) -> tuple[Path, str]:
+        """The object as a local file, copied below `folder` if need be, and its sha256 in hex.
 
         Every byte is read from the store.
         """
-        copy = spool / hashlib.sha256(key.encode()).hexdigest()  # the key may be too long a name
+        copy = folder / hashlib.sha256(key.encode()).hexdigest()  # the key may be too long a name
         digest = hashlib.sha256()
         with copy.open("wb") as file:
             for chunk in self.chunks(key):

@@ -191,10 +191,10 @@ def _record(store: Store, found: Sequence[Removal], kind: str, reason: str, run_
             or not taken.holds(removal.zoo, removal.model, pattern.in_chans, pattern.bands)
         ]
         if patterns:
-            write_record(store, removal.zoo, removal.model, run_id, _content(kind, patterns))
+            write_record(store, removal.zoo, removal.model, run_id, content_of(kind, patterns))
 
 
-def _content(kind: str, patterns: list[Row]) -> Row:
+def content_of(kind: str, patterns: list[Row]) -> Row:
     nowhere = {"location": "", "identity": ""}
     now = datetime.now(UTC).isoformat()
     head = {"created_at": now, "adapter_version": 0, "versions": {}, "source": nowhere}

@@ -88,7 +88,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     size = sum(row["bytes"] for row in due)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
     with closing(bar), ThreadPoolExecutor(_MODELS_AT_ONCE) as pool:
-        copy = _Copy(source, dest, _recorded(source, due), taken, bar)
+        copy = Copying(source, dest, _recorded(source, due), taken, bar)
         wrong = {}
         for failed in pool.map(copy.model, models.values()):
             wrong.update(failed)
@@ -129,7 +129,7 @@ def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-class _Copy:
+class Copying:
     """Copies one model after the other; from several threads."""
 
     def __init__(

@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from zooadapt.adapt import schemes
+from zooadapt import targets
 from zooadapt.errors import (
     Damaged,
     RunError,
@@ -238,7 +238,7 @@ def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
         yield f"and the manifest differ in {', '.join(others)}"
     figures = ProofResult(**{part.name: row[part.name] for part in fields(ProofResult)})
     try:
-        rule = schemes.get(ours["scheme"])
+        rule = targets.get_scheme(ours["scheme"])
         compare.check(figures, described_stems(config), rule, stored_matrix(config))
     except ValidationError as error:
         yield f"and the manifest's figures don't agree: {error}"

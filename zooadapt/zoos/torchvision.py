@@ -128,8 +128,8 @@ class TorchvisionZoo(FixedZoo):
         return model
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """As in `FixedZoo`; raises Unsupported also where `_refusal` knows a reason."""
-        if reason := _refusal(entry):
+        """As in `FixedZoo`; raises Unsupported also where `refusal` knows a reason."""
+        if reason := refusal(entry):
             raise Unsupported(reason)
         return super().build(entry, in_chans)
 
@@ -160,7 +160,7 @@ def _kind(architecture: str) -> str:
     return str(get_model_builder(architecture).__module__.split(".")[-2])
 
 
-def _refusal(entry: ModelEntry) -> str:
+def refusal(entry: ModelEntry) -> str:
     """Why the model can't be adapted; "" where no reason is known."""
     if _weights(entry).meta.get("categories", ()) is None:
         return "its weights are for features only: the values of its classifier are missing"

@@ -1,6 +1,6 @@
 """What it takes to list, read and compact a mirror's records.
 
-    python jobs/records.py --counts 25000,50000,100000
+    python jobs/compaction.py --counts 25000,50000,100000
 
 Writes records of a model each, with four variants, to a folder, then measures, each in a process of
 its own for its peak memory: `Store.list`; the first `manifest.compact`, which reads every record

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.measure import simulation
+from jobs.measure.simulation import WINDOW, Cluster, Costs, Link
 from zooadapt.cluster.schedule import Work
-from zooadapt.measure import simulation
-from zooadapt.measure.simulation import WINDOW, Cluster, Costs, Link
 
 JOB = Path(__file__).parents[2] / "jobs" / "simulate.py"
 SIZES = simulation.stretched([4 * 10**6, 10**8, 6 * 10**8, 2 * 10**9], 1000)

@@ -14,11 +14,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from jobs.measure import conformance
+from jobs.measure.conformance import Measured
 from tests.support.jobs import ROOT
 from tests.support.mutants import rolled
+from zooadapt import targets
 from zooadapt.adapt import contract, schemes
-from zooadapt.measure import conformance
-from zooadapt.measure.conformance import Measured
 from zooadapt.mirror import variant_config
 from zooadapt.targets import Bands
 from zooadapt.types import Layer, ModelEntry, Stem
@@ -167,7 +168,7 @@ def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.Monke
 
     def forgetful(tensors: dict[str, Tensor], found: tuple[Stem, ...], *how: object) -> object:
         right = adapt(tensors, found, *how)  # type: ignore[arg-type]
-        wrong = adapt(tensors, found[-1:], schemes.get("pad"), schemes.pad(3, 4))
+        wrong = adapt(tensors, found[-1:], targets.get_scheme("pad"), schemes.pad(3, 4))
         return right | wrong
 
     monkeypatch.setattr(contract, "adapt", forgetful)

@@ -18,9 +18,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from jobs.measure import seeded, timm_parity
+from zooadapt import targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import StageError, StemError, Unsupported, ValidationError, one_line, stage
-from zooadapt.measure import seeded, timm_parity
 from zooadapt.mirror.variant_config import facts_for
 from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
@@ -119,7 +120,7 @@ class _Subject:
     ) -> dict[str, Tensor]:
         """The stems' tensors for `count` channels."""
         matrix = schemes.matrix(scheme, self.facts.chans, count)
-        return contract.adapt(self.originals(dtype), self.stems, schemes.get(scheme), matrix)
+        return contract.adapt(self.originals(dtype), self.stems, targets.get_scheme(scheme), matrix)
 
 
 _Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]
@@ -137,7 +138,7 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
                 row = replace(row, timm=_parity(subject, empty, row.in_chans))
             result = prove(subject, empty, row.scheme, matrix)
             row = replace(row, **asdict(result))
-            compare.check(result, subject.stems, schemes.get(row.scheme), matrix)
+            compare.check(result, subject.stems, targets.get_scheme(row.scheme), matrix)
     except StageError as error:
         row = replace(row, status="failed", reason=one_line(error))
     return replace(row, seconds=time.monotonic() - started)
@@ -181,7 +182,7 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
             device=torch.device("cpu"),
         )
         variant = zoo.load(folder, {**tensors, **adapted})
-        return prover.prove(variant, schemes.get(scheme), matrix)
+        return prover.prove(variant, targets.get_scheme(scheme), matrix)
 
 
 def summary(rows: pd.DataFrame) -> str:

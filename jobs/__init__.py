@@ -1,0 +1,1 @@
+"""Scripts: the batch job, benchmarks, and tools for developers of zooadapt."""

@@ -1,0 +1,1 @@
+"""Tools for developers of zooadapt: conformance, parity with timm, seeded weights, simulation."""

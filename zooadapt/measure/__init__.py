@@ -1,1 +1,0 @@
-"""Tools for developers of zooadapt: conformance, seeded weights, simulation."""
