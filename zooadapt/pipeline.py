@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zooadapt import targets
 from zooadapt.adapt import compatible, contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
 from zooadapt.checkpoints.scratch import scratch_folder
@@ -39,7 +38,7 @@ from zooadapt.proof import devices, published
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
-from zooadapt.targets import Target
+from zooadapt.targets import Target, get_scheme
 from zooadapt.types import (
     Adapted,
     Checkpoint,
@@ -218,7 +217,7 @@ def _published(model: _Inspected, source: Checkpoint, filled: tuple[str, ...], j
 
     def publish_one(target: Target, shared: SharedBytes | None = None) -> Published:
         matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
-        made = contract.adapt(original, model.stems, targets.get_scheme(target.scheme), matrix)
+        made = contract.adapt(original, model.stems, get_scheme(target.scheme), matrix)
         config = describe(adapted, model.zoo, model.base, target, matrix)
         stem = safetensors_file.arranged(made)
         return publish.publish_variant(store, folder, target, stem, body, config, shared)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 _GROUP = "zooadapt.zoos"
 """The group of entry points in which packages add zoos, each a class called without arguments."""
 
-_MEMBERS = {name for name in (*vars(Zoo), *Zoo.__annotations__) if not name.startswith("_")}
-"""The names of the attributes and methods that every zoo must have."""
-
 _OURS = {
     "folder": "zooadapt.zoos.own.folder:FolderZoo",
     "hub": "zooadapt.zoos.own.folder:HubZoo",
@@ -56,11 +53,6 @@ def get(name: str) -> Zoo:
             raise UsageError(
                 f"--zoo {name}: {point.value} can't be loaded: {one_line(cause)}"
             ) from cause
-        if lacking := sorted(_MEMBERS - {*dir(zoo)}):
-            raise UsageError(
-                f"--zoo {name}: {point.value} lacks {', '.join(lacking)}, which the protocol in "
-                f"zooadapt.zoos.protocol asks for: tell its author"
-            )
         if zoo.name != name:  # the manifest would store a name that nobody can look up
             raise UsageError(
                 f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead: tell its author"
