@@ -103,7 +103,7 @@ def test_all_other_rows_are_served(
     assert opened.pull("lite/efficientnet-lite0", in_chans=4, to=tmp_path / "lite").exists()
     assert opened.load("tf_efficientnet_lite0", in_chans=4)
     with pytest.raises(
-        UsageError, match="--zoo lite: no such zoo is installed; there are folder, hub, sample"
+        UsageError, match="--zoo lite: no such zoo is installed; choose from folder, hub, sample"
     ):
         opened.load("lite/efficientnet-lite0", in_chans=4)
     assert main(["verify", str(mirror)]) == 1
@@ -171,7 +171,7 @@ class Zoo:
         ("return [", "return len, [", "it raises AttributeError: "),
         ("return [", "import nosuch; [", "it raises ModuleNotFoundError: No module named 'nosuch'"),
         ("return [", "yield 1 / 0; [", "it raises ZeroDivisionError: division by zero"),
-        (', url="package://a/b"', "", "it says of one neither url nor hub_id"),
+        (', url="package://a/b"', "", "its model one has neither url nor hub_id"),
     ],
 )
 def test_what_it_should_not_do_is_one_line_that_names_it(

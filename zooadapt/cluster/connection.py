@@ -25,7 +25,7 @@ def connected() -> Iterator[str]:
     ``ray job stop`` sends, acts like Ctrl-C. Raises RunError where the running cluster can't be
     used.
     """
-    # The default since Ray 2.5x; earlier releases warn until it is set.
+    # New releases of Ray behave so by default. Older ones warn until this is set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:

@@ -1,7 +1,8 @@
-"""`pipeline` for many models on Ray. Knows nothing of tensors.
+"""Run `pipeline` for many models on Ray. This module never touches a tensor.
 
-Tasks on CPUs fetch, adapt and publish; actors prove, one to a GPU where the cluster has GPUs. Only
-small records travel between them. A process that dies is replaced; `schedule` says what then.
+Ray tasks on CPUs fetch, adapt and publish. Ray actors prove, two to a GPU where the cluster has
+GPUs. Only small records travel between them. A process that dies is replaced, and `schedule`
+decides what becomes of its models.
 """
 
 import concurrent.futures
@@ -27,18 +28,18 @@ from zooadapt.errors import FetchError, RunError, StageError, one_line
 from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
 
 _LOOKUPS = 16
-"""Sources asked at once."""
+"""Sources looked up at once."""
 LOOK_AROUND = 5.0
-"""Seconds after which it is seen again what nodes there are."""
+"""Seconds between two looks at the nodes of the cluster."""
 _NAMED = 5_000
-"""Models up to which tasks are named after theirs: Ray's metrics keep 14 kB of every name."""
+"""In runs of more models tasks aren't named after them: Ray keeps 14 kB for every task name."""
 _LOOK_SECONDS = 0.2
-"""How often look-ups are seen to while tasks run."""
+"""Seconds between two checks for look-ups that have ended, while tasks run."""
 
 
 @dataclass(frozen=True)
 class TaskFunctions:
-    """What is done to a model, wherever; importable functions."""
+    """The function for each task. Ray's workers import them, so they must be importable."""
 
     locate: Callable[[ModelEntry, Job], Located]
     adapt: Callable[[Request, Job, Located | None], Adapted | ModelSummary]
@@ -48,7 +49,7 @@ class TaskFunctions:
 TASK_FUNCTIONS = TaskFunctions(sources.locate, pipeline.adapt, pipeline.prove)
 
 
-@ray.remote(num_cpus=1, max_retries=0)  # Ray itself would try one that runs out of memory for ever
+@ray.remote(num_cpus=1, max_retries=0)  # else Ray retries for ever where memory runs out
 def _adapt(
     adapt: Callable[..., Adapted | ModelSummary],
     batch: Sequence[tuple[Request, Located | None]],
@@ -68,11 +69,11 @@ def run(
     ended: Callable[[ModelSummary], None],
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Adapt and prove every request; `ended` hears of each model once, when it is recorded.
+    """Adapt and prove every request. `ended` is called once for each model, when it is recorded.
 
-    `asked` is what the cluster may grow to, where that is more than it has. Once `is_over` nothing
-    more is begun. Raises RunError where the mirror can't be written to. On KeyboardInterrupt what
-    runs is cancelled and what is recorded stays.
+    `asked` is what the cluster can grow to, where that is more than it has. Once `is_over()` is
+    true, no further model is begun. Raises RunError where the mirror can't be written to or the
+    cluster is gone. On KeyboardInterrupt the running tasks are cancelled; all records stay.
     """
     metrics = Metrics()
 
@@ -96,7 +97,7 @@ def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
 
 
 class RayExecutor:
-    """Looks sources up in threads of this process, adapts in Ray tasks, proves in Ray actors."""
+    """An `Executor` on Ray: adapts in tasks, proves in actors, looks sources up in threads here."""
 
     def __init__(
         self,
@@ -105,19 +106,20 @@ class RayExecutor:
         functions: TaskFunctions = TASK_FUNCTIONS,
         named: bool = True,
     ) -> None:
-        """Starts a validator, or some for each GPU that is there, as that takes a while.
+        """Start the first validators now, because starting one takes a while.
 
-        Where `named`, Ray's tools show which models a task is of.
+        These are `PER_GPU` for each GPU that is there. Without GPUs it is one, or none where GPUs
+        are asked for. If `named`, Ray's tools show which models a task works on.
         """
         self._job, self._asked, self._functions, self._named = job, asked, functions, named
-        division = nodes.workers(asked)
-        self._on_gpus = bool(division.gpus)
-        """Whether proofs are done there; it stays so, whatever joins or goes."""
+        available = nodes.workers(asked)
+        self._on_gpus = bool(available.gpus)
+        """Whether proofs run on GPUs. This never changes, whatever nodes join or leave."""
         self._patience = nodes.Patience()
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(functions.prove, job, division.options)
+        self._validators = Validators(functions.prove, job, available.options)
         self._look_around()
         for _ in range(nodes.workers().gpus * PER_GPU or not asked.gpus):
             self._validators.start()
@@ -130,16 +132,16 @@ class RayExecutor:
         self._validators.close()
 
     def _look_around(self) -> None:
-        """See what nodes have joined or left."""
+        """Update the capacity, because nodes may have joined or left."""
         self._looked = time.monotonic()
-        division = nodes.workers(self._asked)
-        gpus = max(1, division.gpus) if self._on_gpus else 0
-        self.capacity = nodes.capacity(replace(division, gpus=gpus))
+        available = nodes.workers(self._asked)
+        gpus = max(1, available.gpus) if self._on_gpus else 0
+        self.capacity = nodes.capacity(replace(available, gpus=gpus))
         waiting = {"CPU": bool(self._tasks), "GPU": self._on_gpus and self._validators.are_awaited}
         self._patience.wait_for([kind for kind, waits in waiting.items() if waits])
 
     def start(self, task: Task, batch: Batch) -> None:
-        """Begin, without waiting."""
+        """Start a task for the batch, and return without waiting for it."""
         name = self._name(task, batch)
         if task == "locate":
             entry = batch.works[0].request.entry
@@ -158,9 +160,9 @@ class RayExecutor:
         return f"{task} {first}" + (f" and {more} more" if more else "")
 
     def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
-        """Wait until something that was started ends; all that has ended since the last call.
+        """Wait until a task ends, and return every task that has ended since the last call.
 
-        Nothing where nodes have joined or left meanwhile.
+        The list is empty where the nodes were looked at before any task ended.
         """
         while True:
             found = [self._found(lookup) for lookup in [*self._lookups] if lookup.done()]
@@ -174,7 +176,7 @@ class RayExecutor:
                 return found
 
     def _done(self, wait: bool) -> list[ray.ObjectRef]:
-        """The tasks that ended; wait for one, or for a look-up, or to look around again."""
+        """The Ray tasks that have ended. If `wait`, wait a while for one, or for a look-up."""
         refs = [*self._tasks, *self._validators.refs]
         if not refs:
             if wait:
@@ -188,7 +190,9 @@ class RayExecutor:
 
     def _found(self, lookup: Future[Located]) -> tuple[Task, Batch, Sequence[Outcome] | Died]:
         batch = self._lookups.pop(lookup)
-        failed = isinstance(lookup.exception(), FetchError)  # the task will find out, and record it
+        failed = isinstance(
+            lookup.exception(), FetchError
+        )  # the adapt task asks again, and records it
         return "locate", batch, [None if failed else lookup.result()]
 
     def _result(self, ref: ray.ObjectRef) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
@@ -209,14 +213,14 @@ class RayExecutor:
         except RayError as cause:
             if not nodes.lives():
                 raise RunError(
-                    f"the Ray cluster is gone ({one_line(cause)}); once there is one again, the "
-                    f"same command goes on"
+                    f"the Ray cluster is gone ({one_line(cause)}); start one, then run the same "
+                    f"command again to resume"
                 ) from cause
             return Died(cause, node_lost=_tells_of_a_node(cause))
         return outcomes
 
     def cancel(self) -> None:
-        """Stop what runs; what isn't recorded is done again by the next run."""
+        """Cancel the running tasks. The next run repeats whatever they haven't recorded."""
         with suppress(Exception):
             tasks = [*self._tasks]
             for ref in tasks:
@@ -225,7 +229,7 @@ class RayExecutor:
 
 
 def _disk(batch: Batch) -> dict[str, float]:
-    """What the batch takes of a node's disk, where nodes state what they have (``disk_mb``)."""
+    """The MB of disk that a batch takes, as a Ray resource; {} where no node states ``disk_mb``."""
     if "disk_mb" not in ray.cluster_resources():
         return {}
     sizes = [work.located.source.bytes or 0 for work in batch.works if work.located]
@@ -233,6 +237,6 @@ def _disk(batch: Batch) -> dict[str, float]:
 
 
 def _tells_of_a_node(cause: RayError) -> bool:
-    """Whether the process ended with its node."""
+    """Whether the error says that the process ended because its node was lost."""
     text = str(cause).lower()
     return isinstance(cause, NodeDiedError) or ("node" in text and "died" in text)

@@ -1,8 +1,9 @@
-"""Which model is worked on when. Knows neither Ray nor tensors: an `Executor` carries work out.
+"""Decide which model is worked on when. An `Executor` does the work: no Ray and no tensors here.
 
-Sources are looked up some way ahead, so that sizes are known. Of what was looked up the largest is
-taken first, or a long one would be left over at the end; and no more at once than fits in memory.
-Small models travel in batches, so that it takes fewer tasks than models to keep a cluster busy.
+Sources are looked up some way ahead, so that the sizes of models are known. The largest model that
+was looked up goes first, because otherwise a long one would be left over at the end. Models are
+begun only as far as they fit in memory. Small models travel in batches, so that fewer tasks keep a
+cluster busy.
 """
 
 import math
@@ -19,58 +20,58 @@ from zooadapt.types import Adapted, Located, ModelSummary, Request
 Task = Literal["locate", "adapt", "prove"]
 
 AHEAD = 128
-"""Models looked up before they are worked on, at least; more where more are worked on at once."""
+"""Models looked up ahead, at least. A cluster that works on more at once looks further ahead."""
 SMALL = 64 * 2**20
-"""Bytes of the checkpoints of a batch; a larger one travels alone."""
+"""Most bytes of all checkpoints of a batch. A model with a larger checkpoint travels alone."""
 _MOST = 64
-"""Models of a batch."""
+"""Most models of a batch."""
 PER_GPU = 2
 """Validators that share a GPU: one reads its model back while the other runs its own."""
 _PATIENCE = 32
-"""How many smaller models go before one that waits for memory."""
+"""How many smaller models can overtake a model that waits for memory."""
 _DEATHS = 3
-"""A model that so many processes died of is given up."""
+"""Give up a model after so many processes died while working on it."""
 _LOSSES = 20
-"""So is one that so many nodes were lost with: spot nodes go, but perhaps it takes them along."""
+"""Give up a model after so many lost nodes: spot nodes vanish, but it may be crashing them."""
 
 
 @dataclass(frozen=True)
 class Died:
-    """The process that worked on a batch ended."""
+    """The result of a batch whose process died."""
 
     cause: Exception
     node_lost: bool = False
-    """Whether with all of its node: no fault of the models."""
+    """Whether the whole node was lost, which is no fault of the models."""
 
 
 Outcome = Located | Adapted | ModelSummary | None
-"""What a task ended with; None from a look-up that failed, which the next task will report."""
+"""A task's result for one model; None for a failed look-up, which the adapt task will report."""
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """One model on its way."""
+    """One model on its way through the tasks."""
 
     request: Request
     located: Located | None = None
     adapted: Adapted | None = None
-    """What to prove; None until it is adapted."""
+    """What there is to prove; None until the model is adapted."""
     deaths: int = 0
-    """How many processes died of it, or of a batch that it was in."""
+    """How many processes died while they worked on the model, or on a batch with it."""
     losses: int = 0
-    """How many nodes were lost while it was worked on there."""
+    """How many nodes were lost while they worked on the model."""
     passed: int = 0
-    """How many smaller models went first, for want of memory."""
+    """How many smaller models have overtaken it while it waited for memory."""
 
     @property
     def memory(self) -> int:
-        """Bytes that working on it may take: 1.3 times the checkpoint and 1 GB, as measured."""
+        """Bytes of memory that the model can take: 1.3 times its checkpoint and 1 GB, as measured."""
         size = self.located.source.bytes if self.located else None
         return int(1.3 * (size or 0)) + 10**9
 
     @property
     def small(self) -> int | None:
-        """Bytes of its checkpoint, if it may travel with others."""
+        """Bytes of the checkpoint, if the model may travel with others; else None."""
         size = self.located.source.bytes if self.located else None
         return size if size is not None and size <= SMALL and not self.deaths else None
 
@@ -83,74 +84,77 @@ class Batch:
     """Models that one process works on, one after the other."""
 
     works: list[Work]
-    """The largest first."""
+    """The models of the batch, the largest first."""
     memory: int
-    """Bytes that it may take."""
+    """Bytes of memory that the batch can take."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the executor can take at once."""
+    """How much an executor can work on at once."""
 
     validators: int
-    """Batches that are proved."""
+    """Most batches being proved."""
     adapting: int
-    """Batches that are adapted, or wait for a validator."""
+    """Most batches being adapted, or adapted and waiting for a validator."""
     at_once: int
-    """Both together."""
+    """Most batches being adapted or proved."""
     memory: int
-    """Bytes of all nodes together."""
+    """Bytes of memory of all nodes together."""
     largest_node: int
-    """Bytes of the node that has most."""
+    """Bytes of memory of the node that has most."""
 
 
 class Executor(Protocol):
-    """Carries tasks out, somewhere else."""
+    """Carries tasks out, in other threads, processes or machines."""
 
     capacity: Capacity
 
     def start(self, task: Task, batch: Batch) -> None:
-        """Begin, without waiting. A batch to be looked up is of one model."""
+        """Start a task for the batch, and return without waiting. Look-ups have one model each."""
         ...
 
     def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
-        """Wait until something that was started ends; all that has ended since the last call.
+        """Wait until a task ends, and return every task that has ended since the last call.
 
-        With an outcome for each model of a batch.
+        A task comes with its batch, and with one outcome for each model of the batch or `Died`.
         """
         ...
 
     def cancel(self) -> None:
-        """Stop what runs."""
+        """Cancel the running tasks."""
         ...
 
 
 @dataclass
 class Schedule:
-    """The state of a run: every model that hasn't ended is in exactly one place."""
+    """The state of a run. Every model that hasn't ended is in exactly one of its places."""
 
     requests: Iterator[Request]
     executor: Executor
     summarised: Callable[[ModelSummary], None]
-    """Hears of each model once, when it is recorded."""
+    """Called once for each model, when it is recorded."""
     given_up: Callable[[Request, StageError], ModelSummary]
-    """Records that all of a request failed."""
+    """Records that every target of a request failed."""
     found: list[Work] = field(default_factory=list)
-    """Looked up; the largest last, so that what fits is found in a few steps."""
+    """Models that were looked up; the largest last, so that bisection finds the one that fits."""
     waiting: Work | None = None
-    """Of those found the one that smaller ones have passed, for want of memory."""
+    """The model of `found` that smaller ones have overtaken while it waits for memory."""
     adapted: deque[Batch] = field(default_factory=deque)
+    """Batches that wait for a validator."""
     running: dict[Task, int] = field(default_factory=lambda: {"locate": 0, "adapt": 0, "prove": 0})
+    """Batches in progress, by task."""
     is_over: Callable[[], bool] = lambda: False
-    """Whether the time is up: what is adapted is still proved, and nothing else is begun."""
+    """Whether the time is up. What is adapted by then is still proved; nothing else is begun."""
     progressed: Callable[[Mapping[Task, int], int], None] = lambda running, retries: None
-    """Hears how many batches run in each task, and how many models were tried again so far."""
+    """Called with `running` and `retries`, whenever tasks have ended or started."""
     retries: int = 0
+    """How often a model's process or node ended before the model did."""
     memory: int = 0
-    """Bytes that what was taken from `found` and hasn't ended may take."""
+    """Bytes of memory that the models taken from `found` can take until they have ended."""
 
     def run(self) -> None:
-        """Until every model has ended."""
+        """Work until every model has ended, or the time is up and every begun model has ended."""
         try:
             self._start()
             while any(self.running.values()):
@@ -164,7 +168,7 @@ class Schedule:
             raise
 
     def _start(self) -> None:
-        """Keep everything busy, and no more published than the validators keep up with."""
+        """Start what there is room for, but publish no more than the validators keep up with."""
         capacity = self.executor.capacity
         while self.adapted and self._room() and self.running["prove"] < capacity.validators:
             self._begin("prove", self.adapted.popleft())
@@ -176,7 +180,7 @@ class Schedule:
                 break
             self._begin("locate", Batch([Work(request)], 0))
         if self.running["locate"] and not self.memory:
-            return  # at the beginning, until the largest is known
+            return  # at the beginning: first find the largest
         while self._room() and self.running["adapt"] + len(self.adapted) < capacity.adapting:
             work = self._next()
             if work is None:
@@ -193,12 +197,14 @@ class Schedule:
         self.executor.start(task, batch)
 
     def _others(self, first: Work) -> list[Work]:
-        """The small models that travel with a small one; enough are left for everyone else."""
+        """Small models that travel with `first`, if it is small. Enough are left for other tasks."""
         others: list[Work] = []
         if first.small is None:
             return others
         room, most = SMALL - first.small, len(self.found) // self.executor.capacity.at_once
-        index = bisect_right(self.found, first.memory, key=_memory)  # after those no larger
+        index = bisect_right(
+            self.found, first.memory, key=_memory
+        )  # behind the last that is no larger
         while index and len(others) < min(most, _MOST) - 1:
             index -= 1
             size = self.found[index].small
@@ -209,7 +215,7 @@ class Schedule:
         return others
 
     def _next(self) -> Work | None:
-        """The largest that fits in memory now; none while one that was passed too often waits."""
+        """The largest model that fits in memory now; None while one waits that was overtaken too often."""
         free = self.executor.capacity.memory - self.memory if self.memory else math.inf
         index = bisect_right(self.found, free, key=_memory) - 1
         if index < 0:
@@ -248,22 +254,22 @@ class Schedule:
             self.memory -= batch.memory
 
     def _wait(self, work: Work) -> None:
-        insort_left(self.found, work, key=_memory)  # the one that came first goes first
+        insort_left(self.found, work, key=_memory)  # of the same size, the first to come goes first
 
     def _admit(self, work: Work) -> None:
-        """Let it wait for its turn, unless no node could hold it."""
+        """Let a model wait for its turn, unless it fits in no node's memory: then it fails."""
         largest = self.executor.capacity.largest_node
         if work.memory > largest:
             error = TooLarge(
-                f"adapting it may take {work.memory / 1e9:.1f} GB of memory, and the largest node "
-                f"has {largest / 1e9:.1f} GB; add one with more, then --retry-failed"
+                f"adapting the model can take {work.memory / 1e9:.1f} GB of memory, and the largest "
+                f"node has {largest / 1e9:.1f} GB; add a larger node, then run with --retry-failed"
             )
             self.summarised(self.given_up(work.request, error))
         else:
             self._wait(work)
 
     def _again(self, batch: Batch, died: Died) -> None:
-        """Try each model again in another process, alone if it may be its fault; not for ever."""
+        """Try each model again, alone if it may have killed its process; in the end give it up."""
         self.memory -= batch.memory
         for work in batch.works:
             self.retries += 1
@@ -278,10 +284,10 @@ class Schedule:
                 self._wait(work)
 
     def _give_up(self, work: Work, cause: Exception) -> None:
-        who = "validating" if work.adapted else "adapting"
+        doing = "proving" if work.adapted else "adapting"
         error = WorkerDied(
-            f"the process {who} it died {work.deaths + work.losses} times, for want of memory or "
-            f"of a device's error; see the node's logs, then --retry-failed"
+            f"the process {doing} the model died {work.deaths + work.losses} times, by lack of "
+            f"memory or a device error; see the node's logs, then run with --retry-failed"
         )
         error.__cause__ = cause
         self.summarised(self.given_up(work.request, error))

@@ -1,7 +1,7 @@
-"""The Ray actors that prove: started when something waits for one, let go when nothing does.
+"""The validators: Ray actors that prove. They start when a batch waits, and end when none does.
 
-A validator gets a batch only once it is there. So where some of the GPUs that were asked for never
-come, the batches go to the others.
+A validator gets a batch only once its process runs. So if some of the GPUs that were asked for
+never come, the batches go to validators on the other GPUs.
 """
 
 import os
@@ -21,16 +21,19 @@ from zooadapt.errors import DeviceLost, RunError, one_line, redact
 from zooadapt.types import Adapted, Job, ModelEntry, ModelSummary
 
 IDLE = 60.0
-"""Seconds after which a GPU that nothing waits for is given back."""
+"""Seconds after which a GPU that no batch waits for is given back."""
 _ATTEMPTS = 5
-"""Validators that end before they were there, one after the other, until the run is given up."""
+"""Give up the run after so many validators in a row ended before they were ready."""
 
 Prove = Callable[[Adapted, Job], ModelSummary]
 
 
 @contextmanager
 def quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
-    """Let Ray, which keeps and shows every error, see no secret of one."""
+    """Re-raise with secrets redacted, because Ray stores and displays every exception.
+
+    Any exception of the block becomes a RunError.
+    """
     try:
         yield
     except Exception as cause:
@@ -41,14 +44,14 @@ def quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
 
 @ray.remote(max_restarts=0)
 class _Validator:
-    """A process that keeps its device and its imports from one model to the next."""
+    """A Ray actor: a process that keeps its device and its imports from one model to the next."""
 
     def __init__(self, function: Prove) -> None:
-        pipeline.use_threads(1)  # without GPUs there may be a validator for each CPU
+        pipeline.use_threads(1)  # without GPUs there can be one validator for each CPU
         self.function = function
 
     def ready(self) -> None:
-        """Answers once the process is there."""
+        """Return once the process runs."""
 
     def prove(self, batch: Sequence[Adapted], job: Job) -> list[ModelSummary]:
         results = []
@@ -57,57 +60,62 @@ class _Validator:
                 try:
                     results.append(self.function(adapted, job))
                 except DeviceLost:
-                    os._exit(1)  # at once: what is left of CUDA may hang. Another takes its place.
+                    os._exit(1)  # at once, as CUDA's own clean-up can hang; another replaces it
         return results
 
 
 @dataclass(frozen=True)
 class _Call:
+    """A batch that waits for a validator."""
+
     batch: Batch
     name: str
+    """What Ray's tools show."""
 
 
 class Validators:
-    """Those that are there or begin, and the batches that wait for one."""
+    """All validators of a run: starting, busy or idle; and the batches that wait for one."""
 
     def __init__(self, prove: Prove, job: Job, options: Mapping[str, Any]) -> None:
-        """`options` are the Ray resources of one."""
+        """`options` are the Ray resources of one validator."""
         self._prove, self._job, self._options = prove, job, options
         self._waiting: deque[_Call] = deque()
         self._starting: dict[ray.ObjectRef, tuple[float, Any]] = {}
-        """Since when, the longest first."""
+        """When each actor began to start, and the actor; the longest waiting first."""
         self._busy: dict[ray.ObjectRef, tuple[Any, Batch]] = {}
+        """Each busy actor, and its batch."""
         self._idle: list[tuple[float, Any]] = []
-        """Since when, the longest first."""
+        """Since when each actor is idle, and the actor; the longest idle first."""
         self._failed = 0
+        """Starts that failed since the last that succeeded."""
 
     @property
     def refs(self) -> list[ray.ObjectRef]:
-        """What is to be waited for; see `is_starting`."""
+        """References to wait for: validators that start (see `is_starting`), batches being proved."""
         return [*self._starting, *self._busy]
 
     @property
     def are_awaited(self) -> bool:
-        """Whether a batch waits for one."""
+        """Whether a batch waits for a validator."""
         return bool(self._waiting)
 
     def start(self) -> None:
-        """Begin one more, without waiting."""
+        """Start another validator, and return without waiting for it."""
         remote = _Validator.options(**self._options)  # type: ignore[attr-defined]
         actor = remote.remote(self._prove)
         self._starting[actor.ready.remote()] = time.monotonic(), actor
 
     def prove(self, batch: Batch, name: str) -> None:
-        """Have a batch proved as soon as a validator is there."""
+        """Prove a batch as soon as a validator is free. Ray's tools show `name`."""
         self._waiting.append(_Call(batch, name))
         self._dispatch()
 
     def is_starting(self, ref: ray.ObjectRef) -> bool:
-        """Whether it tells that a validator is there, instead of the outcome of a batch."""
+        """Whether `ref` stands for a validator that starts, not for the outcomes of a batch."""
         return ref in self._starting
 
     def started(self, ref: ray.ObjectRef) -> None:
-        """Take note that one is there, or ended before. Raises RunError if they all do."""
+        """Note that a validator is ready, or ended before. Raises RunError if `_ATTEMPTS` in a row do."""
         _, actor = self._starting.pop(ref)
         try:
             ray.get(ref)
@@ -115,8 +123,8 @@ class Validators:
             self._failed += 1
             if self._failed >= _ATTEMPTS:
                 raise RunError(
-                    f"no process that validates can be started ({one_line(cause)}); see the "
-                    f"nodes' logs, then the same command goes on"
+                    f"no validator can be started ({one_line(cause)}); see the nodes' logs, then "
+                    f"run the same command again to resume"
                 ) from cause
         else:
             self._failed = 0
@@ -124,18 +132,18 @@ class Validators:
         self._dispatch()
 
     def ended(self, ref: ray.ObjectRef) -> Batch:
-        """The batch whose outcome `ref` has; its validator is `freed` once it is known to live."""
+        """The batch whose outcomes `ref` stands for. Call `freed` for its validator next."""
         return self._busy[ref][1]
 
     def freed(self, ref: ray.ObjectRef, alive: bool) -> None:
-        """Let the validator of an ended batch take another, if it lives."""
+        """Let the validator of a batch that ended take another one, if it is `alive`."""
         actor, _ = self._busy.pop(ref)
         if alive:
             self._idle.append((time.monotonic(), actor))
         self._dispatch()
 
     def release(self) -> None:
-        """Give back what nothing waits for: GPUs idle for a while, and those that never came."""
+        """Give back GPUs that no batch waits for: those idle for a while, and those yet to come."""
         if self._waiting or not self._options.get("num_gpus"):
             return
         long_ago = time.monotonic() - IDLE
@@ -147,7 +155,7 @@ class Validators:
                 self._kill(actor)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all validators."""
         actors = [actor for _, actor in (*self._starting.values(), *self._idle)]
         for actor in [*actors, *(actor for actor, _ in self._busy.values())]:
             self._kill(actor)
@@ -164,5 +172,5 @@ class Validators:
 
     @staticmethod
     def _kill(actor: Any) -> None:
-        with suppress(Exception):  # it may be gone, as may the cluster
+        with suppress(Exception):  # the actor, or the whole cluster, may be gone
             ray.kill(actor)

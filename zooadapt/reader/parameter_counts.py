@@ -63,8 +63,8 @@ def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
     try:
         with registry.blaming(entry.zoo):
             facts = zoo.facts(entry)
-            given = zoo.arguments(entry) or entry.config
             size = facts.chans, facts.size, facts.num_classes
+            given = zoo.arguments(entry) or entry.config
     except StageError:
         return None
     what = json.dumps([entry.zoo, entry.architecture, given, size], sort_keys=True)
