@@ -2,7 +2,7 @@
 
     ray job submit -- python jobs/adapt_zoo.py --chans 1,4,8,25
 
-The same as `zooadapt adapt`; `--help` lists the options.
+This script is the same as `zooadapt adapt`. `--help` lists the options.
 """
 
 import sys

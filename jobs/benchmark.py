@@ -1,19 +1,19 @@
-"""Compare the job with a loop over timm, and with the least that any such job has to do.
+"""Compare the job with a loop over timm, and with the least work that any such job must do.
 
     python jobs/benchmark.py --rounds 3
 
-Makes seeded random checkpoints, then runs in turn, each a process of its own, to a folder and to S3
-(SeaweedFS on this machine):
+Makes seeded random checkpoints, then times three programs in turn, each in a process of its own.
+Each writes to a folder and to S3 (SeaweedFS on this machine):
 
 - loop: for each model and channel count timm.create_model(pretrained=True, in_chans=N) from the
   local file, a forward pass, safetensors' save_file, upload with s3fs;
-- floor: each checkpoint read once, written once to the destination, and run once;
+- floor: read each checkpoint once, write it once to the destination, and run it once;
 - zooadapt: python jobs/adapt_zoo.py, with all proofs and hashes.
 
-A forward pass is of two images, as in a proof. Python's and Ray's start are apart: loop and floor
-begin when all is imported, and zooadapt is charged what it takes more than a job of one tiny model.
-Then it counts, in one run more, what goes through the sockets and what memory the workers need, and
-measures the driver alone. Needs the extra `test`.
+A forward pass takes two images, as in a proof. The start of Python and Ray isn't counted: loop and
+floor are timed after all imports, and from zooadapt's time a job of one tiny model is subtracted.
+One more run counts the bytes through the sockets and the memory of the workers. Last, the driver is
+measured alone. The script needs the extra `test`.
 """
 
 import itertools
@@ -71,19 +71,19 @@ MB = 1e6
 
 
 @click.group(help=__doc__, invoke_without_command=True)
-@click.option("--models", default=",".join(MODELS), callback=parse_names, help="timm's tags.")
+@click.option("--models", default=",".join(MODELS), callback=parse_names, help="Tags of timm.")
 @click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
 @click.option("--many", default="1,2,4,5,8,12,13,25", callback=parse_chans, show_default=True,
-              help="Compared with a single count.")  # fmt: skip
-@click.option("--rounds", default=3, show_default=True, help="0 to count and drive only.")
-@click.option("--entries", default=1_000_000, show_default=True, help="Of the driver's own test.")
-@click.option("--folder", type=Path, help="Where to work; a temporary folder by default.")
+              help="Channel counts to compare with a single count.")  # fmt: skip
+@click.option("--rounds", default=3, show_default=True, help="Timed rounds; 0 skips the timing.")
+@click.option("--entries", default=1_000_000, show_default=True, help="Models for the driver.")
+@click.option("--folder", type=Path, help="The folder to work in; by default a temporary one.")
 @click.pass_context
 def main(
     context: click.Context, models: tuple[str, ...], chans: tuple[int, ...], many: tuple[int, ...],
     rounds: int, entries: int, folder: Path | None,
 ) -> None:  # fmt: skip
-    """Run everything and print the figures."""
+    """Run all measurements and print the figures."""
     if context.invoked_subcommand:
         return
     with tempfile.TemporaryDirectory(dir=folder) as name, jobs.ray_folder() as env:
@@ -99,14 +99,14 @@ def main(
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run needs."""
+    """What every timed run needs."""
 
     work: Path
     models: tuple[str, ...]
     env: dict[str, str]
 
     def run(self, role: str, chans: Sequence[int], s3: bool) -> float:
-        """Seconds of one run to an empty destination, which is removed."""
+        """Seconds of one run to an empty destination. The destination is removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             if not s3:
                 return ROLES[role](self, chans, f"{name}/mirror")
@@ -132,7 +132,7 @@ class Bench:
         return time.monotonic() - started
 
     def script(self, role: str, chans: Sequence[int], dest: str) -> float:
-        """Seconds that a role of this file's own measures."""
+        """Seconds that a role implemented in this file measures and prints."""
         command = [sys.executable, __file__, role, str(self.work / "zoo"), dest, _joined(chans)]
         return float(_checked([*command, *self.models], self.env).split()[-1])
 
@@ -159,7 +159,7 @@ def _joined(values: Sequence[object]) -> str:
 
 
 def _make_checkpoints(root: Path, tags: Sequence[str]) -> int:
-    """Bytes of the checkpoints, without the tiny one's."""
+    """Write the checkpoints. Returns their bytes, without those of the last, tiny one."""
     sizes = [checkpoints.write_hub_repo(root, tag).stat().st_size for tag in tags]
     return sum(sizes[:-1])
 
@@ -190,7 +190,7 @@ def load(model: str, chans: int, rounds: int) -> None:
                 )
                 return found.eval()
 
-            theirs, same = timms().state_dict(), ours().state_dict()  # and the cache is warm
+            theirs, same = timms().state_dict(), ours().state_dict()  # this also warms the cache
             equal = all(torch.equal(same[key], theirs[key]) for key in theirs)
             pairs = [(_seconds(timms), _seconds(ours)) for _ in range(rounds)]
     click.echo(f"{model}, {chans} channels; bit-equal: {equal}")
@@ -211,7 +211,7 @@ def _seconds(do: Callable[[], object]) -> float:
 @click.argument("chans")
 @click.argument("models", nargs=-1)
 def floor(zoo: Path, dest: str, chans: str, models: tuple[str, ...]) -> None:
-    """Read each checkpoint once, write it once, run it once."""
+    """Read each checkpoint once, write it once, and run it once."""
     started = time.monotonic()
     filesystem, path = fsspec.core.url_to_fs(dest)
     filesystem.makedirs(path, exist_ok=True)
@@ -231,7 +231,7 @@ def floor(zoo: Path, dest: str, chans: str, models: tuple[str, ...]) -> None:
 @click.argument("chans", callback=parse_chans)
 @click.argument("models", nargs=-1)
 def loop(zoo: Path, dest: str, chans: tuple[int, ...], models: tuple[str, ...]) -> None:
-    """What people do today."""
+    """Adapt the models as people do today: in a loop over timm."""
     started = time.monotonic()
     filesystem, path = fsspec.core.url_to_fs(dest)
     filesystem.makedirs(path, exist_ok=True)
@@ -261,7 +261,7 @@ def _forward(model: torch.nn.Module, chans: int) -> None:
 
 
 def _compare(bench: Bench, chans: Sequence[int], many: Sequence[int], rounds: int) -> None:
-    """Time every role in turn, and print the ratios."""
+    """Time every role in turn, and print the ratios of their times."""
     runs = {
         (role, len(counts), s3): (role, counts, s3)
         for s3 in (True, False)
@@ -286,7 +286,7 @@ def _compare(bench: Bench, chans: Sequence[int], many: Sequence[int], rounds: in
             return [value - start for value in seconds["zooadapt", len(counts), s3]]
 
         where = "S3" if s3 else "a folder"
-        click.echo(f"\nto {where}; Python's and Ray's start: {start:.1f} s")
+        click.echo(f"\nto {where}; start of Python and Ray: {start:.1f} s")
         named = f"{len(chans)} counts"
         _ratio(f"loop / zooadapt, {named}", seconds["loop", len(chans), s3], job(chans))
         _ratio(f"zooadapt / floor, {named}", job(chans), seconds["floor", len(chans), s3])
@@ -301,7 +301,7 @@ def _ratio(name: str, above: Sequence[float], below: Sequence[float]) -> None:
 
 
 def _count(bench: Bench, chans: Sequence[int], size: int) -> None:
-    """One run through proxies: bytes of the source and the store, memory of the workers."""
+    """Run once through proxies. Prints bytes of source and store, and memory of the workers."""
     with (
         tempfile.TemporaryDirectory(dir=bench.work) as name,
         seaweed.running(Path(name)) as server,
@@ -314,24 +314,24 @@ def _count(bench: Bench, chans: Sequence[int], size: int) -> None:
     variants = len(chans) * len(bench.models)
     sent = (store.sent - 1.1 * size) / variants / MB
     largest = max(_file(bench.work / "zoo", tag).stat().st_size for tag in bench.models)
-    click.echo(f"\ncounted, {len(chans)} counts, S3, beside a source of {size / MB:,.0f} MB")
+    click.echo(f"\ncounted: {len(chans)} counts to S3, from a source of {size / MB:,.0f} MB")
     click.echo(f"source bytes read                   {source.body_bytes() / size:.3f} x")
     click.echo(f"sent to the store                   {store.sent / MB:,.0f} MB: 1.1 x the source"
                f" and {sent:+.1f} MB a variant")  # fmt: skip
     click.echo(f"read back from the store            {store.received / size:.3f} x the source")
-    click.echo(f"peak anonymous memory of a worker   {peak[0] / MB:,.0f} MB, beside a checkpoint of"
-               f" {largest / MB:,.0f} MB")  # fmt: skip
+    click.echo(f"peak anonymous memory of a worker   {peak[0] / MB:,.0f} MB; the largest checkpoint"
+               f" has {largest / MB:,.0f} MB")  # fmt: skip
 
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    """The most anonymous bytes that any of Ray's workers held during the block, then inside."""
+    """Measure the most anonymous bytes that any of Ray's workers holds during the block."""
     peak, ended = [0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.05):
             for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # it has ended
+                with suppress(OSError):  # the process has ended
                     if (process / "cmdline").read_text().startswith("ray::"):
                         peak[0] = max(peak[0], _anonymous(process))
 
@@ -357,7 +357,7 @@ def _drive(bench: Bench, entries: int) -> None:
 @main.command("driver", hidden=True)
 @click.argument("entries", type=int)
 def driver(entries: int) -> None:
-    """The driver alone: a plan of so many models, some of which go through stages of no work."""
+    """Measure the driver alone: plan `entries` models, and run some through stages without work."""
     job = Job("run", "/nowhere")
     config = Config(
         chans=(1, 4, 8, 25), bands=(), scheme=None, dest=job.dest, zoo=("timm",), models=(),
@@ -378,7 +378,7 @@ def driver(entries: int) -> None:
 def _through(
     requests: Iterator[Request], job: Job, stages: ray_executor.TaskFunctions, size: str
 ) -> None:
-    """Time models through stages that do nothing, once the processes are there."""
+    """Time models through stages that do nothing, after the processes have started."""
     times: list[tuple[float, float]] = []
 
     def ended(summary: ModelSummary) -> None:
@@ -400,7 +400,7 @@ _WARMING, _SCHEDULED = 1000, 10_000
 
 
 def _entry(number: int) -> ModelEntry:
-    """As long as timm's are."""
+    """An entry whose names are as long as timm's."""
     name = f"some_architecture_patch16_224_{number}"
     return ModelEntry("timm", f"{name}.in1k", name, "in1k", "apache-2.0", f"timm/{name}.in1k")
 

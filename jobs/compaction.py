@@ -1,11 +1,11 @@
-"""What it takes to list, read and compact a mirror's records.
+"""Measure what it takes to list, read and compact a mirror's records.
 
     python jobs/compaction.py --counts 25000,50000,100000
 
-Writes records of a model each, with four variants, to a folder, then measures, each in a process of
-its own for its peak memory: `Store.list`; the first `manifest.compact`, which reads every record
-and makes the archive of them; a pass over all of them, as a plan takes it; another compaction.
-On S3 they take a LIST request for 1,000 records, and the first a GET for each as well.
+Writes records to a folder, each of a model with four variants. Then measures four calls, each in a
+process of its own for its peak memory: `Store.list` (list); `manifest.compact`, which reads every
+record and makes the archive (first); a plan's pass over all records (read); a compaction (again).
+On S3 each call takes a LIST request for 1,000 records, and the first also a GET for each record.
 """
 
 import hashlib
@@ -41,10 +41,10 @@ MEASURED: dict[str, Callable[[Any], object]] = {
 
 
 @click.command(help=__doc__)
-@click.option("--counts", default="10000,20000", show_default=True, help="Records.")
-@click.option("--folder", type=Path, help="Where to work; a temporary folder by default.")
+@click.option("--counts", default="10000,20000", show_default=True, help="Numbers of records.")
+@click.option("--folder", type=Path, help="The folder to work in; by default a temporary one.")
 def main(counts: str, folder: Path | None) -> None:
-    """Print a line for each count and measured call."""
+    """Print a line for each number of records and each measured call."""
     click.echo("  records  what    CPU s  ms each  peak MB")
     with tempfile.TemporaryDirectory(dir=folder) as name:
         there = 0
@@ -65,13 +65,13 @@ def main(counts: str, folder: Path | None) -> None:
 
 
 def _alone(folder: str, what: str) -> tuple[float, int]:
-    """Seconds of CPU time, and the most bytes that a process needed for it."""
+    """Seconds of CPU time, and peak bytes of memory, of one call in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (folder, what))
 
 
 def measure(folder: str, what: str) -> tuple[float, int]:
-    """The same, in this process."""
+    """Seconds of CPU time of one call in this process, and the process's peak bytes of memory."""
     store = open_store(folder)
     started = time.process_time()
     MEASURED[what](store)
@@ -80,7 +80,7 @@ def measure(folder: str, what: str) -> tuple[float, int]:
 
 
 def write(root: Path, numbers: range) -> None:
-    """Records as a run leaves them, without its care for each file."""
+    """Write records with the content and names that a run gives them, as plain files."""
     for number in numbers:
         name = f"some_architecture_patch16_224_{number}.in1k"
         folder = root / "records" / "timm" / name
@@ -89,7 +89,7 @@ def write(root: Path, numbers: range) -> None:
 
 
 def record(name: str, number: int) -> bytes:
-    """A model's record, as long as a real one."""
+    """A model's record, with as many bytes as a real one."""
     content = {
         "created_at": (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)).isoformat(),
         "adapter_version": 1,

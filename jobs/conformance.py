@@ -1,10 +1,10 @@
-"""Measure how exactly every architecture of a zoo can be adapted, beside timm's own adaptation.
+"""Measure how exactly every architecture of a zoo can be adapted, and compare with timm itself.
 
     python jobs/conformance.py --chans 1,4,8,25 --out conformance.parquet
 
-Needs no checkpoint: the weights are seeded and random. Prints and writes one row for each
-architecture and channel count, then a table of counts. The same command again goes on where the
-last one ended.
+No checkpoint is needed: the weights are seeded and random. Prints and writes one row for each
+architecture and channel count, then prints a table of counts. To resume after a stop, run the same
+command again.
 """
 
 import json
@@ -45,7 +45,7 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
     "--forward-params",
     default=100e6,
     show_default=True,
-    help="Run models of up to this many parameters whole, of larger ones the stems.",
+    help="Run whole models up to this many parameters; of larger models run only the stems.",
 )
 @click.option("--workers", default=os.cpu_count(), show_default="the number of CPUs")
 @click.option("--out", default="conformance.parquet", show_default=True, type=Path)
@@ -53,7 +53,7 @@ def main(
     chans: tuple[int, ...], scheme: str, zoo: str, models: tuple[str, ...], forward_params: float,
     workers: int, out: Path,
 ) -> None:  # fmt: skip
-    """Measure what isn't measured yet or failed, then report."""
+    """Measure what isn't measured yet and what failed before, then report."""
     library = registry.get(zoo.partition(":")[0]).library
     made = f"{library}{version(library)}"
     log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-{made}.jsonl")
@@ -78,7 +78,7 @@ def main(
 
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
-    """What the zoo has of each, or without a list of models, what its library knows."""
+    """The first model of each architecture that the zoo lists, or that its library knows."""
     known = getattr(registry.get(zoo), "architectures", None) if ":" not in zoo else None
     listed = list(known()) if known else registry.list_models(zoo)
     chosen = plan.matching(listed, globs, "--models") if globs else listed
@@ -91,7 +91,7 @@ def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry
 def _measure(
     todo: Sequence[tuple[ModelEntry, list[int]]], scheme: str, forward_params: float, workers: int
 ) -> Iterator[conformance.Measured]:
-    """The rows as they come, from one process a worker."""
+    """The rows, in the order in which the worker processes finish them."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
         futures = [
@@ -103,19 +103,19 @@ def _measure(
                 yield from future.result()
             except BrokenProcessPool as cause:
                 raise click.ClickException(
-                    "a worker was killed, perhaps for want of memory; the same command goes on, "
-                    "with fewer --workers or --forward-params"
+                    "a worker was killed, perhaps because memory ran out; to resume, run the same "
+                    "command with lower --workers or --forward-params"
                 ) from cause
 
 
 def _prepare() -> None:
-    """One thread a process; timm's warnings of random stems are counted, not printed."""
+    """Set one thread per process. timm's warnings about random stems are counted, not printed."""
     torch.set_num_threads(1)
     logging.getLogger("timm").setLevel(logging.ERROR)
 
 
 def _read(log: Path) -> list[dict[str, object]]:
-    """The rows measured so far; of two for the same variant the later."""
+    """The rows measured so far. Of several rows for one variant, only the last is kept."""
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return list({(row["architecture"], row["in_chans"]): row for row in rows}.values())
 

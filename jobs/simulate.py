@@ -1,13 +1,13 @@
-"""How throughput, efficiency and the driver's load scale, in simulated time.
+"""Simulate how throughput, efficiency and the driver's load scale with the number of nodes.
 
     python jobs/simulate.py --models 100000 --nodes 1,10,100,1000 --plot scale.svg
 
-The real scheduling code, with stages that only wait in simulated time (see `zooadapt.simulation`).
-The sizes are those of timm's list (jobs/data: 1,826 tags of 1,151 architectures, of 4 bytes a
-parameter), repeated with a seeded jitter. For each source and number of nodes it prints
+Runs the real scheduling code with stages that only wait in simulated time: see jobs/measure. Sizes
+are those of timm's list (jobs/data: 1,826 tags of 1,151 architectures, 4 bytes per parameter),
+repeated with a seeded jitter. For each source and number of nodes the script prints
 
-- models a second, and hours for all;
-- efficiency: the time that the busiest link would take alone, were it never idle, over the run's;
+- models per second, and hours for all models;
+- efficiency: the time of the busiest link if it were never idle, divided by the time of the run;
 - the driver's load: the part of the run in which its one core was busy.
 """
 
@@ -38,9 +38,9 @@ SOURCES: dict[str, Costs] = {
     "bucket": Costs(lookup=0.03),
     "ideal": Costs(lookup=0.0, lookup_cpu=0.0, task=0.0, model=0.0),
 }
-"""By where checkpoints come from: the Hub without and with a free account's token, a bucket beside
-the cluster (its HEAD request is assumed to take 0.03 s), and the same with a driver that costs
-nothing: what the nodes could do."""
+"""The costs by source of checkpoints: the Hub without a token and with that of a free account; a
+bucket beside the cluster (a HEAD request is assumed to take 0.03 s); and an ideal source and
+driver that cost no time, to show what the nodes could do."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "zooadapt",
@@ -53,34 +53,34 @@ STYLE: dict[Any, Any] = {
 COLOURS = ("#2f5d8a", "#c4762b", "#3c7d4f", "#8a4f7d")
 
 Results = dict[str, dict[int, Result]]
-"""By source, then by nodes."""
+"""The results by source, then by number of nodes."""
 
 
 def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as cause:
-        raise click.BadParameter(f"{value} is no list of numbers") from cause
+        raise click.BadParameter(f"{value} isn't a list of whole numbers") from cause
 
 
 @click.command(help=__doc__)
-@click.option("--models", default=20_000, show_default=True, help="Sizes; 1826 are timm's own.")
+@click.option("--models", default=20_000, show_default=True, help="Models; timm has 1826.")
 @click.option("--nodes", default="1,10,100,1000", callback=_numbers, show_default=True)
 @click.option("--sources", default=",".join(SOURCES), callback=parse_names, show_default=True)
-@click.option("--cpus", default=8, show_default=True, help="Of a node, which has one GPU.")
+@click.option("--cpus", default=8, show_default=True, help="CPUs of a node, beside one GPU.")
 @click.option("--bandwidth", default=1250.0, show_default=True, help="MB/s of a node, each way.")
-@click.option("--source-bandwidth", default=0.0, help="MB/s of all together; no bound by default.")
+@click.option("--source-bandwidth", default=0.0, help="MB/s of the source; 0: no limit.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--plot", type=Path, help="Where to write the plot, an SVG.")
+@click.option("--plot", type=Path, help="The SVG file to write the plot to.")
 def main(
     models: int, nodes: Sequence[int], sources: tuple[str, ...], cpus: int, bandwidth: float,
     source_bandwidth: float, seed: int, plot: Path | None,
 ) -> None:  # fmt: skip
-    """Simulate every case, print a line for each, and plot them."""
+    """Simulate every source and number of nodes, print a line for each, and plot the results."""
     unknown = set(sources) - set(SOURCES)
     if unknown:
-        raise click.BadParameter(f"no source {', '.join(unknown)}; there are {', '.join(SOURCES)}")
-    gc.disable()  # there are no cycles, and to look for them among a million records takes long
+        raise click.BadParameter(f"unknown {', '.join(unknown)}; give any of {', '.join(SOURCES)}")
+    gc.disable()  # there are no cycles, and a search among a million records takes long
     sizes = simulation.stretched(simulation.read_sizes(TIMM), models, seed)
     click.echo(f"{models:,} models, {sum(sizes) / 1e12:,.1f} TB")
     click.echo("source       nodes  models/s     hours  efficiency  driver  too large")
@@ -105,7 +105,7 @@ def _line(source: str, nodes: int, result: Result) -> str:
 
 
 def drawn(results: Results) -> str:
-    """The three figures over the number of nodes, as an SVG; the same figures give the same."""
+    """The plot of the three figures over the number of nodes. Equal figures give an equal SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -2,16 +2,16 @@
 
     python jobs/transfer_check.py --seeds 5 --out transfer.parquet
 
-Needs the extras `sample` and `test` (weights and photographs come with packages; nothing is
-downloaded). Prints a Markdown table of test accuracies, writes one row for each scheme, seed and
-protocol as Parquet.
+Needs the extras `sample` and `test`. Weights and photographs come with packages: nothing is
+downloaded. Prints a Markdown table of test accuracies, and writes one row for each scheme, seed and
+protocol to a Parquet file.
 
 \b
-THE TASK: which of 7 photographs (scikit-image's astronaut, chelsea, coffee, motorcycle, rocket;
-scikit-learn's china, flower) is a 96 x 96 crop from? Training crops lie in the left half of each,
-test crops in the right. The photographs are turned into Sentinel-2 L2A reflectances (12 bands,
-native order) by the model below. Each band is standardised with the training crops' mean and
-standard deviation, as one does with a new sensor.
+THE TASK: tell from which of 7 photographs (scikit-image's astronaut, chelsea, coffee, motorcycle,
+rocket; scikit-learn's china, flower) a 96 x 96 crop was taken. Training crops are from the left
+half of each photograph, test crops from the right half. The model below turns the photographs into
+Sentinel-2 L2A reflectances (12 bands, native order). Each band is standardised with the training
+crops' mean and standard deviation, as is usual for a new sensor.
 
 \b
 THE SPECTRAL MODEL. r, g, b: a pixel's linear sRGB. At a wavelength l in nm:
@@ -26,24 +26,24 @@ THE SPECTRAL MODEL. r, g, b: a pixel's linear sRGB. At a wavelength l in nm:
 F: infrared brightness over visible brightness, linear between the points of FACTORS: leaves are
 bright in the near infrared, dry matter rises slowly, water and sky fall to nothing. z is a
 moisture that no colour shows: one normal number for each photograph plus a smooth normal field,
-both halved in variance; k rises from 0 at 900 nm to 1 at 1600 nm. gain = exp(0.25 n), one normal
-n for each crop, is the light. noise has sigma 0.01. Bands of 20 m and 60 m are averaged over 2 x 2
-and 6 x 6 pixels before the noise.
+each with half of the variance; k rises from 0 at 900 nm to 1 at 1600 nm. gain = exp(0.25 n) is the
+light, with one normal n for each crop. noise has sigma 0.01. Bands of 20 m and 60 m are averaged
+over 2 x 2 and 6 x 6 pixels before the noise.
 
 \b
-THE PROTOCOLS, the same crops for every scheme:
-  probe      features of the frozen model (evaluation mode), standardised, and scikit-learn's
-             LogisticRegression with C = 1
-  fine-tune  all weights and a new classifier: AdamW, learning rate 5e-4, batches of 16, batch
+THE PROTOCOLS. Every scheme gets the same crops:
+  probe      scikit-learn's LogisticRegression with C = 1 on the standardised features of the
+             frozen model (evaluation mode)
+  fine-tune  train all weights and a new classifier: AdamW, learning rate 5e-4, batches of 16, batch
              normalisation in training mode, no augmentation
 
 \b
-LIMITS. The spectra are made up: but for the moisture and the noise, every band is a function of
-three colours, so the infrared tells less than a real one, which favours schemes that read the
-visible bands. The random stem is also one whose scale the trained normalisation doesn't know, which
-counts against it in the probe. No pixel of any satellite is here, "which photograph" isn't land
-cover, one architecture, one sensor, few photographs and training crops. It says which start is
-nearer to something useful in this set-up; it doesn't say what any scheme reaches on anybody's data.
+LIMITS. The spectra are made up: except for moisture and noise, every band is a function of three
+colours. So the infrared tells less than a real infrared, which favours schemes that read the
+visible bands. The trained normalisation doesn't fit the scale of the random stem, which counts
+against that stem in the probe. No pixel is from a satellite, "which photograph" isn't land cover,
+and there are one architecture, one sensor, few photographs and few training crops. The check shows
+which start is more useful in this set-up. It doesn't show what a scheme reaches on other data.
 """
 
 import sys
@@ -77,7 +77,7 @@ from zooadapt.zoos import registry
 ARCHITECTURE = "tf_efficientnet_lite0"
 STEM = Stem("conv_stem.weight", axis=1, outer=32, inner=9)
 RANDOM = "random"
-"""timm's own initialisation of a 12-channel stem: what is left where nothing is adapted."""
+"""timm's own random initialisation of a 12-channel stem: the start if nothing is adapted."""
 COMPARED = ("repeat", "pad", "mean", "nearest", "rgb-only", RANDOM)
 
 CROP = 96
@@ -94,7 +94,7 @@ METRES = {
     **dict.fromkeys(("B05", "B06", "B07", "B8A", "B11", "B12"), 20),
     **dict.fromkeys(("B01", "B09"), 60),
 }
-"""Sentinel-2's bands that are coarser than 10 m."""
+"""The metres per pixel of Sentinel-2's bands that are coarser than 10 m."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,23 @@ class Crops:
     """Labelled images of one split."""
 
     images: Tensor
-    """(crops, N, CROP, CROP)."""
+    """The images, of shape (crops, N, CROP, CROP)."""
     labels: Tensor
-    """(crops,): the number of the photograph."""
+    """The number of the photograph of each crop, of shape (crops,)."""
 
 
 @click.command(help=__doc__)
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--train", default=5, show_default=True, help="Training crops of each photograph.")
 @click.option("--test", default=40, show_default=True, help="Test crops of each photograph.")
-@click.option("--steps", default=40, show_default=True, help="Of the fine-tune.")
+@click.option("--steps", default=40, show_default=True, help="Steps of the fine-tune.")
 @click.option(
     "--scheme",
     "chosen",
     multiple=True,
     type=click.Choice(COMPARED),
     default=COMPARED,
-    help="May be given several times; all by default.",
+    help="A scheme to compare; can be repeated. All by default.",
 )
 @click.option("--out", default="transfer.parquet", show_default=True, type=Path)
 def main(seeds: int, train: int, test: int, steps: int, chosen: tuple[str, ...], out: Path) -> None:
@@ -159,7 +159,7 @@ def measure(
 
 
 def photographs() -> dict[str, np.ndarray]:
-    """(height, width, 3) uint8; all come inside the packages."""
+    """The photographs by name, (height, width, 3) uint8. All of them come with packages."""
     names = ("astronaut", "chelsea", "coffee", "rocket")
     found = {name: getattr(pictures, name)() for name in names}
     found["motorcycle"] = pictures.stereo_motorcycle()[0]
@@ -169,7 +169,7 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 def scene(photograph: np.ndarray, sensor: Bands, draw: np.random.Generator) -> Tensor:
-    """A photograph in the sensor's bands, noiseless: (N, H, W), H and W cut to multiples of 6."""
+    """A photograph in the sensor's bands, without noise: (N, H, W), cut to multiples of 6."""
     height, width = (side // 6 * 6 for side in photograph.shape[:2])
     rgb = linear(photograph[:height, :width].transpose(2, 0, 1) / 255.0)
     field = gaussian(draw.standard_normal((height, width)), sigma=12)
@@ -183,12 +183,12 @@ def scene(photograph: np.ndarray, sensor: Bands, draw: np.random.Generator) -> T
 
 
 def linear(srgb: np.ndarray) -> np.ndarray:
-    """The sRGB curve undone, 0..1."""
+    """Linear values, 0..1, from sRGB values, 0..1: undoes the sRGB curve."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def reflectance(rgb: np.ndarray, moisture: np.ndarray, wavelength: float) -> np.ndarray:
-    """(3, H, W) linear colours and (H, W) to (H, W): the spectral model of the module docstring."""
+    """The spectral model above: colours (3, H, W) and moisture (H, W) to reflectance (H, W)."""
     red, green, blue = rgb
     apart = ((wavelength - np.array(CAMERA)) / SIGMA) ** 2
     near = np.exp(-0.5 * (apart - apart.min()))
@@ -207,12 +207,12 @@ def reflectance(rgb: np.ndarray, moisture: np.ndarray, wavelength: float) -> np.
 
 
 def interpolated(wavelength: float, points: Sequence[tuple[float, float]]) -> float:
-    """Linear between (wavelength, value) points, constant beyond."""
+    """The value at a wavelength: linear between (wavelength, value) points, constant beyond."""
     return float(np.interp(wavelength, [x for x, _ in points], [y for _, y in points]))
 
 
 def coarsened(image: Tensor, pixels: int) -> Tensor:
-    """(H, W): the mean of each square of so many pixels."""
+    """The image (H, W), each square of `pixels` x `pixels` replaced by its mean."""
     mean = functional.avg_pool2d(image[None, None], pixels)
     return functional.interpolate(mean, scale_factor=pixels)[0, 0]
 
@@ -233,7 +233,7 @@ def crops(scenes: list[Tensor], half: str, count: int, draw: np.random.Generator
 
 
 def standardised(train: Crops, test: Crops) -> tuple[Crops, Crops]:
-    """Both with the mean and standard deviation, per band, of the first."""
+    """Both sets, standardised by the mean and standard deviation of `train` for each band."""
     std, mean = torch.std_mean(train.images, dim=(0, 2, 3), keepdim=True)
     return Crops((train.images - mean) / std, train.labels), Crops(
         (test.images - mean) / std, test.labels
@@ -277,7 +277,7 @@ def probed(model: EfficientNet, train: Crops, test: Crops) -> float:
 
 
 def tuned(model: EfficientNet, train: Crops, test: Crops, steps: int, seed: int) -> float:
-    """Test accuracy after so many steps on all weights; `model` is changed."""
+    """Test accuracy after `steps` training steps on all weights. Changes `model`."""
     torch.manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
     model.train()
@@ -291,7 +291,7 @@ def tuned(model: EfficientNet, train: Crops, test: Crops, steps: int, seed: int)
 
 
 def batches(count: int, steps: int) -> Iterator[Tensor]:
-    """So many batches of indices, each crop once before any comes again."""
+    """`steps` batches of indices. Every crop comes once before any comes again."""
     order = torch.cat([torch.randperm(count) for _ in range(steps * BATCH // count + 1)])
     for step in range(steps):
         yield order[step * BATCH : (step + 1) * BATCH]
@@ -299,7 +299,7 @@ def batches(count: int, steps: int) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def run(model: EfficientNet, crops: Crops, features: bool) -> np.ndarray:
-    """Features before the classifier, or logits, in evaluation mode: (crops, …)."""
+    """Features before the classifier, or else logits, in evaluation mode: (crops, …)."""
     model.eval()
     found = [
         model.forward_head(model.forward_features(images), pre_logits=features)
@@ -309,7 +309,7 @@ def run(model: EfficientNet, crops: Crops, features: bool) -> np.ndarray:
 
 
 def table(results: pd.DataFrame) -> str:
-    """Markdown: mean ± sample standard deviation over the seeds, in percent."""
+    """A Markdown table: mean ± sample standard deviation over the seeds, in percent."""
     lines = ["| scheme | probe | fine-tune |", "| --- | --- | --- |"]
     for scheme, of_scheme in results.groupby("scheme", sort=False):
         by = of_scheme.groupby("protocol")["accuracy"]

@@ -11,8 +11,6 @@ import pytest
 
 from tests.support.jobs import ROOT
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass(frozen=True)
 class Mutant:
@@ -53,7 +51,7 @@ MUTANTS = [
     ),
     Mutant(
         3,
-        "adapt/schemes.py",
+        "adapt/contract.py",
         "return torch.stack(columns, dim=1).to(weight.dtype)",
         "return torch.stack(columns, dim=1).mul(1 + 1e-6).to(weight.dtype)",
         "adapt/test_schemes.py",
@@ -106,10 +104,17 @@ MUTANTS = [
     Mutant(7, "checkpoints/checkpoint.py", "vet(file)", "pass", "checkpoints/test_hostile.py"),
     Mutant(
         8,
-        "stores/store.py",
+        "stores/s3.py",
         "if not self.exists(key) or self.read(key) != data:",
         "if False:",
         "stores/test_faults.py mirror/test_manifest.py",
+    ),
+    Mutant(
+        8,
+        "mirror/layout.py",
+        "return [row.get(name, OLDER[name]) for row in held]",
+        "return [row[name] for row in held]",
+        "mirror/test_columns.py",
     ),
     Mutant(
         9,
@@ -121,6 +126,14 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.guarantee}-{mutant.line}")
+def test_a_mutant_s_line_is_there(mutant: Mutant) -> None:
+    assert (ROOT / "zooadapt" / mutant.module).read_text().count(f" {mutant.line}\n") == 1
+    for file in mutant.tests.split(" -k ")[0].split():
+        assert (ROOT / "tests" / file).exists()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.guarantee}-{mutant.line}")
 def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Named bands: presets of real sensors, lists of names, and files of one's own."""
+"""Named bands: presets of real sensors, lists of names, and the user's own YAML files."""
 
 import difflib
 import hashlib
@@ -20,8 +20,8 @@ RGB = Bands(
     (Band("R", 645.0, 50.0), Band("G", 555.0, 20.0), Band("B", 469.0, 20.0)),
     rgb=("R", "G", "B"),
 )
-"""The channels of an RGB model; their wavelengths are those of the bands from which MODIS makes its
-true-colour images (1, 4 and 3: NASA, MODIS specifications)."""
+"""The channels of an RGB model. Their wavelengths are those of the MODIS bands 1, 4 and 3, of which
+its true-colour images are made (NASA, MODIS specifications)."""
 
 COMMON = {
     band.name: band
@@ -37,18 +37,18 @@ COMMON = {
         Band("VH"),
     )
 }
-"""What a plain list of names may hold."""
+"""The bands that a plain list of names can contain, by name."""
 
 _LABEL = 40
-"""Longer lists of names are told apart in folder names by a hash."""
+"""The longest label, in characters. A longer list of names is labelled by its length and a hash."""
 _SHORTEST = 100.0
-"""Of wavelengths, in nm; a smaller number is meant in another unit."""
+"""The shortest wavelength in nm; a smaller number is surely in another unit."""
 _KEYS = {"title", "source", "rgb", "bands", "weights"}
 _BAND_KEYS = {"name", "wavelength", "width"}
 
 
 def parse(text: str) -> Bands:
-    """The bands that an option asks for: a preset, ``PRESET:NAME,NAME…``, names, or a YAML file.
+    """The bands that an option names: a preset, ``PRESET:NAME,NAME…``, names, or a YAML file.
 
     Raises UsageError in one line that says what to do.
     """
@@ -59,12 +59,12 @@ def parse(text: str) -> Bands:
         return _chosen(preset(name), _names(subset)) if colon else preset(name)
     names = _names(text)
     if len(names) == 1 and names[0].upper() not in COMMON:
-        preset(text)  # says which there are
+        preset(text)  # raises an error that lists the presets
     return _from_names(names)
 
 
 def described(content: Any, where: str) -> Bands:
-    """The channels that a model's own description lists: names, or mappings as in YAML files.
+    """The bands that a model's own config lists, as names or as mappings like those in YAML files.
 
     Raises UsageError.
     """
@@ -72,19 +72,19 @@ def described(content: Any, where: str) -> Bands:
 
 
 def remembered(names: list[str]) -> Bands:
-    """The channels of a variant, of which only the names are known.
+    """The bands of an existing variant, of which only the names are known.
 
-    Their wavelengths are those of the first preset that has all the names, else of `COMMON`; what
-    neither knows has none.
+    Their wavelengths come from the first preset that has all the names, else from `COMMON`. A name
+    that neither has gets no wavelength.
     """
-    whole = [preset(name).channels for name in presets()]
-    sensors = [channels for channels in whole if set(names) <= {band.name for band in channels}]
-    known = COMMON | {band.name: band for band in (sensors[0] if sensors else ())}
+    sensors = [preset(name).channels for name in presets()]
+    fitting = [channels for channels in sensors if set(names) <= {band.name for band in channels}]
+    known = COMMON | {band.name: band for band in (fitting[0] if fitting else ())}
     return base(tuple(known.get(name, Band(name)) for name in names))
 
 
 def base(channels: tuple[Band, ...]) -> Bands:
-    """The named channels of a model's own weights."""
+    """The bands of a model's own weights, from their named channels."""
     names = tuple(band.name for band in channels)
     return RGB if channels == RGB.channels else Bands(_label(names), channels)
 
@@ -97,10 +97,10 @@ def presets() -> list[str]:
 
 @cache
 def preset(name: str) -> Bands:
-    """A sensor's bands in native order. Raises UsageError for an unknown one."""
+    """A sensor's bands in their native order. Raises UsageError for an unknown preset."""
     if name not in presets():
         near = difflib.get_close_matches(name, presets(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(presets())}"
+        hint = f"did you mean {near[0]}?" if near else f"the presets are {', '.join(presets())}"
         raise UsageError(f"--bands {name}: no such preset; {hint}")
     file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
     return replace(_described(yaml.safe_load(file.read_text()), name), label=name)
@@ -119,9 +119,9 @@ def _from_names(names: list[str]) -> Bands:
     unknown = [name for name in names if name.upper() not in COMMON]
     if unknown:
         raise UsageError(
-            f"--bands {','.join(names)}: unknown band {', '.join(unknown)}; known by name are "
-            f"{', '.join(COMMON)}; others need a preset ({', '.join(presets())}) or a YAML file "
-            f"with their wavelengths"
+            f"--bands {','.join(names)}: unknown band {', '.join(unknown)}; the known names are "
+            f"{', '.join(COMMON)}; for other bands give a preset ({', '.join(presets())}) or a "
+            f"YAML file with their wavelengths"
         )
     channels = tuple(COMMON[name.upper()] for name in names)
     found = tuple(band.name for band in channels)
@@ -131,7 +131,7 @@ def _from_names(names: list[str]) -> Bands:
 
 
 def _chosen(bands: Bands, names: list[str]) -> Bands:
-    """The named bands of a preset, in that order."""
+    """The bands of a preset that `names` lists, in the order of `names`."""
     missing = [name for name in names if name not in bands.names]
     if missing:
         raise UsageError(
@@ -166,14 +166,14 @@ def _from_file(file: Path) -> Bands:
 
 
 def _described(content: Any, where: str) -> Bands:
-    """The bands of a YAML description; the label is still to be given."""
+    """The bands that the content of a YAML file describes. The caller sets their label."""
     if not isinstance(content, dict) or not isinstance(content.get("bands"), list):
         raise UsageError(f"--bands {where} must hold `bands:`, a list of names or of mappings")
     _check_keys(content, _KEYS, where)
     weights = content.get("weights") or {}
     if not isinstance(weights, dict) or not isinstance(content.get("rgb") or [], list):
         raise UsageError(
-            f"--bands {where}: weights must be a mapping of bands, rgb a list of three"
+            f"--bands {where}: weights must be a mapping by band, and rgb a list of three bands"
         )
     channels = tuple(_band(item, weights, where) for item in content["bands"])
     names = [band.name for band in channels]
@@ -182,7 +182,7 @@ def _described(content: Any, where: str) -> Bands:
     _check_unique(where, names)
     strange = [name for name in [*weights, *(content.get("rgb") or [])] if name not in names]
     if strange:
-        raise UsageError(f"--bands {where}: {', '.join(map(str, strange))} is no band of its list")
+        raise UsageError(f"--bands {where}: {', '.join(map(str, strange))} isn't one of its bands")
     rgb = tuple(content.get("rgb") or (RGB.rgb if set(RGB.rgb) <= set(names) else ()))
     if len(rgb) not in (0, 3):
         raise UsageError(f"--bands {where}: rgb must name three bands: red, green and blue")
@@ -196,25 +196,25 @@ def _band(item: Any, weights: Any, where: str) -> Band:
         raise UsageError(f"--bands {where}: {item!r} isn't the name of a band; put it in quotes")
     name = item if isinstance(item, str) else item.get("name")
     if not isinstance(name, str) or not name or set(name) & set(",/"):
-        raise UsageError(f"--bands {where}: {name!r} isn't a band's name; no commas or slashes")
+        raise UsageError(f"--bands {where}: {name!r} can't name a band; use no commas or slashes")
     try:
-        given = tuple((str(k), float(v)) for k, v in (weights.get(name) or {}).items())
-        figures = item if isinstance(item, dict) else {}
-        wavelength = figures.get("wavelength")
+        explicit = tuple((str(k), float(v)) for k, v in (weights.get(name) or {}).items())
+        stated = item if isinstance(item, dict) else {}
+        wavelength = stated.get("wavelength")
         wavelength = None if wavelength is None else float(wavelength)
-        width = float(figures.get("width") or 0)
+        width = float(stated.get("width") or 0)
     except (AttributeError, TypeError, ValueError) as cause:
-        raise UsageError(f"--bands {where}: band {name} has a figure that is no number") from cause
-    if not all(map(math.isfinite, [wavelength or 0, width, *(weight for _, weight in given)])):
-        raise UsageError(f"--bands {where}: band {name} has a figure that is not finite")
+        raise UsageError(f"--bands {where}: band {name} has a value that isn't a number") from cause
+    if not all(map(math.isfinite, [wavelength or 0, width, *(weight for _, weight in explicit)])):
+        raise UsageError(f"--bands {where}: band {name} has a value that is not finite")
     if wavelength is not None and wavelength < _SHORTEST:
         raise UsageError(f"--bands {where}: band {name} at {wavelength:g}: wavelengths are in nm")
-    if "wavelength" in figures or given:
-        return Band(name, wavelength, width, given)
+    if "wavelength" in stated or explicit:
+        return Band(name, wavelength, width, explicit)
     if name.upper() not in COMMON:
         raise UsageError(
-            f"--bands {where}: band {name} needs a wavelength in nm (null where it has none, as "
-            f"radar), or weights"
+            f"--bands {where}: band {name} needs a wavelength in nm (null for a band without "
+            f"one, such as radar) or weights"
         )
     return replace(COMMON[name.upper()], name=name)
 
@@ -222,8 +222,8 @@ def _band(item: Any, weights: Any, where: str) -> Band:
 def _check_keys(content: dict[Any, Any], known: set[str], where: str) -> None:
     unknown = sorted(map(str, content.keys() - known))
     if unknown:
-        there = ", ".join(sorted(known))
-        raise UsageError(f"--bands {where}: unknown key {', '.join(unknown)}; there are {there}")
+        keys = ", ".join(sorted(known))
+        raise UsageError(f"--bands {where}: unknown key {', '.join(unknown)}; the keys are {keys}")
 
 
 def _check_unique(where: str, names: list[str]) -> None:

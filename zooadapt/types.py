@@ -1,4 +1,4 @@
-"""The nouns that cross stages: small frozen records, picklable, with units on each field."""
+"""The data that stages pass to each other: small, frozen, picklable; fields state their units."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,74 +10,77 @@ from zooadapt.names import file_name
 from zooadapt.targets import Bands, Target
 
 Row = dict[str, Any]
-"""A row of one of the mirror's tables, or a record, by its columns or keys."""
+"""A row of one of the mirror's tables by column, or a record by key."""
 
 Status = Literal["unsupported", "failed", "removed"]
+"""Why a variant isn't in the mirror; "removed" means that there is a takedown."""
 STAGES = ("fetch", "adapt", "publish", "validate")
-"""Where the seconds of a model go, as events and summaries state them; "validate" is the proof."""
+"""The stages whose seconds events and summaries state; "validate" is their name for proving."""
 
 Proof = Literal["forward", "stem"]
 Use = Literal["plain", "standardise", "shift"]
 
 
 DESCRIBED = " described="
-"""In a source's identity before what tells one description of the model from another."""
+"""Stands in a source's identity before the hash of the description beside the checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)  # there may be a million
+@dataclass(frozen=True, slots=True)  # slots, because a zoo can list a million
 class ModelEntry:
-    """One pretrained model of a zoo, as the zoo lists it; nothing was read from the network yet."""
+    """One pretrained model as its zoo lists it. Its checkpoint hasn't been looked up yet."""
 
     zoo: str
     name: str
-    """Unique within the zoo, such as ``resnet18.a1_in1k``."""
+    """The model's name, unique within the zoo, such as ``resnet18.a1_in1k``."""
     architecture: str
     pretrained_tag: str
-    """Which weights of the architecture; "" where it has one set only."""
+    """Names one of the architecture's sets of weights; "" where there is only one."""
     license: str | None
-    """As the source states it; None where it states none."""
+    """The licence as the source states it; None where it states none."""
     hub_id: str | None = None
-    """``owner/repo`` on the Hub, perhaps with ``@revision``."""
+    """The Hub repository, ``owner/repo``, optionally with ``@revision``."""
     url: str | None = None
-    """Any other place of the checkpoint; taken where there is no `hub_id`."""
+    """The checkpoint's URL; used only where there is no `hub_id`."""
     config: str | None = None
-    """The JSON that describes the model, where its zoo reads it beside the checkpoint."""
+    """JSON that describes the model, from beside the checkpoint; None if the zoo needs none."""
 
     @property
     def in_place(self) -> bool:
-        """Whether it was listed where its checkpoint lies; no ``--source-root`` stands in then."""
+        """Whether the zoo found the model beside its checkpoint, and ignores ``--source-root``."""
         return self.config is not None and self.hub_id is None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Where a zoo that has no list of its own finds its models."""
+    """Where a zoo without a list of its own finds its models."""
 
     place: str = ""
-    """What follows the colon in ``--zoo NAME:PLACE``; "" where nothing does."""
+    """The PLACE in ``--zoo NAME:PLACE``; "" where there is none."""
     source_root: str | None = field(default=None, repr=False)
-    """What stands in for the Hub."""
+    """The folder or URL that is read instead of the Hub; None for the Hub itself."""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """fsspec storage options of the place, or of the `source_root`."""
+    """fsspec storage options of `place`, or of `source_root`."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a zoo states of a model, for one number of channels."""
+    """What a zoo states about a model with a given number of channels."""
 
     bands: Bands
     height: int
-    """Pixels of the model's own input size."""
+    """The height of the model's own input, in pixels."""
     width: int
+    """The width of the model's own input, in pixels."""
     mean: tuple[float, ...]
-    """Per channel, for images in 0..1; as long as `bands`, as `std`."""
+    """The mean of each channel, for images in 0..1; as long as `bands`."""
     std: tuple[float, ...]
+    """The standard deviation of each channel, for images in 0..1; as long as `bands`."""
     num_classes: int
-    """0 where there is no classifier."""
+    """The number of classes; 0 where the model has no classifier."""
     min_timm: str = ""
-    """The oldest timm release that loads a variant of it; "" where timm can't."""
+    """The oldest timm release that loads a variant of the model; "" where timm can't load it."""
     frames: int = 0
-    """Of a video; 0 for models of single images."""
+    """The number of frames of a video; 0 for models of single images."""
 
     @property
     def chans(self) -> int:
@@ -86,8 +89,8 @@ class ModelFacts:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """What follows the channels in the shape of an image: (height, width), of a video
-        (frames, height, width)."""
+        """The shape of the input without batch and channels, in pixels: (height, width), or
+        (frames, height, width) for a video."""
         return (self.frames,) * bool(self.frames) + (self.height, self.width)
 
 
@@ -96,21 +99,22 @@ class Source:
     """A checkpoint as its source describes it, before it is read."""
 
     uri: str
-    """Where the bytes come from, pinned where the source can pin; no secrets."""
+    """Where the bytes come from, without secrets; pinned to a commit if the source has commits."""
     identity: str
-    """What the source says of the content (commit, ETag, size …); it changes when the bytes do."""
+    """What the source states of the content (commit, ETag, size …); it changes with the bytes."""
     bytes: int | None
+    """The stated size; None where none is stated."""
     sha256: str
-    """The stated hash in hex, whole or its first digits; "" where none is stated."""
+    """The stated SHA-256 in hex, or its first digits; "" where none is stated."""
 
     @property
     def file_name(self) -> str:
-        """What follows the last "/" of the URI's path."""
+        """The file name in the URI: what follows the last "/" of its path."""
         return file_name(self.uri)
 
     @staticmethod
     def identity_of(facts: Mapping[str, Any]) -> str:
-        """What tells one content from another, of what fsspec says: ETag or last change, size."""
+        """An identity made of fsspec's facts on a file: its ETag or last change, and its size."""
         kinds = ("ETag", "Last-Modified", "LastModified", "mtime")
         changed = next((f"{kind}={facts[kind]}" for kind in kinds if facts.get(kind)), "unstated")
         return f"{changed} bytes={facts.get('size')}"
@@ -118,29 +122,29 @@ class Source:
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint found at its source, with what is needed to read it (maybe a credential)."""
+    """A checkpoint that was found at its source, and how to read it. It can hold a credential."""
 
     source: Source
     filesystem: Any = field(repr=False)
-    """fsspec's."""
+    """The fsspec filesystem that holds the checkpoint."""
     path: str = field(repr=False)
-    """The filesystem's own; perhaps a signed URL, which runs out."""
+    """The checkpoint's path on `filesystem`; it can be a signed URL, which expires."""
     when: float = field(default_factory=time.time)
-    """Seconds since the epoch; what isn't pinned may have changed since."""
+    """When it was found, in seconds since the epoch; an unpinned file can have changed since."""
     renew: "Callable[[Located], Located] | None" = field(default=None, repr=False)
-    """Finds the same bytes again, where the path runs out; importable."""
+    """A picklable function that finds the same bytes under a new path; None if none is needed."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The per-filter gain of a stem that standardises its weight: it can make up for it."""
+    """The per-filter gain of a stem that standardises its weight; it can restore the norm."""
 
     name: str
-    """Of the tensor, of shape (filters, 1, 1, 1)."""
+    """The name of the gain tensor, whose shape is (filters, 1, 1, 1)."""
     gamma: float
     """The forward pass multiplies the standardised weight by gain · gamma / √fan_in."""
     eps: float
-    """Added to the weight's variance."""
+    """The forward pass adds this to the weight's variance."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +152,18 @@ class Layer:
     """How a layer of a zoo's library applies its weight to the image."""
 
     pixels: int = 1
-    """Pixels of each channel that lie in the weight's channel axis: b·b after space-to-depth with
-    blocks of b pixels, P·P for patches of P pixels."""
+    """The pixels of each channel that are folded into the weight's channel axis: 1 for a plain
+    convolution, b·b after space-to-depth with blocks of b×b, P·P for patches of P×P."""
     channels_last: bool = True
-    """Whether they lie pixel by pixel, the channels within each; else channel by channel."""
+    """Whether the axis is ordered by pixel, with the channels inside (P, P, C); else (C, P, P)."""
     use: Use = "plain"
-    """As of `Stem`."""
+    """See `Stem.use`."""
     gain: Gain | None = None
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A tensor that reads the image: viewed as (outer, channels, inner), its middle axis is colour.
+    """A tensor that reads the image. Viewed as (outer, channels, inner), its middle axis is colour.
 
     ===================  ======================  ======  ==========  =======
     kind                 shape                   axis    outer       inner
@@ -174,12 +178,13 @@ class Stem:
     name: str
     """The tensor's name in the state dict, such as ``conv1.weight``."""
     axis: int
-    """The tensor's own axis that grows with the channels, perhaps folded with pixels."""
+    """The tensor's axis that grows with the number of channels; it can have pixels folded in."""
     outer: int
     inner: int
     use: Use = "plain"
-    """What the forward pass does first: nothing, `standardise` the weight, or `shift` the image
-    (add the same constant to every channel). Only the first always preserves the function."""
+    """What the forward pass does first: nothing (`plain`), standardise the weight (`standardise`),
+    or add the same constant to every channel of the image (`shift`). Only a `plain` stem is always
+    adapted exactly."""
     gain: Gain | None = None
 
     @property
@@ -189,13 +194,13 @@ class Stem:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of all tensors that an adaptation may change."""
+        """The names of all tensors that an adaptation can change."""
         return (self.name, self.gain.name) if self.gain else (self.name,)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One model and the variants wanted of it."""
+    """One model and the targets to adapt it to."""
 
     entry: ModelEntry
     targets: tuple[Target, ...]
@@ -203,12 +208,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage of a run needs to know. Holds credentials: never printed or stored."""
+    """What every stage of a run needs to know. It holds credentials: never print or store it."""
 
     run_id: str
     dest: str = field(repr=False)
     """The mirror's root, an absolute fsspec URL."""
     source_root: str | None = field(default=None, repr=False)
+    """The folder or URL that is read instead of the models' own sources; None for those."""
     dest_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options of `dest`."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -217,35 +223,35 @@ class Job:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The facts of a checkpoint that was read."""
+    """The facts of a checkpoint that was read; `uri` and `identity` are those of its `Source`."""
 
     location: str
-    """The stable name of where it was asked for; work is skipped by it."""
+    """The stable address at which the checkpoint was asked for; later runs skip work by it."""
     uri: str
     identity: str
     sha256: str
-    """Of the whole file, 64 hex digits."""
+    """The SHA-256 of the whole file, 64 hex digits."""
     bytes: int
 
 
 @dataclass(frozen=True)
 class Published:
-    """A variant whose objects are in the mirror and which nobody has run yet."""
+    """A variant whose objects are in the mirror and which isn't proved yet."""
 
     target: Target
     folder: str
-    """Relative to the mirror's root."""
+    """The key of the variant's folder."""
     sha256: str
-    """Of model.safetensors, 64 hex digits."""
+    """The SHA-256 of model.safetensors, 64 hex digits."""
     bytes: int
-    """Size of model.safetensors."""
+    """The size of model.safetensors."""
     head: int
-    """Of its bytes, those before the part that all variants of the model share."""
+    """The bytes of model.safetensors before the part that all variants of the model share."""
     seams: tuple[int, ...] = ()
-    """Where in the shared part begins what the store copied from the first variant, with right
-    checksums; () where all was sent, or the store states no checksums."""
+    """The offsets in the shared part at which the store's copies from the first variant begin; ()
+    if everything was sent, or if the store stated no checksums of its copies."""
     sent_sha256: str = ""
-    """Of the bytes before the first seam; "" where there is none."""
+    """The SHA-256 of the bytes before the first seam; "" where there is no seam."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,7 @@ class Failure:
 
     @staticmethod
     def of(target: Target, error: StageError) -> "Failure":
-        """That a target wasn't made, for this reason."""
+        """The failure of a target because of `error`."""
         status: Status = "unsupported" if isinstance(error, Unsupported) else "failed"
         key = target.in_chans, target.names, target.scheme
         return Failure(*key, status, error.stage, error.error_type, one_line(error))
@@ -270,46 +276,47 @@ class Failure:
 
 @dataclass(frozen=True)
 class Adapted:
-    """One model after publishing and before validation."""
+    """One model whose variants are published and not proved yet."""
 
     entry: ModelEntry
     checkpoint: Checkpoint
     facts: ModelFacts
-    """For the checkpoint's own number of channels, B."""
+    """The facts for the checkpoint's own number of channels, B."""
     stems: tuple[Stem, ...]
     filled: tuple[str, ...]
-    """Tensors absent from the checkpoint that the model computes by itself."""
+    """The names of tensors that the checkpoint lacks and the model computes itself."""
     source_stem: str
-    """Key of the original stem tensors (safetensors) in the mirror."""
+    """The key of the file that holds the original stem tensors (safetensors)."""
     variants: tuple[Published, ...]
     failures: tuple[Failure, ...]
     seconds: dict[str, float]
-    """By stage: fetch, adapt (read it, tell its stems) and publish (W·M and sending it)."""
+    """Seconds by stage: fetch, adapt (read, find the stems), publish (compute W·M, send it)."""
 
 
 TOLERANCE = 1e-4
-"""Largest error of an equivalent variant: the rounding of a float32 forward pass, for which 8e-7 to
-2e-5 was measured."""
+"""The largest error of an equivalent variant. It leaves room for the rounding of a float32 forward
+pass, which was measured at 8e-7 to 2e-5."""
 
 LEAST_CONTROL = 100 * TOLERANCE
-"""Smallest control of an equivalent variant."""
+"""The smallest control of an equivalent variant: a stem known to be wrong must show this much."""
 
 
 @dataclass(frozen=True)
 class ProofResult:
-    """How far a variant is from base(M·x), in units of the image's own effect on the output."""
+    """The outcome of a proof. Errors are in units of another image's effect on the output."""
 
     equivalence_error: float
+    """The largest difference between the variant's output and base(M·x)."""
     control_error: float
-    """The same figure for a stem known to be wrong."""
+    """The same difference for a stem known to be wrong."""
     equivalent: bool
     proof: Proof
-    """Whether the model's outputs were compared, or its stems' only."""
+    """What was compared: the outputs of the model ("forward") or only of its stems ("stem")."""
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What became of one model in one run, for the driver's bars and tables."""
+    """The outcome of one model in one run, for the driver's progress bars and tables."""
 
     entry: ModelEntry
     made: tuple[str, ...]
@@ -318,6 +325,6 @@ class ModelSummary:
     bytes_read: int
     bytes_written: int
     seconds: dict[str, float]
-    """By stage: fetch, adapt, publish and validate; those that weren't reached are absent."""
+    """Seconds by stage: fetch, adapt, publish and validate; stages not reached are absent."""
     checked_on: str
-    """The device's name; "" where nothing was validated."""
+    """The name of the device that proved the variants; "" where none was proved."""

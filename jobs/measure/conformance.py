@@ -1,8 +1,8 @@
-"""How exactly a zoo's architectures can be adapted, measured on seeded random weights.
+"""Measure, on seeded random weights, how exactly a zoo's architectures can be adapted.
 
-Every architecture is adapted, loaded and proved by the code of the job. Small ones are run whole;
-of large ones only the stems exist and are run, the body never gets values. Beside each variant
-stands what timm's own loader makes of the same stem.
+The job's own code adapts, loads and proves every architecture. Small models are run whole. Of large
+models only the stems are run, and the body never gets values. Each row also tells what timm's own
+loader makes of the same stem.
 """
 
 import json
@@ -36,26 +36,26 @@ from zooadapt.zoos.timm import TimmZoo
 
 @dataclass(frozen=True)
 class Measured:
-    """One architecture with N channels under one scheme."""
+    """The result for one architecture with N channels under one scheme."""
 
     architecture: str
     model: str
-    """The tag whose input size was taken."""
+    """The model whose input size was used."""
     in_chans: int
     scheme: str
     params: int = 0
     status: str = "adapted"
-    """Or unsupported, or failed."""
+    """`adapted`, `unsupported` or `failed`."""
     reason: str = ""
-    """Why it isn't adapted."""
+    """Why the architecture isn't adapted."""
     use: str = ""
     """What the forward pass does before it applies the stems; see `Stem`."""
     timm: str = ""
-    """What timm's own loader makes of the stem under the scheme `repeat`, see `timm_parity`:
+    """What timm's own loader makes of the stem, against the scheme `repeat`; see `timm_parity`:
     `equal`, `random`, `differs`, or `fails` (the model's first forward pass raises); "" for other
     zoos."""
     equivalence_error: float = math.nan
-    """NaN where nothing was run, as `control_error`."""
+    """NaN where nothing was run; so is `control_error`."""
     control_error: float = math.nan
     equivalent: bool = False
     proof: str = ""
@@ -66,7 +66,7 @@ class Measured:
 def measure(
     entry: ModelEntry, chans: Sequence[int], scheme: str, forward_params: float
 ) -> list[Measured]:
-    """One row for each of `chans`; models of at most `forward_params` parameters are run whole."""
+    """A row for each of `chans`. Models with up to `forward_params` parameters are run whole."""
     zoo = get(entry.zoo)
     rows = [Measured(entry.architecture, entry.name, count, scheme) for count in chans]
     try:
@@ -102,7 +102,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Subject:
-    """An architecture, and its model with seeded values: for its stems at least."""
+    """An architecture and its model. At least the model's stems have seeded values."""
 
     entry: ModelEntry
     zoo: Zoo
@@ -127,7 +127,7 @@ _Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]
 
 
 def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
-    """The row with what the adapted model gave."""
+    """The row, completed by the results of the adapted model."""
     started = time.monotonic()
     matrix = schemes.matrix(row.scheme, subject.facts.chans, row.in_chans)
     try:
@@ -145,7 +145,7 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
 
 
 def by_timm(entry: ModelEntry) -> bool:
-    """Whether timm's own loader takes the model by its name, so that its stems can be compared."""
+    """Whether timm's own loader knows the model by name, so that the stems can be compared."""
     return type(get(entry.zoo)) is TimmZoo
 
 
@@ -157,7 +157,7 @@ def _parity(subject: _Subject, model: nn.Module, count: int) -> str:
 
 
 def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
-    """The models stay on the meta device but for the modules up to the last stem."""
+    """Prove the stems alone. Modules after the last stem stay on the meta device."""
     adapted = subject.adapted(scheme, matrix.shape[1])
     empty.load_state_dict(adapted, strict=False, assign=True)
     with seeded.materialised_on_demand(empty, subject.base):
@@ -165,7 +165,7 @@ def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
 
 
 def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
-    """Both models are loaded from a variant's config.json, as the job does."""
+    """Prove whole models. Both are loaded by a variant's config.json, as in the job."""
     zoo, facts = subject.zoo, subject.facts
     tensors = subject.base.state_dict()
     adapted = subject.adapted(scheme, matrix.shape[1])
@@ -186,7 +186,7 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """The counts of architectures by channel count, as a Markdown table.
+    """The numbers of architectures by channel count, as a Markdown table.
 
     `rows` has the fields of `Measured` as columns.
     """

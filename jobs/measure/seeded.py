@@ -1,8 +1,8 @@
-"""Seeded random weights that let the image through to the output, to measure without real ones.
+"""Seeded random weights that let the image through to the output, to measure without real weights.
 
-On fresh initialisations a model's output hardly depends on the image, and even a zero stem passes
-for a right one; so weights are N(0, 1/fan_in), gains near 1, biases 0.1, and BatchNorm statistics
-come from one pass in train mode.
+With fresh initialisations a model's output hardly depends on the image, and even a zero stem passes
+for a right one. So here weights are N(0, 1/fan_in), gains are near 1, biases are 0.1, and BatchNorm
+statistics come from one pass in train mode.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 
 def model(build: Callable[[], nn.Module], size: tuple[int, ...], seed: int = 0) -> nn.Module:
-    """What `build` builds, with seeded values throughout, in eval mode.
+    """The model that `build` builds, with seeded values everywhere, in eval mode.
 
-    `size` is that of an image, (channels, height, width), or of a video.
+    `size` is the shape of an image, (channels, height, width), or of a video.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -27,7 +27,7 @@ def model(build: Callable[[], nn.Module], size: tuple[int, ...], seed: int = 0) 
 
 
 def give_values(model: nn.Module, names: Iterable[str], seed: int = 0) -> None:
-    """Put seeded float32 values in the place of the named tensors, on the meta device or not."""
+    """Replace the named tensors, on the meta device or not, with seeded float32 values."""
     state = model.state_dict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -37,7 +37,7 @@ def give_values(model: nn.Module, names: Iterable[str], seed: int = 0) -> None:
 
 @torch.no_grad()
 def let_through(model: nn.Module) -> None:
-    """Random parameters of such scale that differences of the input reach the output."""
+    """Set random parameters of such a scale that differences of the input reach the output."""
     for name, parameter in model.named_parameters():
         parameter.copy_(weights(name, parameter.shape))
 
@@ -53,7 +53,7 @@ def weights(name: str, shape: torch.Size) -> Tensor:
 
 @torch.no_grad()
 def set_batch_norms(model: nn.Module, images: Tensor) -> None:
-    """BatchNorm statistics from one pass of `images`, where there are any; ends in eval mode."""
+    """Set the BatchNorm statistics, if any, by one pass of `images`. Leaves eval mode on."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the plain average
@@ -65,10 +65,10 @@ def set_batch_norms(model: nn.Module, images: Tensor) -> None:
 
 @contextmanager
 def materialised_on_demand(*models: nn.Module) -> Iterator[None]:
-    """Within the block a module on the meta device gets values when it is first called.
+    """Within the block, a module on the meta device gets values when it is first called.
 
-    A forward pass that stops early so costs no more than the modules it went through. The values
-    of two models that are called alike are alike.
+    So a forward pass that stops early costs only the modules that it went through. Modules with
+    tensors of the same names and shapes get the same values.
     """
     hooks = [
         module.register_forward_pre_hook(_materialise)
@@ -84,7 +84,7 @@ def materialised_on_demand(*models: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def _materialise(module: nn.Module, arguments: Any) -> None:
-    """Give values to the module's own tensors that have none, the same for the same shapes."""
+    """Give the module's own tensors values, if they have none: the same for the same shapes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for name, parameter in list(module.named_parameters(recurse=False)):

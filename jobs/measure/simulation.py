@@ -1,22 +1,22 @@
-"""An executor for `schedule` whose tasks only wait, in simulated time: what would a cluster do?
+"""Simulate a cluster: an executor for `schedule` whose tasks only wait, in simulated time.
 
-The order of the work, its batches and its bounds are those of the real `Schedule`. Simulated are
-the seconds, by these rules:
+The order of the work, its batches and its bounds are those of the real `Schedule`. Only the seconds
+are simulated, by these rules:
 
-- The driver is one process with one core: starting a task takes it `task` / 2 seconds and hearing
-  of its end as much, a model's look-up `lookup_cpu` and the rest `model`. Nothing else begins or is
-  heard of meanwhile. Its load is the part of the run that it is busy.
-- A look-up takes `lookup` seconds, `lookups` at once, and the source takes at most `limit` of them
-  in each window of five minutes.
-- A task takes the CPU of a node that has waited longest. It fetches (S bytes through the source's
-  link and the node's), computes for `start` + S x (`sha256` x (1 + N) + `md5`) seconds, and sends.
+- The driver is one process with one core. It takes `task` / 2 seconds to start a task and as much
+  to hear of its end, `lookup_cpu` for a model's look-up and `model` for other work on the model. It
+  does one of these at a time. Its load is the part of the run in which it is busy.
+- A look-up takes `lookup` seconds. `lookups` of them run at once, and the source takes at most
+  `limit` of them in each window of five minutes.
+- A task takes the CPU that has been free longest. It fetches S bytes through the links of source
+  and node, computes for `start` + S x (`sha256` x (1 + N) + `md5`) seconds, and sends.
 - A validator reads back through its node's link, builds the models, then runs them on its node's
-  GPU, which does one batch's proofs at a time.
-- A link serves one transfer after the other at its full speed, each way on its own. So all together
-  never get more than its bandwidth, and a single one gets all of it.
+  GPU. The GPU does the proofs of one batch at a time.
+- A link serves one transfer after the other at full speed, separately in each direction. So all
+  transfers together never get more than its bandwidth, and a single transfer gets all of it.
 
-Bytes and the seconds of proofs are those of `estimate`. Nodes are alike, none is lost, and nothing
-fails but what fits no node.
+The bytes and the seconds of proofs are those of `estimate`. All nodes are alike, no node is lost,
+and only a model that fits no node fails.
 """
 
 import csv
@@ -45,51 +45,51 @@ from zooadapt.types import (
 )
 
 WINDOW = 300.0
-"""Seconds in which a source counts look-ups."""
+"""Seconds of the window in which a source counts look-ups."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of the tasks; seconds where nothing else is said."""
+    """The costs of the tasks, in seconds where no other unit is given."""
 
     variants: int = 4
     task: float = 1.83e-3
-    """The driver's for a task, of which a batch takes two. This and `model` follow from what was
-    measured: 4 ms for a model that travels alone and 0.6 ms for one in batches of 14."""
+    """The driver's time for a task; a batch takes two tasks. `task` and `model` follow from these
+    measurements: 4 ms for a model in a batch of its own and 0.6 ms for a model in batches of 14."""
     model: float = 0.34e-3
-    """The driver's for a model, whatever it travels with."""
+    """The driver's time for a model, whatever the size of its batch."""
     lookup_cpu: float = 1.2e-3
-    """The driver's to look one up on the Hub: measured against a loopback Hub without TLS."""
+    """The driver's time to look up a model; measured against a loopback Hub without TLS."""
     lookup: float = 0.15
-    """Until a look-up is answered; assumed."""
+    """Time until a look-up is answered; assumed."""
     lookups: int = 16
-    """At once, as in `cluster`."""
+    """Look-ups that run at once, as in `cluster`."""
     limit: int = 0
-    """Look-ups in five minutes; 0 for no limit."""
+    """Most look-ups in five minutes; 0 for no limit."""
     source: float = 0.0
-    """Bytes a second of the source, for all nodes together; 0 for no bound."""
+    """Bytes per second of the source, for all nodes together; 0 for no limit."""
     start: float = 1.0
-    """A model's CPU time whatever its size: building it without values; assumed."""
+    """CPU time to build a model without values, whatever its size; assumed."""
     sha256: float = 1.0e-9
-    """A byte's; measured without the CPU's own instructions, with which it is 0.4."""
+    """CPU time per byte; measured without the CPU's SHA instructions, with which it is 0.4e-9."""
     md5: float = 1.6e-9
-    """A byte's; measured."""
+    """CPU time per byte; measured."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes that are alike."""
+    """A cluster of equal nodes, each with one GPU."""
 
     nodes: int
     cpus: int = 8
     memory: int = 54 * 10**9
     """Bytes of each node for tasks."""
     bandwidth: float = 1.25e9
-    """Bytes a second of each node, each way."""
+    """Bytes per second of each node, in each direction."""
 
     @property
     def capacity(self) -> Capacity:
-        """As `cluster` makes it of nodes with a GPU each."""
+        """The capacity that `cluster` computes for nodes with one GPU each."""
         validators = self.nodes * PER_GPU
         return Capacity(
             validators=validators,
@@ -102,14 +102,14 @@ class Cluster:
 
 @dataclass
 class Link:
-    """Serves one after the other, at `rate` units a second; without a bound where that is 0."""
+    """Serves one request after the other, `rate` units per second. A rate of 0 takes no time."""
 
     rate: float
     free: float = 0.0
-    """When all that was asked of it is done."""
+    """The time at which all requests so far are done."""
 
     def take(self, now: float, units: float) -> float:
-        """When `units` that are asked for now are done."""
+        """Add a request for `units` at the time `now`. Returns the time at which it is done."""
         self.free = max(self.free, now) + (units / self.rate if self.rate else 0.0)
         return self.free
 
@@ -130,10 +130,10 @@ def estimated(size: int, variants: int) -> estimate.Estimate:
 
 
 class Simulated:
-    """Carries tasks out in simulated time."""
+    """An executor that carries tasks out in simulated time."""
 
     def __init__(self, cluster: Cluster, costs: Costs, sizes: Callable[[str], int]) -> None:
-        """`sizes` tells the bytes of a model's checkpoint from its name."""
+        """`sizes` returns the bytes of the checkpoint of a model, given its name."""
         self.capacity, self._costs, self._sizes = cluster.capacity, costs, sizes
         self.now, self.busy = 0.0, 0.0
         """Seconds: the driver's clock, and how long it was busy."""
@@ -149,7 +149,7 @@ class Simulated:
         self._threads = [0.0] * costs.lookups
         self._asked = 0
         self._window = 0.0
-        """When the look-ups that are counted began."""
+        """The start of the window whose look-ups are counted."""
 
     def _spend(self, seconds: float) -> None:
         """Keep the driver busy."""
@@ -160,12 +160,12 @@ class Simulated:
         heapq.heappush(self._events, (when, next(self._numbers), what))
 
     def _catch_up(self) -> None:
-        """Let happen what happens up to now, in its order."""
+        """Carry out the events up to now, in the order of their times."""
         while self._events and self._events[0][0] <= self.now:
             heapq.heappop(self._events)[2]()
 
     def start(self, task: Task, batch: Batch) -> None:
-        """Begin, once the driver has done its part."""
+        """Begin a task, after the driver's own part of the work."""
         if task == "locate":
             self._spend(self._costs.lookup_cpu + self._costs.model)
             self._at(self._answered(), partial(self._located, batch))
@@ -179,7 +179,7 @@ class Simulated:
             self._assign(self.now)
 
     def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
-        """All that has ended by when the driver can next hear of it."""
+        """The tasks that have ended when the driver next looks. Waits until there is one."""
         while not self._done:
             self.now = max(self.now, self._events[0][0])
             self._catch_up()
@@ -189,10 +189,10 @@ class Simulated:
         return found
 
     def cancel(self) -> None:
-        """Nothing runs."""
+        """Do nothing: no process runs."""
 
     def _answered(self) -> float:
-        """When a look-up that is asked for now is answered."""
+        """The time at which a look-up that begins now is answered."""
         when = max(heapq.heappop(self._threads), self.now)
         if self._costs.limit:
             when = self._allowed(when)
@@ -200,7 +200,7 @@ class Simulated:
         return when + self._costs.lookup
 
     def _allowed(self, when: float) -> float:
-        """When the source takes one more."""
+        """The time, from `when` on, at which the source takes one more look-up."""
         if when >= self._window + WINDOW:
             self._asked, self._window = 0, when - when % WINDOW
         elif self._asked >= self._costs.limit:
@@ -260,28 +260,28 @@ def _sizes(batch: Batch) -> list[int]:
 
 
 def adapted(entry: ModelEntry) -> Adapted:
-    """That nothing was made of a model, and is to be proved."""
+    """An outcome of `adapt` without variants, to be proved."""
     return Adapted(entry, Checkpoint("", "", "", "", 0), _FACTS, (), (), "", (), (), {})
 
 
 def summary(request: Request) -> ModelSummary:
-    """That a model ended."""
+    """The summary of a model that ended, without figures."""
     return ModelSummary(request.entry, (), (), 0, 0, {}, "")
 
 
 _JITTER = 0.1
-"""By which part a repeated size may differ from the real one."""
+"""The part by which a repeated size can differ from the real size."""
 
 
 def read_sizes(file: Path) -> list[int]:
-    """The bytes of a zoo's checkpoints, 4 a parameter, from a table of its architectures."""
+    """The bytes of a zoo's checkpoints, 4 per parameter, from a table of its architectures."""
     with file.open() as opened:
         rows = list(csv.DictReader(opened))
     return [4 * int(row["parameters"]) for row in rows for _ in range(int(row["tags"]))]
 
 
 def stretched(sizes: Sequence[int], count: int, seed: int = 0) -> list[int]:
-    """So many sizes: the real ones in any order, again and again, the repeated ones with jitter."""
+    """`count` sizes: the real sizes shuffled, then the same again and again with jitter."""
     chance, found = random.Random(seed), list[int]()
     while len(found) < count:
         again = chance.sample(sizes, len(sizes))
@@ -292,25 +292,25 @@ def stretched(sizes: Sequence[int], count: int, seed: int = 0) -> list[int]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a simulated run came to."""
+    """The figures of a simulated run."""
 
     models: int
     failed: int
     """Models that fit no node."""
     seconds: float
     bound: float
-    """Seconds that the busiest link alone would take, were it never idle."""
+    """Seconds that the busiest link alone would take if it were never idle."""
     load: float
     """The part of the run in which the driver was busy."""
 
     @property
     def throughput(self) -> float:
-        """Models a second."""
+        """Models per second."""
         return self.models / self.seconds
 
     @property
     def efficiency(self) -> float:
-        """The bound's time over the run's."""
+        """The seconds of the bound divided by the seconds of the run."""
         return self.bound / self.seconds
 
 
@@ -320,7 +320,7 @@ def run(
     costs: Costs,
     ended: Callable[[ModelSummary], None] = lambda summary: None,
 ) -> Result:
-    """Simulate models with checkpoints of these bytes; `ended` hears of each once."""
+    """Simulate models with checkpoints of these bytes. `ended` is called once for each model."""
     executor = Simulated(cluster, costs, lambda name: sizes[int(name)])
     failed: list[Request] = []
 
@@ -340,7 +340,7 @@ def _requests(models: int) -> Iterator[Request]:
 
 
 def bound_seconds(sizes: Sequence[int], cluster: Cluster, costs: Costs) -> float:
-    """The busiest link's time: the source's, or that of all nodes into them or out of them."""
+    """Seconds of the busiest link: the source's, or all nodes' links in, or all their links out."""
     read, back, sent = 0, 0, 0
     for part in (estimated(size, costs.variants) for size in sizes):
         read, back, sent = read + part.bytes_in, back + part.bytes_back, sent + part.bytes_sent

@@ -1,4 +1,4 @@
-"""What timm's own loader makes of the same stems: parity for the zoos that timm loads."""
+"""Compare the adapted stems with those of timm's own loader, for zoos that timm can load."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from zooadapt.zoos.meta import shapes_only
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""The stored dtypes for which timm's stems are compared with ours."""
+"""The stored dtypes in which timm's stems are compared with zooadapt's."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -43,8 +43,8 @@ def _compared(timms: Tensors, ours: Tensors) -> str:
 def stems_by_timm(model: nn.Module, originals: Tensors, count: int) -> dict[str, Tensor]:
     """What timm's own loader makes of a checkpoint's stem tensors for `count` channels.
 
-    `model` is built for `count` channels, and what the loader hands to it is listened to. The other
-    tensors are left out. A tensor that the loader would leave random is absent.
+    `model` is built for `count` channels. Its `load_state_dict` is replaced to see which tensors
+    the loader passes. Other tensors are left out. A tensor that timm would leave random is absent.
     """
     handed: dict[str, Tensor] = {}
 
@@ -60,9 +60,9 @@ def stems_by_timm(model: nn.Module, originals: Tensors, count: int) -> dict[str,
 
 
 def unadapted(name: str, count: int) -> str:
-    """Of a model that isn't adapted here: `fails` if timm's own raises at its first forward pass.
+    """What timm makes of a model that zooadapt can't adapt.
 
-    Else `random`, which its first layer is then.
+    `fails` if timm's model raises at its first forward pass, else `random`, like its first layer.
     """
     _, height, width = timm.get_pretrained_cfg(name).input_size
     with shapes_only():

@@ -78,7 +78,7 @@ def test_what_is_found_must_be_what_is_declared() -> None:
 
 def test_tensors_that_come_and_go_are_an_error() -> None:
     base, probe = Net(nn.Conv2d(3, 8, 3)), Net(nn.Conv2d(4, 8, 3, bias=False))
-    with pytest.raises(StemError, match=r"stem\.bias come and go"):
+    with pytest.raises(StemError, match=r"decides whether the model has stem\.bias"):
         stems.find(base, probe, 3, ["stem"], plain)
 
 

@@ -72,7 +72,7 @@ def test_pull_prints_a_folder_that_timm_loads(
     model = timm.create_model(f"local-dir:{to}", pretrained=True)
     assert model.conv1[0].weight.shape[1] == 4
     assert main(["pull", SMALL, "--chans", "9", "--no-derive"]) == 2
-    assert "it is there for 1; 4; B01" in capsys.readouterr().err
+    assert "but for 1; 4; B01" in capsys.readouterr().err
     assert main(["pull", SMALL]) == 2
     assert "either --chans or --bands" in capsys.readouterr().err
 
@@ -84,7 +84,7 @@ def test_status_names_what_timm_has_besides(
     assert "3 variants of 1 model," in shown
     assert "just now" in shown or "minute" in shown
     others = len(timm.list_models(pretrained=True)) - 1
-    assert f"{others:,} pretrained models besides" in shown
+    assert f"{others:,} pretrained models that the mirror lacks: " in shown
     found = json.loads(out(capsys, "status", "--json"))
     assert found["channels"] == [1, 4, 12]
     assert len(found["lacking"]) == others
@@ -114,7 +114,7 @@ def test_one_line_creates_a_model(mirror: Path) -> None:
     assert zooadapt.create_model(SMALL, in_chans=4, num_classes=0, global_pool="")(image).ndim == 4
     derived = zooadapt.create_model(SMALL, in_chans=6, num_classes=2)
     assert next(derived.parameters()).shape[1] == 6
-    with pytest.raises(UsageError, match="pretrained: what is loaded"):
+    with pytest.raises(UsageError, match="leave out pretrained: the mirror's own weights"):
         zooadapt.create_model(SMALL, in_chans=4, pretrained=False)
 
 

@@ -59,10 +59,10 @@ def test_what_no_node_has_is_said_and_waited_for(
 ) -> None:
     monkeypatch.setattr("zooadapt.cluster.nodes.PATIENCE", 1.0)
     with running(tmp_path, models=1, asked=Workers(gpus=1, cpus=1, memory=2 * 10**9)) as run:
-        until(lambda: "no node has a CPU, and what waits" in caplog.text)
+        until(lambda: "no node has a CPU, and work has waited" in caplog.text)
         nodes.add_node(num_cpus=1, memory=2 * 10**9)
         run.let("adapt", "prove")
-        until(lambda: "no node has a GPU, and what waits" in caplog.text)
+        until(lambda: "no node has a GPU, and work has waited" in caplog.text)
         nodes.add_node(num_cpus=0, num_gpus=1)
         assert run.join() == ["m0"]
     assert not run.failed
@@ -119,11 +119,11 @@ def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("resources", "options", "line"),
     [
-        ({"CPU": 2}, SPREAD, "no GPU: validating on 2 CPU workers"),
-        ({"CPU": 1}, SPREAD, "no GPU: validating on 1 CPU worker"),
-        ({"CPU": 16}, SPREAD, "no GPU: validating on 16 CPU workers"),
-        ({"CPU": 8, "GPU": 1}, HALF, "validating on 1 GPU, 2 workers each"),
-        ({"CPU": 64, "GPU": 4}, HALF, "validating on 4 GPUs, 2 workers each"),
+        ({"CPU": 2}, SPREAD, "no GPU: proving on CPUs, 2 validators"),
+        ({"CPU": 1}, SPREAD, "no GPU: proving on CPUs, 1 validator"),
+        ({"CPU": 16}, SPREAD, "no GPU: proving on CPUs, 16 validators"),
+        ({"CPU": 8, "GPU": 1}, HALF, "proving on 1 GPU, 2 validators each"),
+        ({"CPU": 64, "GPU": 4}, HALF, "proving on 4 GPUs, 2 validators each"),
     ],
 )
 def test_validators_get_the_gpus_where_there_are_any(

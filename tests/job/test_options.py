@@ -122,16 +122,16 @@ def test_a_file_may_hold_every_option(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("chanels: 4", "unknown option chanels; there are"),
+        ("chanels: 4", "unknown option chanels; choose from bands, bandwidth"),
         ("- a list", "must hold options"),
-        ("chans: [1", "isn't YAML"),
+        ("chans: [1", "isn't valid YAML"),
         ("chans: 4\nstorage_options: key", "storage_options must be a mapping"),
         ("chans: 4\nmax_models: many", "'many' is not a valid integer"),
         ("chans: {a: 1}", "chans takes one value"),
         ("chans: 4\ndest: [a, b]", "dest takes one value"),
         ("chans: 4\nmax_models: 2.5", "'2.5' is not a valid integer"),
         ("chans: 4\ndest: ''", "--dest is empty"),
-        ("chans: 99999999999999999999", "isn't a channel count; each is from 1 to 65536"),
+        ("chans: 99999999999999999999", "isn't a channel count; give numbers from 1 to 65536"),
     ],
 )
 def test_a_bad_file(

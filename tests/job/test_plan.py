@@ -83,8 +83,8 @@ def test_at_most_so_many() -> None:
         (["--models", "resnet18.a1_in1"], "did you mean resnet18.a1_in1k"),
         (["--models", "resnet18,nosuch*"], r"--models nosuch\* matches no model"),
         (["--exclude", "nosuch"], "--exclude nosuch matches no model"),
-        (["--license", "gpl"], "--license gpl matches none of"),
-        (["--zoo", "tim"], "no such zoo is installed; there are"),
+        (["--license", "gpl"], "--license gpl matches no model's licence; choose from "),
+        (["--zoo", "tim"], "no such zoo is installed; choose from folder, hub"),
         (["--models", "resnet18", "--exclude", "*"], "no model is left"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
     _, err = process.communicate()
     if number != signal.SIGKILL:
         assert process.returncode == 3
-        assert err.strip() == "zooadapt: stopped; the same command goes on where this one ended"
+        assert err.strip() == "zooadapt: stopped; run the same command again to resume"
         assert 2 <= len(rows(tmp_path)) < 8
         assert not list(tmp_path.rglob("*.tmp"))
     ok(cluster.job(*options))

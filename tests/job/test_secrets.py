@@ -27,7 +27,7 @@ ABSENT = "test_byobnet.r160_in1k"
 BREAK_AND_SHOW = """
 import os, ray, sys
 from ray.util import state
-from zooadapt import cluster
+from zooadapt.cluster import ray_executor
 from zooadapt.records import Job, ModelEntry, Request
 
 def broken(*given):
@@ -37,7 +37,7 @@ ray.init("auto", log_to_driver=False)
 try:
     batch = [(Request(ModelEntry("zoo", "model", "", "", None), ()), None)]
     job = Job("run", "s3://bob:" + os.environ["HF_TOKEN"] + "@host/mirror")
-    ray.get(cluster._adapt.options(name="broken").remote(broken, batch, job))
+    ray.get(ray_executor._adapt.options(name="broken").remote(broken, batch, job))
 except ray.exceptions.RayTaskError as error:
     print(error)
 for kind in (state.list_tasks, state.list_actors, state.list_jobs, state.list_workers,
@@ -151,7 +151,7 @@ def test_a_config_that_is_not_yaml_is_not_quoted(
     file.write_text(f"chans: 4\nstorage_options:\n  secret: {text}\n")
     assert main(["adapt", "--config", str(file)]) == 2
     printed = capsys.readouterr().err
-    assert "isn't YAML in line" in printed
+    assert "isn't valid YAML in line" in printed
     assert "s3cret" not in printed
 
 

@@ -76,7 +76,7 @@ def test_nothing_changed_is_nothing_recorded(store: Store) -> None:
 def test_what_is_gone_is_kept_marked_and_unmarked_when_it_is_back(store: Store) -> None:
     before = table(store)
     done = follow(store, {**BOTH, NET: Absent("here isn't there")})
-    assert str(done) == "gone, kept and marked: 1 (zoo/net)"
+    assert str(done) == "models whose source is gone (kept and marked): 1 (zoo/net)"
     assert gone(store) == {"net": True, "other.a": False}
     kept = ["model", "in_chans", "sha256", "folder", "license"]
     assert table(store)[kept].equals(before[kept])
@@ -88,7 +88,7 @@ def test_what_is_gone_is_kept_marked_and_unmarked_when_it_is_back(store: Store) 
     for silent in (Unreachable("no answer"), FetchError("refused")):
         follow(store, {**BOTH, NET: silent})
         assert gone(store)["net"]
-    assert str(follow(store, BOTH)) == "back again: 1"
+    assert str(follow(store, BOTH)) == "models whose source is back: 1"
     assert gone(store) == {"net": False, "other.a": False}
     assert verify_rows(store) == []
 

@@ -82,7 +82,7 @@ def test_each_run_is_a_line_the_latest_first(
 
 def test_where_nothing_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = open_store(str(tmp_path))
-    assert listed(store, capsys) == "no runs\n"
+    assert listed(store, capsys) == "the mirror has no runs\n"
     assert listed(store, capsys, "--json") == []
 
 
@@ -92,7 +92,7 @@ def test_what_is_damaged_is_named(
     store = open_store(str(tmp_path))
     summarise(store, 3, "[]")
     assert listed(store, capsys, "--json")[0]["ended"] == "damaged"
-    assert "20261103T020000Z-abc123 has left is damaged" in caplog.text
+    assert "runs/20261103T020000Z-abc123 is damaged and shown without figures" in caplog.text
 
 
 def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_damaged_original_stem_is_refused(small: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"in_chans": 9, "derive": False}, "no such test_resnet.r160_in1k under repeat"),
+        ({"in_chans": 9, "derive": False}, "has no test_resnet.r160_in1k for 9 channels under"),
         ({"in_chans": 0}, "isn't a channel count"),
         ({"in_chans": 4, "scheme": "nosuch"}, "no scheme nosuch"),
         ({"in_chans": 4, "scheme": "nearest"}, "needs named bands"),

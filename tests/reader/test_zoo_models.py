@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from tests.support import tuned
+from tests.support import fine_tuned
 from zooadapt.cli.main import main
 from zooadapt.reader import parameter_counts
 from zooadapt.zoos import registry
@@ -113,11 +113,11 @@ def test_licences_are_filtered_before_anything_is_built(
 def test_a_folder_and_what_cannot_be_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned.write(tmp_path / "four", in_chans=4, num_classes=2)
-    tuned.write(tmp_path / "of tomorrow")
-    tuned.edit(tmp_path / "of tomorrow", {"architecture": "resnet_of_tomorrow"})
-    tuned.write(tmp_path / "refused")
-    tuned.edit(tmp_path / "refused", {"model_args": {"nosuch": 1}}, {"license": None})
+    fine_tuned.write(tmp_path / "four", in_chans=4, num_classes=2)
+    fine_tuned.write(tmp_path / "of tomorrow")
+    fine_tuned.edit(tmp_path / "of tomorrow", {"architecture": "resnet_of_tomorrow"})
+    fine_tuned.write(tmp_path / "refused")
+    fine_tuned.edit(tmp_path / "refused", {"model_args": {"nosuch": 1}}, {"license": None})
     arguments = ["ls", "--available", "--zoo", f"folder:{tmp_path}", "--sort=-params"]
     assert main([*arguments, "--columns", "model,params,in_chans,license"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -145,9 +145,9 @@ def test_what_is_not_there_hides_none_of_the_others(
 def test_what_could_not_be_counted_is_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], builds: list[str]
 ) -> None:
-    tuned.write(tmp_path / "fine")
-    tuned.write(tmp_path / "refused")
-    tuned.edit(tmp_path / "refused", {"model_args": {"nosuch": 1}})
+    fine_tuned.write(tmp_path / "fine")
+    fine_tuned.write(tmp_path / "refused")
+    fine_tuned.edit(tmp_path / "refused", {"model_args": {"nosuch": 1}})
     zoo = ["--zoo", f"folder:{tmp_path}", "--columns", "params"]
     first = listed(capsys, *zoo)
     assert [row["params"] is None for row in first] == [False, True]
@@ -158,8 +158,8 @@ def test_what_could_not_be_counted_is_tried_again(
 def test_what_is_of_variants_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--chans", "4"], ["--bands", "R,G,B"], ["--scheme", "pad"]):
         assert main(["ls", "--available", *option]) == 2
-        assert "--available is of models" in capsys.readouterr().err
+        assert "--available lists models, not variants" in capsys.readouterr().err
     assert main(["ls", "--available", "--columns", "in_chan"]) == 2
-    assert "no column in_chan; there are zoo, model" in capsys.readouterr().err
+    assert "there is no column in_chan; choose from zoo, model" in capsys.readouterr().err
     assert main(["ls", "--available", "--zoo", "nosuch"]) == 2
     assert "no such zoo is installed" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_it_states_what_is_there_and_what_is_not() -> None:
     text = Parsed(rendered(rows, failures)).text
     assert "models 2 variants 3 size 12 MB unsupported 1 failed 1" in text
     assert "1 repeat 1 0 0 4 repeat 1 1 1 12 sentinel2-l2a nearest 1 0 0" in text
-    assert "latest variant of 2026-11-24 03:12 UTC" in text
+    assert "latest variant made 2026-11-24 03:12 UTC" in text
     assert "failed fetch 1 1 … isn't there the model b (4)" in text
 
 
@@ -250,7 +250,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_the_command_writes_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", store.root]) == 0
-    assert capsys.readouterr().out == f"written: {store.root}/index.html\n"
+    assert capsys.readouterr().out == f"wrote {store.root}/index.html\n"
     html = store.read("index.html").decode()
     assert data(html)["variants"]["in_chans"] == [1, 4]
     assert data(html)["failures"]["in_chans"] == [8]

@@ -86,8 +86,8 @@ def greedy_pickles() -> Cases:
         "a deep key": (b"}" + nested(200_000) + b"Ns", "keys"),
         "laughs for a list": (call("collections.OrderedDict", b"]" + laughs(60) + b"a"), "Ordered"),
         "laughs for a function": (laughs(60) + EMPTY + REDUCE, "damaged"),
-        "laughs for a size": (call(_REBUILD, *start, laughing, *rest), "of another"),
-        "a long size": (call(_REBUILD, *start, long, *rest), "of another"),
+        "laughs for a size": (call(_REBUILD, *start, laughing, *rest), "whole numbers"),
+        "a long size": (call(_REBUILD, *start, long, *rest), "whole numbers"),
         "an expanded tensor": (weights(storage(2), size=_SQUARE, stride=(0, 0)), "larger than"),
         "a meta tensor": (call(meta, named("torch.int8"), square, square, b"\x89"), "meta_tensor"),
         "many empty tuples": (EMPTY * 2**24, "data.pkl has more"),
@@ -104,9 +104,9 @@ def greedy_legacy_pickles() -> Cases:
     return {
         "a large claim": (stacked(weights(legacy_storage(10**11))), "larger than the file"),
         "an expanded one": (stacked(weights(legacy_storage(2), **large)), "larger than the file"),
-        "laughs for a view": (stacked(weights(legacy_storage(2, view=view))), "under another name"),
+        "laughs for a view": (stacked(weights(legacy_storage(2, view=view))), "part of a storage"),
         "laughs for storages": (stacked(weights(legacy_storage(2)), keys), "no values"),
-        "laughs for a protocol": (magic + START + laughs(60) + STOP, "none of torch.save"),
+        "laughs for a protocol": (magic + START + laughs(60) + STOP, "torch.save didn't write"),
     }
 
 
@@ -152,7 +152,7 @@ def misleading_pickles() -> Cases:
         "a sparse tensor": (saved({"w": torch.zeros(2, 2).to_sparse()}), "_rebuild_sparse"),
         "a dictionary's methods": (zipped(shadowed), "sets attributes"),
         "a newer protocol": (pickle.dumps({"w": 1}, 4), "FRAME"),
-        "no checkpoint": (pickle.dumps({"w": 1}, 2), "none of torch.save"),
+        "no checkpoint": (pickle.dumps({"w": 1}, 2), "torch.save didn't write"),
     }
 
 

@@ -70,14 +70,14 @@ def test_by_default_it_is_only_shown(store: Store, capsys: pytest.CaptureFixture
     assert gc(store) == 0
     line, closing = capsys.readouterr().out.splitlines()
     assert line.split() == ["83", "B", "90", "d", folder(2)]
-    assert closing == "1 left-overs, 83 B, may go; --delete removes them"
+    assert closing == "1 leftover, 83 B, can be removed; --delete removes it"
     assert keys(store) == before
     assert gc(store, "--delete") == 0
-    assert capsys.readouterr().out.endswith("1 left-overs, 83 B, removed\n")
+    assert capsys.readouterr().out.endswith("1 leftover, 83 B, removed\n")
     assert keys(store) == [key for key in before if not key.startswith(folder(2))]
     assert not Path(store.path(folder(2))).exists()
     assert gc(store) == 0
-    assert capsys.readouterr().out == "0 left-overs, 0 B, may go\n"
+    assert capsys.readouterr().out == "nothing to remove\n"
 
 
 def test_what_is_young_stays(store: Store) -> None:

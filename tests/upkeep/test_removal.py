@@ -178,7 +178,7 @@ def test_a_store_that_refuses_is_said(
 
     monkeypatch.setattr(type(local), "remove", refuse)
     assert remove(local, "net", "--yes") == 3
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to finish" in capsys.readouterr().err
 
 
 def test_what_is_not_there_is_a_usage_error(local: Store) -> None:

@@ -120,17 +120,18 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "row changed": (
         lambda m: relicense(m), "1ch-", "no record says what the manifest",
     ),
-    "config disagrees": (other_config, "config.json", "and the manifest differ in input_mean"),
+    "config disagrees": (other_config, "config.json", "differs from the manifest in input_mean"),
     "row disagrees": (
         lambda m: recorded(m, stems=["other"], input_width=161), "config.json",
-        "and the manifest differ in input_width, stems",
+        "differs from the manifest in input_width, stems",
     ),
     "not proved": (
-        lambda m: recorded(m, equivalent=False), "config.json", "and the manifest's figures don't",
+        lambda m: recorded(m, equivalent=False), "config.json",
+        "contradicts the manifest's figures: the variant doesn't",
     ),
     "elsewhere": (elsewhere, "other/1ch-", f"isn't a folder of timm's {SMALL}"),
     "failures gone": (
-        lambda m: (m / "failures.parquet").unlink(), "failures.parquet", "isn't there: zooa",
+        lambda m: (m / "failures.parquet").unlink(), "failures.parquet", "isn't there: run zooa",
     ),
     "failures damaged": (
         lambda m: (m / "failures.parquet").write_bytes(b""), "failures.parquet", "is damaged (",
@@ -151,7 +152,7 @@ def test_what_is_wrong_is_one_line_of_a_table_and_exit_1(
     line, closing = capsys.readouterr().out.splitlines()
     assert where in line.split()[0]
     assert f"  {what}" in line
-    assert closing.endswith(": 1 wrong")
+    assert closing.endswith(": 1 fault, see above")
 
 
 def test_all_that_is_wrong_is_told_at_once(mirror: Path) -> None:
@@ -170,7 +171,7 @@ def test_what_is_recorded_and_not_listed_is_said_and_not_wrong(
     file = mirror / "manifest.parquet"
     pq.write_table(pq.read_table(file).slice(1), file)
     assert checked(mirror) == 0
-    assert "1 more are recorded" in capsys.readouterr().out
+    assert "1 recorded variant not in the manifest yet" in capsys.readouterr().out
 
 
 def spoil_the_stem(mirror: Path) -> None:
@@ -196,7 +197,7 @@ def test_only_a_deep_check_sees_a_wrong_stem(
     spoil_the_stem(mirror)
     assert checked(mirror) == 0
     assert checked(mirror, "--deep") == 1
-    assert "isn't proved again: conv1.0.weight isn't the source's stem" in capsys.readouterr().out
+    assert "can't be proved: conv1.0.weight isn't the source's stem" in capsys.readouterr().out
 
 
 def test_a_deep_check_compares_the_verdict(
@@ -205,7 +206,8 @@ def test_a_deep_check_compares_the_verdict(
     monkeypatch.setattr(compare, "check", lambda *arguments: None)
     monkeypatch.setattr(compare, "TOLERANCE", 0.0)
     assert checked(mirror, "--deep") == 1
-    assert "is proved with equivalent = False now" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "gives equivalent = False when it is proved again; the manifest says True" in out
 
 
 def test_a_mirror_on_s3_is_read_in_bounded_memory_and_changed_nowhere(
@@ -268,7 +270,7 @@ def test_a_damaged_manifest_is_one_line_and_exit_3_for_all_who_read_it(
         assert "manifest.parquet is damaged (" in line
         assert "zooadapt rebuild" in line
     assert main(["rebuild", str(mirror)]) == 0
-    assert "manifest.parquet has 2 variants, failures.parquet 0, from 1 records" in (
+    assert "manifest.parquet lists 2 variants and failures.parquet 0, made from 1 records" in (
         capsys.readouterr().out
     )
     assert checked(mirror) == 0
@@ -326,8 +328,8 @@ def test_a_damaged_record_is_made_again_by_the_job_and_set_aside_by_rebuild(
     assert f"{file.name} is damaged (" in caplog.text
     assert main(["rebuild", str(mirror)]) == 0
     aside, counts = capsys.readouterr().out.splitlines()
-    assert aside.endswith(f"set aside as damaged/{file.relative_to(mirror)}")
-    assert counts == "manifest.parquet has 0 variants, failures.parquet 0, from 0 records"
+    assert aside.endswith(f"; the record was moved to damaged/{file.relative_to(mirror)}")
+    assert counts == "manifest.parquet lists 0 variants and failures.parquet 0, made from 0 records"
 
 
 def test_a_store_that_stops_answering_is_one_line_and_exit_3(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import zooadapt
-from tests.support import tuned
+from tests.support import fine_tuned
 from tests.support.jobs import ROOT, Runner, ok, ray_folder
 from tests.support.seaweed import SeaweedFS
 from tests.support.web import Files, serving, serving_files
@@ -46,15 +46,17 @@ SECRET = "hf_Zq81vTokenOfNobody"
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good checkpoints and bad ones."""
     root = tmp_path_factory.mktemp("own") / "zoo"
-    tuned.write(
+    fine_tuned.write(
         root / "team" / "land.v1", num_classes=5, cfg={"license": "cc-by-4.0"},
         changes={"label_names": LABELS, "label_descriptions": {"ice": "frozen water"}},
     )  # fmt: skip
-    tuned.write(root / "team" / "land", seed=1, num_classes=2, in_chans=4, wrapper="state_dict")
-    named = tuned.write(root / "cir", seed=2, in_chans=3, changes={"bands": BLUE_FIRST})
-    tuned.edit(named, {}, {"license": None})
+    fine_tuned.write(
+        root / "team" / "land", seed=1, num_classes=2, in_chans=4, wrapper="state_dict"
+    )
+    named = fine_tuned.write(root / "cir", seed=2, in_chans=3, changes={"bands": BLUE_FIRST})
+    fine_tuned.edit(named, {}, {"license": None})
     (named / "README.md").write_text("---\nlicense: mit\ntags: [a]\n---\n# Colour infrared\n")
-    tuned.write(root / "vit", "test_vit", seed=3, img_size=96, num_classes=3)
+    fine_tuned.write(root / "vit", "test_vit", seed=3, img_size=96, num_classes=3)
     bad: dict[str, dict[str, Any]] = {
         "bad/absurd": {"model_args": {"depth": 10**9}},
         "bad/classes": {"model_args": {"num_classes": 3}},
@@ -63,7 +65,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, changes in bad.items():
         shutil.copytree(root / "team" / "land.v1", root / name)
-        tuned.edit(root / name, changes)
+        fine_tuned.edit(root / name, changes)
     shutil.copytree(root / "cir", root / "bad" / "json")
     (root / "bad" / "json" / "config.json").write_text("{")
     (root / "bad" / "json" / "README.md").write_text("---\nlicense: 2024-13-45\n---\n")
@@ -115,7 +117,7 @@ def test_every_good_one_is_proved_and_every_bad_one_said(made: tuple[Path, str])
         "bad/json": "failed", "bad/unknown": "unsupported",
     }  # fmt: skip
     for model, why in {
-        "bad/absurd": "model_args has 1e+09, and no model is so large",
+        "bad/absurd": "model_args has 1e+09, and no model is that large",
         "bad/bands": "bands names 2 channels, and the model has 3",
         "bad/classes": "where the model wants (3,",
         "bad/json": "isn't one that timm writes",
@@ -143,8 +145,8 @@ def test_plain_timm_loads_what_it_makes_of_the_folder_itself(
 ) -> None:
     found = rows(made[0])
     for row in found[found["scheme"] == "repeat"].to_dict("records"):
-        ours = tuned.loaded(made[0] / row["folder"])
-        timms = tuned.loaded(own / row["model"], in_chans=row["in_chans"]).state_dict()
+        ours = fine_tuned.loaded(made[0] / row["folder"])
+        timms = fine_tuned.loaded(own / row["model"], in_chans=row["in_chans"]).state_dict()
         stored = ours.state_dict()
         assert stored.keys() == timms.keys()
         assert all(torch.equal(stored[name], timms[name]) for name in timms), row["folder"]
@@ -153,12 +155,12 @@ def test_plain_timm_loads_what_it_makes_of_the_folder_itself(
 def test_labels_and_arguments_are_kept(made: tuple[Path, str]) -> None:
     found = rows(made[0])
     folders = found[found["in_chans"] == 6].set_index("model")["folder"]
-    land = tuned.loaded(made[0] / folders["team/land.v1"])
+    land = fine_tuned.loaded(made[0] / folders["team/land.v1"])
     assert land.num_classes == 5
     cfg: Any = land.pretrained_cfg
     assert cfg["label_names"] == LABELS
     assert cfg["label_descriptions"] == {"ice": "frozen water"}
-    vit = tuned.loaded(made[0] / folders["vit"])
+    vit = fine_tuned.loaded(made[0] / folders["vit"])
     assert vit(torch.zeros(1, 6, 96, 96)).shape == (1, 3)
 
 
@@ -206,8 +208,8 @@ def test_what_changed_in_place_is_made_again_when_asked(own: Path, tmp_path: Pat
     spec, dest = f"folder:{tmp_path}/zoo", tmp_path / "made"
     before = made_here(spec, dest)
     assert due(spec, dest, check_sources=True) == []
-    tuned.write(tmp_path / "zoo" / "cir", seed=9, changes={"bands": BLUE_FIRST})
-    tuned.edit(tmp_path / "zoo" / "land", {}, {"mean": [0.1, 0.2, 0.3]})
+    fine_tuned.write(tmp_path / "zoo" / "cir", seed=9, changes={"bands": BLUE_FIRST})
+    fine_tuned.edit(tmp_path / "zoo" / "land", {}, {"mean": [0.1, 0.2, 0.3]})
     assert due(spec, dest) == []
     assert due(spec, dest, check_sources=True) == ["cir", "land"]
     after = made_here(spec, dest)
@@ -293,7 +295,9 @@ def test_over_http_a_query_is_taken_of_an_archive_only(own: Path, tmp_path: Path
     with serving_files(tmp_path) as url:
         assert "land" in listed(f"zip://::simplecache::{url}/all.zip?sig={SECRET}")
     for place in (f"{url}/zoo?sig={SECRET}", f"simplecache::{url}/zoo?sig={SECRET}"):
-        with pytest.raises(UsageError, match="can't be named with a query behind it") as raised:
+        with pytest.raises(
+            UsageError, match=r"has a query \(\?…\), so that files below it have no URL"
+        ) as raised:
             listed(place)
         assert SECRET not in str(raised.value)
 
@@ -345,9 +349,9 @@ def test_below_a_chained_url() -> None:
 
 
 def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no folder below .* holds a config.json and beside it"):
+    with pytest.raises(UsageError, match=r"no folder below .* holds a config.json together with a"):
         listed(tmp_path)
-    with pytest.raises(UsageError, match="say which, as folder:URL"):
+    with pytest.raises(UsageError, match="the place is missing; write --zoo folder:URL"):
         registry.list_models("folder")
     for url in ("nosuch://x", tmp_path / "nosuch", "http://127.0.0.1:9/zoo"):
         with pytest.raises(UsageError, match="can't be listed"):
@@ -388,9 +392,9 @@ def test_any_config_json_is_facts_or_one_line(text: str) -> None:
 
 def test_a_variant_that_was_tuned_keeps_its_bands(own: Path, tmp_path: Path) -> None:
     for name, count in (("sentinel2-l2a", 12), ("", 3)):
-        folder = tuned.write(tmp_path / str(count), in_chans=count)
+        folder = fine_tuned.write(tmp_path / str(count), in_chans=count)
         names = list(bands.preset(name).names) if name else ["VV", "mine", "NIR"]
-        tuned.edit(folder, {"zooadapt": {"bands": names}})
+        fine_tuned.edit(folder, {"zooadapt": {"bands": names}})
     found = {name: FolderZoo().facts(entry).bands for name, entry in listed(tmp_path).items()}
     assert found["12"].channels == bands.preset("sentinel2-l2a").channels
     assert [band.wavelength for band in found["3"].channels] == [None, None, 842.0]

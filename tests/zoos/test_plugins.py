@@ -110,7 +110,7 @@ def test_all_other_rows_are_served(
     shown = capsys.readouterr().out
     assert shown.count("no such zoo") == 2
     assert "4 variants" in shown
-    assert "2 wrong" in shown
+    assert "2 faults, see above" in shown
     assert main(["adapt", "--zoo", "sample", "--chans", "1,4", "--dest", str(mirror)]) == 0
     assert "0 variants to make, 2 done already" in capsys.readouterr().out
 

@@ -293,7 +293,7 @@ def test_a_checkpoint_that_lacks_something_fails(root: Path, tmp_path: Path) -> 
     [
         (
             {"architectures": ["EvilModel"], "auto_map": {"AutoModel": "evil.EvilModel"}},
-            "unsupported: EvilModel is no model of transformers .*, and no code of a repository",
+            "unsupported: EvilModel is no model of transformers .*, and no code from a repository",
         ),
         ({"architectures": ["Trainer"]}, "unsupported: Trainer is no model"),
         ({"architectures": []}, "unsupported: its config names no class"),
@@ -313,7 +313,7 @@ def test_a_checkpoint_that_lacks_something_fails(root: Path, tmp_path: Path) -> 
         ),
         (
             {"model_type": "hgnet_v2", "architectures": ["HGNetV2ForImageClassification"]},
-            "unsupported: it counts on 3 channels elsewhere too",
+            "unsupported: the model needs 3 channels outside its stem too",
         ),
         (
             {"backbone": "resnet50"},
@@ -333,7 +333,7 @@ def test_a_checkpoint_that_lacks_something_fails(root: Path, tmp_path: Path) -> 
         ),
         (
             {"hidden_size": 10**9},
-            "failed: google/vit-tiny: hidden_size is 1000000000, and no model is so large",
+            "failed: google/vit-tiny: hidden_size is 1000000000, and no model is that large",
         ),
     ],
 )
@@ -362,7 +362,7 @@ def test_a_number_that_no_model_has_is_said_before_anything_is_made(
     config = {"model_type": "dinov2", **VIT, key: value}
     config = {"model_type": "upernet", "backbone_config": config} if inside else config
     monkeypatch.setattr(configs, "CONFIG_MAPPING", {"dinov2": None, "upernet": None})
-    with pytest.raises(CheckpointError, match=f"^{key} is .*, and no model is so large"):
+    with pytest.raises(CheckpointError, match=f"^{key} is .*, and no model is that large"):
         configs.facts(config, {})
 
 
@@ -375,9 +375,11 @@ def test_a_config_within_may_be_left_to_its_types_defaults() -> None:
 
 
 def test_images_that_no_model_takes_are_said() -> None:
-    with pytest.raises(CheckpointError, match=r"its images are of \(3, 60000, 60000\)"):
+    with pytest.raises(
+        CheckpointError, match=r"takes images of \(channels, height, width\) = \(3, 60000, 60000\)"
+    ):
         configs.facts({"model_type": "vit", "image_size": 60_000}, {})
-    with pytest.raises(CheckpointError, match="its images are of"):
+    with pytest.raises(CheckpointError, match="no model takes images of"):
         configs.facts({"model_type": "vit"}, {"size": 10**9})
 
 

@@ -1,1 +1,1 @@
-"""The maths: the matrix M of a scheme, the stems of a model, and W·M."""
+"""The maths of adaptation: the matrix M of a scheme, the stems W of a model, and W·M."""

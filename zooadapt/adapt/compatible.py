@@ -1,13 +1,13 @@
-"""Whether a scheme has a matrix for given channels: told from the bands alone, without torch."""
+"""Check whether a scheme has a matrix for given channels, from the bands alone, without torch."""
 
 from zooadapt.errors import Unsupported
 from zooadapt.targets import Bands, get_scheme
 
 
 def check(scheme: str, source: Bands, target: Bands) -> None:
-    """Raise Unsupported, with the reason, where the scheme has no matrix for these channels.
+    """Raise Unsupported, with the reason, if the scheme has no matrix for these channels.
 
-    `source` are the channels of the original weights, `target` those that are wanted.
+    `source` lists the channels of the original weights, `target` those of the variant.
     """
     match get_scheme(scheme).name:
         case "nearest":
@@ -20,7 +20,7 @@ def _check_nearest(source: Bands, target: Bands) -> None:
     if not target.names:
         raise Unsupported("nearest needs named bands; give --bands")
     if not source.names:
-        raise Unsupported(f"the model's own {len(source)} channels have no names to go by")
+        raise Unsupported(f"nearest needs named channels; the model's own {len(source)} have none")
     for band in target.channels:
         for name, _ in band.weights:
             if name not in source.names:
@@ -32,6 +32,6 @@ def _check_nearest(source: Bands, target: Bands) -> None:
 
 def _check_rgb_only(source: Bands, target: Bands) -> None:
     if source.rgb != source.names or not source.rgb:
-        raise Unsupported("rgb-only needs a model of red, green and blue channels")
+        raise Unsupported("rgb-only needs a model with red, green and blue channels")
     if not target.rgb:
         raise Unsupported(f"rgb-only needs red, green and blue bands; {target.label} has none")

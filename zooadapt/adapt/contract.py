@@ -1,4 +1,4 @@
-"""W' = W·M for every stem of a model, and whether the model then computes base(M·x)."""
+"""Compute W' = W·M for every stem, and tell whether the model then computes base(M·x)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from zooadapt.types import Gain, Stem
 
 
 def contract(weight: Tensor, matrix: Tensor) -> Tensor:
-    """W·M: (outer, B, inner) and (B, N) to (outer, N, inner), in the dtype of `weight`.
+    """Compute W·M from (outer, B, inner) and (B, N): (outer, N, inner) in the dtype of `weight`.
 
-    Computed in float32 (float64 stays) and rounded once, as timm does. Channels with weight 0 take
-    no part, so that an Inf or a -0.0 in one source channel stays where it belongs. Under `repeat`
-    the result equals timm's bit for bit: a lone channel is scaled, all channels with weight 1 are
-    summed by the same reduction.
+    W·M is computed in float32 (in float64 for a float64 weight) and rounded once, as in timm. A
+    source channel with coefficient 0 is left out of the sum, because 0·Inf is NaN and -0.0 + 0 is
+    0.0. Under `repeat` the result equals timm's bit for bit: a single source channel is only
+    scaled, and channels with coefficient 1 are summed by the same reduction as in timm.
     """
     wide = weight if weight.dtype == torch.float64 else weight.float()
     columns = [_mix(wide, column) for column in matrix.to(wide).unbind(dim=1)]
@@ -25,21 +25,21 @@ def contract(weight: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _mix(wide: Tensor, column: Tensor) -> Tensor:
-    """One target channel: (outer, B, inner) and (B,) to (outer, inner)."""
+    """The filter of one target channel: (outer, inner) from (outer, B, inner) and (B,)."""
     used = column.nonzero().flatten()
     scaled = wide.index_select(1, used) * column[used].view(1, -1, 1)
     return scaled.sum(dim=1)
 
 
 def mix_images(images: Tensor, matrix: Tensor) -> Tensor:
-    """M·x: images (batch, N, *size) and (B, N) to (batch, B, *size), in the dtype of `images`."""
+    """M·x, (batch, B, *size) in the dtype of `images`, from (batch, N, *size) and M, (B, N)."""
     return torch.einsum("kc,bc...->bk...", matrix.to(images), images)
 
 
 def mix_statistics(values: Sequence[float], matrix: Tensor) -> list[float]:
-    """Per-channel mean or std for the N target channels, from those of the B source channels.
+    """The mean or std of each of the N target channels, from those of the B source channels.
 
-    value_N[c] = Σₖ|M[k,c]|·valueₖ / Σₖ|M[k,c]|, the plain average where the column is all zero.
+    value_N[c] = Σₖ|M[k,c]|·valueₖ / Σₖ|M[k,c]|. For a column of zeros it is the plain average.
     """
     source = torch.tensor(list(values), dtype=torch.float64)
     weights = matrix.abs()
@@ -51,12 +51,12 @@ def mix_statistics(values: Sequence[float], matrix: Tensor) -> list[float]:
 def adapt(
     tensors: Mapping[str, Tensor], stems: Iterable[Stem], scheme: Scheme, matrix: Tensor
 ) -> dict[str, Tensor]:
-    """The tensors of all stems for the N channels of a (B, N) `matrix`, contiguous, dtypes kept.
+    """The tensors of all stems, adapted by a (B, N) `matrix`: contiguous, with their dtypes kept.
 
-    Each weight becomes W·M, its channel axis N/B as long. Where the scheme keeps the gain right and
-    the stem has one, the effective weight E, standardised and multiplied by its gain as in the
-    forward pass, takes the place of W, and the gain is set to the norm of E·M: the forward pass
-    then uses E·M less its mean, of all weights it can use the nearest to E·M; see `exact`.
+    Each weight W becomes W·M, whose channel axis is N/B times as long. If the scheme corrects the
+    gain and the stem has one, the effective weight E is adapted instead of W. E is what the forward
+    pass convolves with: W standardised, times the gain. The gain is set to the norm of E·M, so that
+    the forward pass uses E·M minus its mean, the nearest it can come to E·M; see `exact`.
     """
     adapted: dict[str, Tensor] = {}
     for stem in stems:
@@ -71,19 +71,19 @@ def adapt(
 def unrounded(
     tensors: Mapping[str, Tensor], stems: Iterable[Stem], scheme: Scheme, matrix: Tensor
 ) -> dict[str, Tensor]:
-    """What `adapt` gives before it is rounded to the stored dtype, in float64."""
+    """The float64 result of `adapt`, without the rounding to the stored dtypes."""
     return adapt({n: t.double() for n, t in tensors.items()}, stems, scheme, matrix)
 
 
 def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:
-    """Whether the adapted model computes base(M·x) but for rounding.
+    """Whether the adapted model computes base(M·x), apart from rounding.
 
-    - A weight used as it is: always.
-    - An image shifted by a constant, W(x + s): where M keeps the constant, the weights of every
-      source channel summing to 1. For `repeat`'s matrix, N = 1 and multiples of B.
-    - A standardised weight with a gain that is kept right: it loses its mean, and that of E·M is 0,
-      as that of E, where every source channel has the same sum of weights; the same N.
-    - Any stem under the identity.
+    - A plain stem: always.
+    - A stem that shifts the image by a constant, W(x + s): if M keeps the constant, so that each
+      row of M sums to 1. For `repeat`, this holds for N = 1 and multiples of B.
+    - A stem that standardises its weight and whose gain is corrected: if all rows of M have the
+      same sum. Then E·M has mean 0, as E has, and loses nothing. `repeat`: the same N as above.
+    - Any stem, if M is the identity.
     """
     source, target = matrix.shape
     sums = matrix.sum(dim=1)
@@ -96,9 +96,9 @@ def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:
 
 
 def roll(tensor: Tensor, stem: Stem, chans: int) -> Tensor:
-    """The stem with its `chans` image channels rolled by one, or its sign flipped.
+    """A wrong stem for the control: its `chans` image channels rolled by one, or its sign flipped.
 
-    The sign is flipped where rolling changes nothing: with one channel, or all the same.
+    The sign is flipped if rolling changes nothing: with one channel, or if all are equal.
     """
     view = tensor.reshape(stem.outer, chans, stem.inner)
     rolled = view.roll(1, dims=1)
@@ -124,7 +124,7 @@ def _contracted(weight: Tensor, stem: Stem, matrix: Tensor) -> Tensor:
 
 
 def _effective(weight: Tensor, gain: Tensor, rule: Gain) -> Tensor:
-    """The weight that the forward pass convolves with: standardised per filter, times its gain."""
+    """The weight that the forward pass convolves with: standardised per filter, times the gain."""
     flat = weight.flatten(1)
     variance = flat.var(dim=1, unbiased=False, keepdim=True)
     standard = (flat - flat.mean(dim=1, keepdim=True)) / torch.sqrt(variance + rule.eps)
@@ -133,7 +133,7 @@ def _effective(weight: Tensor, gain: Tensor, rule: Gain) -> Tensor:
 
 
 def _making_up(weight: Tensor, rule: Gain) -> Tensor:
-    """The gain (filters, 1, 1, 1) under which standardising `weight` takes away only its mean."""
+    """The gain (filters, 1, 1, 1) with which standardising `weight` removes only its mean."""
     flat = weight.flatten(1)
     norm = torch.sqrt(flat.var(dim=1, unbiased=False) + rule.eps)
     return (norm * math.sqrt(flat.shape[1]) / rule.gamma).reshape(-1, 1, 1, 1)

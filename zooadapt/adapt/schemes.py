@@ -1,19 +1,19 @@
-"""Channel adaptation as a matrix: (B, N) → M, and the contraction of a stem with it.
+"""The matrix M of each scheme, by which stems are adapted from B to N channels.
 
-A scheme gives, for B source and N target channels, a (B, N) matrix M; column c says how target
-channel c is made of the source channels. A stem W is adapted as W' = W·M along its channel axis,
-so that for every image x with N channels ``adapted(x) == base(M·x)``.
+For B source and N target channels a scheme gives a (B, N) matrix M. Column c states how the filter
+of target channel c is summed from those of the source channels. A stem W becomes W' = W·M along
+its channel axis, so that ``adapted(x) == base(M·x)`` for every image x with N channels.
 
 ============  =====================================================================
 scheme        M[k, c]
 ============  =====================================================================
 ``repeat``    N = 1: 1 (the sum). N > 1: B/N where c mod B = k, else 0. N = B: identity.
               The rule of ``timm.models.adapt_input_conv`` (timm 1.0.31).
-``preserve``  As ``repeat``; and where the model standardises the stem's weight and has a
-              gain for it (ScaledStdConv), the gain is set so that the function is kept.
-``pad``       1 where c = k, else 0: the first channels as they are, the rest unread.
+``preserve``  The same as ``repeat``. If the model standardises the stem's weight and has
+              a gain for it (ScaledStdConv), the gain is set to keep the function.
+``pad``       1 where c = k, else 0: the first channels keep their filters; the rest get 0.
 ``mean``      1/N: every channel gets the same filter.
-``nearest``   By wavelength, for named bands: see `nearest`.
+``nearest``   Set by the names and wavelengths of the bands: see `nearest`.
 ``rgb-only``  1 where band c is the sensor's own band for base channel k, else 0.
 ============  =====================================================================
 """
@@ -28,7 +28,7 @@ from zooadapt.targets import Band, Bands, get_scheme
 
 
 def repeat(source: int, target: int) -> Tensor:
-    """timm's rule: the sum for one channel, else the source channels in turn, scaled by B/N."""
+    """timm's rule: one channel gets the sum; several get the source channels in turn, times B/N."""
     if target == 1:
         return torch.ones(source, 1, dtype=torch.float64)
     matrix = torch.zeros(source, target, dtype=torch.float64)
@@ -38,41 +38,41 @@ def repeat(source: int, target: int) -> Tensor:
 
 
 def pad(source: int, target: int) -> Tensor:
-    """The identity, cut or padded with zeros."""
+    """The identity matrix, cut or padded with zeros to N columns."""
     return torch.eye(source, target, dtype=torch.float64)
 
 
 def mean(source: int, target: int) -> Tensor:
-    """The mean of the N channels in every source channel: a grey image is seen as grey."""
+    """Each source channel reads the mean of the N channels, so a grey image stays grey."""
     return torch.full((source, target), 1 / target, dtype=torch.float64)
 
 
 VISIBLE = (380.0, 700.0)
-"""Wavelengths in nm, both included."""
+"""The range of visible wavelengths in nm, both ends included."""
 SAME = 50.0
-"""A band this near to a base channel, in nm, is one of its own, visible or not."""
+"""A band at most this far from a base channel, in nm, is its own, whether visible or not."""
 REACH = 400.0
-"""A band farther than this from every base channel, in nm, is near none."""
+"""A band farther than this from every base channel, in nm, is "far"."""
 
 
 def nearest(source: Bands, target: Bands) -> Tensor:
-    """By name, else by wavelength. Each band is one of four kinds:
+    """Match bands to base channels by name, else by wavelength. A band is of one of four kinds:
 
-    - its own: it has a base channel's name, or is visible or within SAME of one. It reads the
-      nearest base channel, or all whose centres it covers if it covers several (panchromatic).
-      M[k, c] = 1 / (number of such bands that read k): together they make up the base's filter.
-    - near: no farther than REACH, such as the near infrared. It reads the nearest base channel.
-      M[k, c] = 1 / (number of such bands that read k).
-    - far: any other, such as short-wave infrared, thermal or radar. It reads all base channels.
+    - own: it has a base channel's name, or is visible, or lies within SAME of a base channel. It
+      takes the filter of the nearest base channel, or of all that it covers if it covers several
+      (panchromatic). M[k, c] = 1 / (number of own bands that take k), so they share the filter.
+    - near: it lies within REACH, such as the near infrared. It takes the nearest base channel's.
+      M[k, c] = 1 / (number of near bands that take k).
+    - far: any other band, such as short-wave infrared, thermal or radar. It takes all filters.
       M[k, c] = 1 / (B · number of far bands).
-    - explicit: its weights are given.
+    - explicit: its weights are given by the user.
 
-    So an image whose own bands repeat the base's, with 0 elsewhere, gives the base's output; near
-    and far bands add one more copy each. Where no band is any base channel's own and none is
-    explicit, M is scaled so that its entries sum to B, as those of `repeat` do.
+    So an image whose own bands repeat the base's channels, with 0 in all other bands, gives the
+    base's output. The near bands and the far bands each add one more copy of the filters. If all
+    bands are near or far, M is scaled so that its entries sum to B, as those of `repeat` do.
 
-    Raises Unsupported where the base's channels have neither names nor wavelengths, or where
-    weights are given for a base channel that it doesn't have.
+    Raises Unsupported if the base's or the target's channels have no names, or if weights are given
+    for a base channel that the model doesn't have.
     """
     check("nearest", source, target)
     kinds = [_kind(band, source) for band in target.channels]
@@ -89,7 +89,7 @@ def nearest(source: Bands, target: Bands) -> Tensor:
 
 
 def _kind(band: Band, source: Bands) -> tuple[str, tuple[int, ...]]:
-    """own, near, far or explicit, and the base channels that the band reads."""
+    """The band's kind (own, near, far or explicit), and the base channels that it takes."""
     names = [channel.name.casefold() for channel in source.channels]
     if band.weights:
         return "explicit", ()
@@ -111,9 +111,9 @@ def _kind(band: Band, source: Bands) -> tuple[str, tuple[int, ...]]:
 
 
 def rgb_only(source: Bands, target: Bands) -> Tensor:
-    """The base's filters unchanged for the sensor's own red, green and blue; the rest unread.
+    """The sensor's red, green and blue bands keep the base's filters; the other bands get 0.
 
-    Raises Unsupported where the base isn't RGB or the sensor hasn't all three.
+    Raises Unsupported if the base isn't RGB, or if the sensor lacks one of the three bands.
     """
     check("rgb-only", source, target)
     matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
@@ -137,10 +137,10 @@ _RULES: dict[str, Callable[[Bands, Bands], Tensor]] = {
 
 
 def matrix(scheme: str, source: int | Bands, target: int | Bands) -> Tensor:
-    """The (B, N) float64 matrix of a scheme; a number stands for so many unnamed channels.
+    """The (B, N) float64 matrix of a scheme. A number stands for that many unnamed channels.
 
-    Raises KeyError for an unknown scheme, ValueError for channel counts below 1, and Unsupported
-    where the scheme has no matrix for these channels.
+    Raises KeyError for an unknown scheme, ValueError for a channel count below 1, and Unsupported
+    if the scheme has no matrix for these channels.
     """
     source, target = (
         Bands.counted(bands) if isinstance(bands, int) else bands for bands in (source, target)

@@ -1,4 +1,4 @@
-"""Which tensors read the image, and along which axis: found by building the model twice."""
+"""Find the tensors that read the image, and their channel axis, from two builds of a model."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,24 +9,24 @@ from zooadapt.errors import StemError, Unsupported, some
 from zooadapt.types import Layer, Stem
 
 LayerOf = Callable[[nn.Module, str, int], Layer | None]
-"""`Zoo.layer`: how a model's module reads the image; None for torch's own."""
+"""The type of `Zoo.layer`: how a module reads the image; None for torch's own modules."""
 
 
 def find(
     base: nn.Module, probe: nn.Module, chans: int, declared: Iterable[str], layer_of: LayerOf
 ) -> tuple[Stem, ...]:
-    """The stems of `base`, which has `chans` input channels; `probe` is its like with one more.
+    """The stems of `base`, which has `chans` input channels. `probe` is the model with one more.
 
-    Both may be on the meta device. Every tensor whose shape differs between the two reads the
-    image; their names must be those of the modules that the zoo itself has `declared`.
+    Both models can be on the meta device. Every tensor whose shape differs between them reads the
+    image. These tensors must be the weights of the modules that the zoo has `declared`.
 
-    Raises Unsupported where the stem is of a kind that isn't adapted, StemError where what was
-    found contradicts what was declared.
+    Raises Unsupported if the stem is of a kind that can't be adapted, and StemError if the tensors
+    found aren't the declared ones.
     """
     shapes, probed = _shapes(base), _shapes(probe)
     if shapes.keys() != probed.keys():
         names = sorted(shapes.keys() ^ probed.keys())
-        raise StemError(f"tensors {some(names)} come and go with the number of channels")
+        raise StemError(f"the number of channels decides whether the model has {some(names)}")
     changed = [name for name in shapes if shapes[name] != probed[name]]
     if not changed:
         raise Unsupported(
@@ -48,14 +48,14 @@ def _stem(base: nn.Module, name: str, chans: int, layer_of: LayerOf) -> Stem:
     layer = layer_of(base, path, chans) or _plain(module)
     groups = getattr(module, "groups", 1)
     if layer is None or groups != 1 or module.weight.shape[1] != chans * layer.pixels:
-        raise Unsupported(f"{name} belongs to a {_kind(module)}, a kind of stem not adapted")
+        raise Unsupported(f"{name} belongs to a {_kind(module)}, a stem that can't be adapted")
     filters, kernel = module.weight.shape[0], module.weight.shape[2:].numel()
     outer, inner = (layer.pixels, 1) if layer.channels_last else (1, layer.pixels)
     return Stem(name, 1, filters * outer, kernel * inner, layer.use, layer.gain)
 
 
 def _plain(module: nn.Module) -> Layer | None:
-    """torch's own convolutions read one pixel of each channel at each place of their kernel."""
+    """The layer of torch's own convolutions: one pixel of each channel at each kernel position."""
     return Layer() if isinstance(module, nn.Conv2d | nn.Conv3d) else None
 
 

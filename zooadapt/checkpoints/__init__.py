@@ -1,1 +1,1 @@
-"""From a model's name to named tensors: find its file, fetch it, vet it, read it."""
+"""From a model's name to named tensors: find the checkpoint, fetch it, vet it, read it."""

@@ -1,4 +1,4 @@
-"""A checkpoint file → named tensors → a model that holds them. No code of the file is ever run."""
+"""Read named tensors from a checkpoint, and assign them to a model. Its code is never run."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint: names to tensors, or what a filter of the zoo makes of it.
+    """The dictionary in a checkpoint: tensors by name, or what the zoo converts into them.
 
-    safetensors and zip-format pickles are mapped into memory, not copied; legacy pickles are read.
-    The format is told by the content, never by the name. A file is vetted before it is loaded, so
-    that it can't take much more memory than it has bytes, nor leave values of a tensor to chance.
-    Pickles are opened with ``weights_only=True`` and hold plain tensors and containers only; one is
-    ``argparse.Namespace``, as timm allows, which runs no code.
+    safetensors files and zip-format pickles are mapped into memory; legacy pickles are copied into
+    it. The content decides which format a file has, never its name. A file is vetted before it is
+    loaded, so that it can't take much more memory than it has bytes, and no value of a tensor is
+    left undefined. Pickles are loaded with ``weights_only=True`` and hold only plain tensors and
+    containers, and ``argparse.Namespace``, which runs no code and which timm allows too.
 
-    Raises CheckpointError for anything else, an HTML page and a pickle that needs code included.
+    Raises CheckpointError for any other file, such as an HTML page or a pickle that needs code.
     """
     with file.open("rb") as opened:
         head = opened.read(512)
@@ -39,17 +39,18 @@ def read(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file.name} {error}") from error.__cause__
     except Exception as cause:
         raise CheckpointError(
-            f"{file.name} is a damaged checkpoint: {one_line(cause)}; fetch it anew"
+            f"{file.name} is a damaged checkpoint: {one_line(cause)}; fetch it again"
         ) from cause
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{file.name} holds a {type(content).__name__} instead of a dictionary of tensors"
+            f"{file.name} holds a {type(content).__name__} instead of a dictionary of tensors; "
+            f"check its source"
         )
     return content
 
 
 def _reader(file: Path, head: bytes) -> tuple[Callable[[Path], None], Callable[[Path], Any]]:
-    """What vets and what loads a file that begins so. Raises CheckpointError."""
+    """The functions that vet and load a file that begins with `head`. Raises CheckpointError."""
     if _is_safetensors(head):
         return vetting.safetensors, safetensors.torch.load_file
     if head.startswith(b"PK\x03\x04"):
@@ -74,7 +75,7 @@ def _described(head: bytes) -> str:
 
 
 def _map_pickle(file: Path) -> Any:
-    if file.suffix == ".safetensors":  # which torch would go by, if it had the path
+    if file.suffix == ".safetensors":  # torch would believe this name
         return _read_pickle(file)
     return _load_tensors(file, mmap=True)
 
@@ -92,15 +93,15 @@ def _load_tensors(source: Path | BinaryIO, mmap: bool) -> Any:
 def assign(
     model: nn.Module, tensors: Mapping[str, Any], strict: bool, rebuild: Build
 ) -> tuple[str, ...]:
-    """Put the tensors into `model` (on the meta device), as they are; returns what was filled in.
+    """Put the tensors, uncopied, into `model` (on the meta device); returns the names it filled in.
 
-    A tensor that the checkpoint lacks is taken from the model itself only where two builds with
-    different seeds agree on it, and if `strict`, where it isn't learnt; `rebuild` builds the model
-    with real values.
+    A tensor that the checkpoint lacks is filled in from the model itself if two builds with
+    different seeds agree on its values, and, if `strict`, only if the model doesn't learn it.
+    `rebuild` builds the model with real values.
 
-    Raises CheckpointError where the checkpoint lacks any other tensor, has one that `strict`
-    forbids, one of another shape, one that isn't a tensor, one of integers, 8-bit or complex
-    numbers for a weight, or one with NaN or Inf.
+    Raises CheckpointError if the checkpoint lacks any other tensor, and, if `strict`, if it has a
+    tensor that the model doesn't have. Raises it also for an entry that isn't a tensor, has another
+    shape than the model's, has NaN or Inf, or has integers, 8-bit or complex numbers for a weight.
     """
     _check(model, tensors, strict)
     known = {name: tensors[name] for name in model.state_dict().keys() & tensors.keys()}
@@ -140,12 +141,12 @@ def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are; a finite sum says so twenty times as fast as looking at each."""
+    """Whether all values are finite. A finite sum proves it twenty times as fast as each value."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _fill(model: nn.Module, rebuild: Build) -> None:
-    """Give values to the tensors that are still on the meta device."""
+    """Give values to the tensors that are still on the meta device, if no seed changes them."""
     absent = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
     if not absent:
         return

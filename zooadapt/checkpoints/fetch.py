@@ -1,4 +1,4 @@
-"""A checkpoint that was found → a verified local file."""
+"""Fetch a located checkpoint as a local file with the size and hash that its source states."""
 
 import hashlib
 import os
@@ -24,29 +24,29 @@ from zooadapt.ranges import BLOCK, in_order
 from zooadapt.types import DESCRIBED, Located, Source
 
 _ATTEMPTS = 5
-"""To read a block."""
+"""The most attempts to read a block."""
 _DOWNLOADS = 2
-"""Of a checkpoint whose hash turns out wrong."""
+"""The most downloads of a checkpoint that arrives with the wrong size or hash."""
 
 
 Came = Callable[[int], object]
-"""Hears how many bytes came."""
+"""A function that is told the number of bytes of each block that arrived."""
 
 
 class _Wrong(FetchError):
-    """Other bytes came than the source states."""
+    """The source sent other bytes than it states."""
 
 
 def fetch(located: Located, folder: Path, came: Came = lambda size: None) -> tuple[Path, str]:
     """The checkpoint as a local file, and its sha256 (64 hex digits).
 
-    A file of this machine is read where it is; any other is copied below `folder`, block by block,
-    taking up where it stopped after a broken connection or when the Hub's signed URL has run out,
-    and gets its name when it is whole. What an earlier call left unfinished in `folder`, which is
-    for this content alone, isn't read again. Where other bytes come than were stated, it is read
-    once more, from the start. `came` hears of every block.
+    A local file is read where it is. Any other file is copied to `folder`, block by block, and gets
+    its name when it is whole. After a broken connection, or when the Hub's signed URL has expired,
+    the copy continues where it stopped. It also continues an unfinished copy of an earlier call, so
+    `folder` must be for this content alone. If the bytes aren't the stated ones, the file is copied
+    once more, from the start. `came` is told the size of every block.
 
-    Raises FetchError where it can't be read, or its size or hash isn't the stated one.
+    Raises FetchError if the file can't be read, or if its size or hash isn't the stated one.
     """
     if isinstance(located.filesystem, LocalFileSystem):
         file = Path(located.path)
@@ -60,7 +60,7 @@ def fetch(located: Located, folder: Path, came: Came = lambda size: None) -> tup
 
 @retry(retry=retry_if_exception_type(_Wrong), stop=stop_after_attempt(_DOWNLOADS), reraise=True)
 def _verified(located: Located, file: Path, came: Came) -> str:
-    """The file's sha256; it is read once more if other bytes came than were stated."""
+    """Download to `file`, once more if the bytes aren't the stated ones; returns the sha256."""
     try:
         digest, size = _download(located, file, came)
         _verify(located.source, digest, size)
@@ -102,11 +102,11 @@ def _hash(file: Path) -> tuple[str, int]:
 
 
 def _download(located: Located, file: Path, came: Came) -> tuple[str, int]:
-    """Copy to `file`; returns sha256 and size of its bytes."""
+    """Copy the checkpoint to `file`; returns the sha256 and the number of its bytes."""
     unfinished = file.with_name(file.name + ".partial")
     try:
         facts = _copy(located, unfinished, True, came)
-    except ValueError:  # fsspec: the server ignores ranges, so read its answer as it comes
+    except ValueError:  # from fsspec: the server ignores ranges, so read its answer as it comes
         unfinished.unlink(missing_ok=True)
         facts = _copy(located, unfinished, False, came)
     unfinished.replace(file)
@@ -118,10 +118,10 @@ def _copy(located: Located, unfinished: Path, ranges: bool, came: Came) -> tuple
     with _open(located, BLOCK if ranges else 0) as source, unfinished.open("a+b") as out:
         start = _left_over(out, digest, size if ranges else None)
         came(start)
-        at_once = ranges and size is not None and located.filesystem.async_impl
+        concurrent = ranges and size is not None and located.filesystem.async_impl
         blocks = (
             in_order(_Ranges(located, source), size or 0, start)
-            if at_once
+            if concurrent
             else _blocks(source, start)
         )
         for block in blocks:
@@ -132,7 +132,7 @@ def _copy(located: Located, unfinished: Path, ranges: bool, came: Came) -> tuple
 
 
 def _left_over(out: IO[bytes], digest: "hashlib._Hash", size: int | None) -> int:
-    """Hash what an earlier call has left of the file, if it can be of any use; its bytes."""
+    """Hash what an earlier call left in `out`, or empty it if useless; returns the bytes kept."""
     left = out.seek(0, os.SEEK_END)
     if size is None or left > size:
         out.truncate(0)
@@ -144,7 +144,7 @@ def _left_over(out: IO[bytes], digest: "hashlib._Hash", size: int | None) -> int
 
 
 def _open(located: Located, block_size: int) -> Any:
-    # With the size known, no second look-up is made; a signed URL may not allow one.
+    # If fsspec knows the size, it doesn't look it up, which a signed URL might not allow.
     known = {"size": located.source.bytes} if isinstance(located.filesystem, HTTPFileSystem) else {}
     return located.filesystem.open(
         located.path, "rb", block_size=block_size, cache_type="none", **known
@@ -152,14 +152,14 @@ def _open(located: Located, block_size: int) -> Any:
 
 
 def _blocks(file: Any, position: int) -> Iterator[bytes]:
-    """The file's bytes from a position as they come; asked for again where an answer breaks off."""
+    """The file's blocks from `position`, as they come. A read that breaks off is retried."""
     while block := read_at(file, position):
         position += len(block)
         yield block
 
 
 def _passing(error: BaseException) -> bool:
-    """Whether asking again may help: a broken connection, a busy or failing server."""
+    """Whether a retry can help: after a broken connection, or if the server is busy or failing."""
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status in (408, 429) or error.status >= 500
     if isinstance(error, FileNotFoundError | PermissionError):
@@ -176,7 +176,7 @@ _again = retry(
 
 
 class _Ranges:
-    """Reads an open file's ranges, from several threads; a signed URL that ran out is renewed."""
+    """Read ranges of an open file, from several threads; renew a signed URL that has expired."""
 
     def __init__(self, located: Located, file: Any) -> None:
         self._located, self._file, self._lock = located, file, Lock()
@@ -189,14 +189,14 @@ class _Ranges:
             if refusal.status != 403 or self._located.renew is None:
                 raise
         with self._lock:
-            if self._file is file:  # else another thread has renewed it meanwhile
+            if self._file is file:  # else another thread has renewed it
                 self._file = _open(self._located.renew(self._located), BLOCK)
         return read_range(self._file, start, stop)
 
 
 @_again
 def read_range(file: Any, start: int, stop: int) -> bytes:
-    block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: has no state
+    block: bytes = file._fetch_range(start, stop)  # what fsspec's caches call: it keeps no state
     if len(block) != stop - start:
         raise OSError(f"{len(block)} bytes came where {stop - start} were asked for")
     return block

@@ -1,9 +1,10 @@
-"""Files on the Hugging Face Hub: one request finds one, and its signed URL is kept while it lasts.
+"""Find files on the Hugging Face Hub: one request finds a file and a signed URL to read it.
 
-The Hub counts requests in windows of five minutes (anonymous: 3,000 that resolve a file) and says
-in ``RateLimit`` what is left, refusing more with 429 and ``Retry-After``. huggingface_hub waits as
-told before it repeats a refused request; here all look-ups of the process wait together, also when
-one that succeeded was the last. The driver looks up for all workers (see `cluster`).
+The Hub limits requests in windows of five minutes (anonymous: 3,000 that resolve a file). Its
+header ``RateLimit`` says how many are left; it refuses others with 429 and ``Retry-After``.
+huggingface_hub waits only before it repeats a refused request. Here all look-ups of the process
+wait together, and they wait as soon as an answer says that none is left. The driver does the
+look-ups of all workers (see `cluster`).
 """
 
 import logging
@@ -37,45 +38,45 @@ from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact
 from zooadapt.types import Located, Source
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm looks for in a Hub repository, in this order."""
+"""The files that timm looks for in a Hub repository, in this order."""
 SHARDED = tuple(f"{file}.index.json" for file in FILES)
-"""What is there instead where a checkpoint is split into several files."""
+"""The files that are there instead if a checkpoint is split into several."""
 LONGEST_TEXT = 4 * 2**20
-"""Bytes of a text file that is read whole."""
+"""The most bytes of a text file that is read."""
 SILENCE = 60.0
-"""Seconds that a server may say nothing."""
+"""Seconds after which a server that sends nothing is given up."""
 
 _log = logging.getLogger(__name__)
-logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hide its retries
 
 
 class _Budget:
-    """What the Hub still allows: told by every answer, awaited by every request."""
+    """The budget of requests to the Hub. Every answer updates it; every request waits for it."""
 
     def __init__(self) -> None:
         self.until = 0.0
 
     def wait(self, request: Any) -> None:
-        """Until the Hub takes requests again."""
+        """Sleep until the Hub takes requests again."""
         while (seconds := self.until - time.monotonic()) > 0:
             time.sleep(seconds)
 
     def heed(self, response: Any) -> None:
-        """Let all requests wait if this answer says that there is nothing left."""
+        """Make all requests wait if this answer says that no request is left."""
         seconds = _told_to_wait(response)
         if seconds:
             before, self.until = self.until, max(self.until, time.monotonic() + seconds)
             if self.until > before + 1:
-                _log.warning("zooadapt: the Hub takes no more look-ups for %d s", seconds)
+                _log.warning("zooadapt: waiting %d s for the Hub's limit of requests", seconds)
 
 
 budget = _Budget()
 
 
 def _told_to_wait(response: Any) -> int:
-    """Seconds, one more than the answer states, as it states them rounded; 0 for no need to wait.
+    """The seconds to wait after this answer, or 0. It is one more than stated, against rounding.
 
-    ``Retry-After`` may also be a date; the Hub's never is.
+    ``Retry-After`` could also be a date, but the Hub never sends one.
     """
     limit = parse_ratelimit_headers(response.headers)
     if limit:
@@ -85,17 +86,17 @@ def _told_to_wait(response: Any) -> int:
 
 
 def _heed_limits() -> None:
-    """Have the requests of huggingface_hub's client go through the budget."""
+    """Send the requests of huggingface_hub's client through the budget."""
     hooks = get_session().event_hooks
-    if budget.heed not in hooks["response"]:  # new, or one that was made anew after an error
+    if budget.heed not in hooks["response"]:  # a new client, or one renewed after an error
         hooks["request"].append(budget.wait)
         hooks["response"].append(budget.heed)
 
 
 def locate(hub_id: str) -> Located:
-    """One HEAD request tells commit, sha256, size and a signed URL of the repository's weights.
+    """Find a repository's weights: one HEAD request states commit, sha256, size and a signed URL.
 
-    Raises FetchError where they aren't there or may not be read, Unreachable for no answer.
+    Raises FetchError if they aren't there (Absent) or aren't readable, Unreachable for no answer.
     """
     repo, _, revision = hub_id.partition("@")
     for file in FILES:
@@ -103,15 +104,15 @@ def locate(hub_id: str) -> Located:
         if found:
             return found
     if any(_resolve(repo, file, revision) for file in SHARDED):
-        raise FetchError(f"hf://{repo} is split into several files, which aren't put together")
+        raise FetchError(f"hf://{repo} is split into several files; zooadapt reads only one")
     raise Absent(f"hf://{repo} has none of {', '.join(FILES)}")
 
 
 def text(hub_id: str, file: str) -> str | None:
-    """A small text file of a repository; None where the repository has no such file.
+    """The content of a small text file in a repository; None if the repository has no such file.
 
-    Raises FetchError where the repository isn't there or may not be read, or the file is larger
-    than LONGEST_TEXT, Unreachable for no answer.
+    Raises FetchError if the repository isn't there or isn't readable, or if the file is larger than
+    LONGEST_TEXT. Raises Unreachable for no answer.
     """
     repo, _, revision = hub_id.partition("@")
     with _translated(repo):
@@ -127,14 +128,14 @@ def text(hub_id: str, file: str) -> str | None:
 
 
 def decoded(content: bytes, where: str) -> str:
-    """A file's text. Raises FetchError where it has more than LONGEST_TEXT bytes."""
+    """A file's content as text. Raises FetchError if it has more than LONGEST_TEXT bytes."""
     if len(content) > LONGEST_TEXT:
         raise FetchError(f"{where} is too large to be read, over {LONGEST_TEXT >> 20} MiB")
     return content.decode(errors="replace")
 
 
 def _beginning(blocks: Iterable[bytes]) -> bytes:
-    """As many blocks as it takes to have more than LONGEST_TEXT bytes."""
+    """The first blocks, up to the one that makes them more than LONGEST_TEXT bytes."""
     content = bytearray()
     for block in blocks:
         content += block
@@ -144,24 +145,22 @@ def _beginning(blocks: Iterable[bytes]) -> bytes:
 
 
 def renewed(located: Located) -> Located:
-    """The same bytes, at the same commit, under a new signed URL. Raises FetchError."""
+    """The same file at the same commit, with a new signed URL. Raises FetchError."""
     repo, _, pinned = located.source.uri.removeprefix("hf://").partition("@")
     commit, _, file = pinned.partition("/")
     found = _resolve(repo, file, commit)
     if found is None:
-        raise FetchError(
-            f"{located.source.uri} isn't there any more; try again with --retry-failed"
-        )
+        raise FetchError(f"{located.source.uri} is no longer there; try again with --retry-failed")
     return found
 
 
 def holds(source: Source) -> bool:
-    """Whether it is a file on the Hub, pinned to a commit: what was found of it stays true."""
+    """Whether the source is on the Hub: pinned to a commit, such a source never changes."""
     return source.uri.startswith("hf://")
 
 
 def _resolve(repo: str, file: str, revision: str) -> Located | None:
-    """None where the repository has no such file."""
+    """The located file; None if the repository has no such file."""
     with _translated(repo):
         url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
         try:
@@ -173,7 +172,7 @@ def _resolve(repo: str, file: str, revision: str) -> Located | None:
 
 @contextmanager
 def _translated(repo: str) -> Iterator[None]:
-    """Within the limits; what goes wrong is FetchError or Unreachable, with the remedy."""
+    """Keep to the Hub's limits, and turn its errors into FetchError or Unreachable."""
     _heed_limits()
     try:
         yield
@@ -186,7 +185,7 @@ def _translated(repo: str) -> Iterator[None]:
             f"hf://{repo} is gated: accept its terms on the Hub and set HF_TOKEN"
         ) from cause
     except (RepositoryNotFoundError, RevisionNotFoundError) as cause:
-        # Without a token the Hub answers 401 for what isn't there, too: that says nothing.
+        # Without a token the Hub also answers 401 for what isn't there, so only a 404 is certain.
         kind = Absent if cause.response.status_code == 404 else FetchError
         raise kind(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
     except HfHubHTTPError as cause:
@@ -212,7 +211,7 @@ def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
 
 
 def http_client(headers: dict[str, str]) -> dict[str, Any]:
-    """aiohttp settings: no bound on a whole transfer, but on silence."""
+    """aiohttp settings: a transfer can take any time, but silence is limited to `SILENCE`."""
     return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=SILENCE)}
 
 

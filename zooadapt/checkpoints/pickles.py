@@ -1,8 +1,8 @@
-"""What a pickle would do when loaded, told from its instructions without doing it.
+"""Find out what a pickle would do when loaded, from its instructions, without doing it.
 
-torch runs no code of a pickle (``weights_only``). But it takes whatever memory and time a pickle
-asks for, and leaves values that the file lacks as the memory happened to be. So a pickle is gone
-through twice: here, where objects are no more than names, and then by torch.
+torch runs no code of a pickle (``weights_only``). But it takes as much memory and time as a pickle
+asks for, and leaves values that the file lacks undefined. A pickle is therefore read twice: first
+here, where objects are only names, and then by torch.
 """
 
 import io
@@ -17,7 +17,7 @@ import torch
 from zooadapt.errors import CheckpointError
 
 LARGEST = 8 * 2**20
-"""Bytes of a pickle, which has some 250 for each tensor. Loaded, it may take 70 times as much."""
+"""The most bytes of a pickle. A tensor takes some 250; loading can take 70 times as much."""
 
 _MOST_DIMENSIONS = 64  # torch's own limit
 _KINDS = {
@@ -27,6 +27,7 @@ _KINDS = {
     8: "ComplexFloat Double Long",
     16: "ComplexDouble",
 }
+"""The kinds of torch's storages, by the bytes of an item."""
 _ITEM_BYTES = {"torch.storage UntypedStorage": 1} | {
     f"torch {kind}Storage": size for size, kinds in _KINDS.items() for kind in kinds.split()
 }
@@ -34,7 +35,7 @@ _ITEM_BYTES = {"torch.storage UntypedStorage": 1} | {
 
 @dataclass(frozen=True)
 class Storage:
-    """Values that a pickle says lie elsewhere in its file."""
+    """Values that, as a pickle says, are stored elsewhere in its file."""
 
     key: str
     bytes: int
@@ -50,17 +51,18 @@ class _Named:
 
 @dataclass(frozen=True)
 class _Made:
-    """What a class or function would make."""
+    """The object that a class or function would make."""
 
     by: str
 
 
 def examine(stream: io.BytesIO, most: int) -> tuple[Any, list[Storage]]:
-    """The next pickle of the stream, its objects only named, and the storages that it claims.
+    """The content of the next pickle, with names for its objects, and the storages it claims.
 
-    Raises CheckpointError, whose message lacks the subject, where the pickle needs more than plain
-    tensors and containers, or has a tensor that reaches beyond its storage or repeats it to more
-    than `most` values. Where it makes no sense, anything may be raised.
+    Raises CheckpointError if the pickle needs more than plain tensors and containers, or if a
+    tensor reaches beyond its storage or repeats it to more than `most` values. The message begins
+    with the verb, for the caller to put the file's name before it. A malformed pickle can raise any
+    exception.
     """
     examination = _Examination(most)
     for opcode, argument, _ in pickletools.genops(stream):
@@ -69,7 +71,7 @@ def examine(stream: io.BytesIO, most: int) -> tuple[Any, list[Storage]]:
 
 
 class _Examination:
-    """A pickle's stack and memo, as torch's unpickler would have them."""
+    """The stack and memo that torch's unpickler would have."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -79,7 +81,7 @@ class _Examination:
         self.memo: dict[int, Any] = {}
 
     def step(self, instruction: str, argument: Any) -> None:
-        """Do to the stack what an instruction does."""
+        """Change the stack as the instruction would."""
         match instruction:
             case "PROTO" | "STOP":
                 pass
@@ -87,7 +89,7 @@ class _Examination:
                 self.stack.append(_NEW[instruction]())
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
                 self.stack.append(argument)
-            case "SHORT_BINSTRING" if argument.isascii():  # torch has others read differently
+            case "SHORT_BINSTRING" if argument.isascii():  # torch decodes others in another way
                 self.stack.append(argument)
             case "GLOBAL":
                 self.stack.append(_named(argument))
@@ -116,7 +118,7 @@ class _Examination:
                 raise _refused(f"needs the pickle instruction {instruction}")
 
     def take(self, instruction: str) -> list[Any]:
-        """The items of the stack that an instruction takes: so many, or all since the mark."""
+        """Pop the items that an instruction takes: a fixed number, or all since the mark."""
         number = _TAKES.get(instruction)
         if number is None:
             items, self.stack = self.stack, self.below.pop()
@@ -126,13 +128,13 @@ class _Examination:
         return items
 
     def claim(self, storage: Storage) -> Storage:
-        """The storage, which is the same at each mention: torch doesn't look whether it is."""
+        """Note a storage. Raises CheckpointError if two of one key differ, which torch ignores."""
         if self.storages.setdefault(storage.key, storage) != storage:
             raise _refused("has two lengths for the same values")
         return storage
 
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """What a call would make. Raises CheckpointError where it isn't known to be harmless."""
+        """The result of a call. Raises CheckpointError unless the call is known to be harmless."""
         if name not in _CALLS or not _CALLS[name](*arguments):
             raise _foreign(name)
         if name in _TENSORS:
@@ -152,7 +154,7 @@ _TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2}
 
 
 def _keyed(items: Any = ()) -> bool:
-    """Whether a container of these would have plain keys, which take no time to be told apart."""
+    """Whether a container of these items has only plain keys, which are quick to compare."""
     if isinstance(items, list):
         return all(_plain(item[0] if isinstance(item, list) else item) for item in items)
     return isinstance(items, dict) or items == ()
@@ -163,7 +165,7 @@ def _plain(value: Any) -> bool:
 
 
 _TENSORS: dict[str, Callable[..., bool]] = {
-    # One more argument would make the tensor negated or conjugated.
+    # One more argument would negate or conjugate the tensor.
     "torch._utils _rebuild_tensor": lambda *arguments: len(arguments) == 4,
     "torch._utils _rebuild_tensor_v2": lambda *arguments: len(arguments) == 6,
     "torch._utils _rebuild_tensor_v3": lambda *arguments: len(arguments) == 7,
@@ -185,7 +187,7 @@ _DTYPES = {
     if isinstance(value, torch.dtype)
 }
 KNOWN = _CALLS.keys() | _ITEM_BYTES.keys() | _DTYPES.keys()
-"""All that a pickle may name."""
+"""All names that a pickle can contain."""
 
 
 def _named(name: str) -> _Named:
@@ -194,33 +196,33 @@ def _named(name: str) -> _Named:
     return _Named(name)
 
 
-def _extend(items: list[Any], of: Any) -> None:
-    if type(of) is not list:
-        raise TypeError(f"a {type(of).__name__} can't be appended to")
-    of.extend(items)
+def _extend(items: list[Any], container: Any) -> None:
+    if type(container) is not list:
+        raise TypeError(f"it appends to a {type(container).__name__}")
+    container.extend(items)
 
 
-def _update(items: list[Any], of: Any) -> None:
+def _update(items: list[Any], container: Any) -> None:
     keys = items[::2]
     if not all(map(_plain, keys)):
         raise _refused("has a dictionary with keys that aren't plain")
-    if isinstance(of, dict):
-        of.update(dict.fromkeys(keys))
+    if isinstance(container, dict):
+        container.update(dict.fromkeys(keys))
 
 
-def _build(state: Any, of: Any) -> None:
-    """What ``state_dict`` hangs on an OrderedDict, or the content of a Namespace."""
-    metadata = of.by == "collections OrderedDict" and state.keys() <= {"_metadata"}
-    if not metadata and not (of.by == "argparse Namespace" and isinstance(state, dict)):
-        raise _refused(f"sets attributes of {_dotted(of.by)}")
+def _build(state: Any, made: Any) -> None:
+    """Allow the metadata that ``state_dict`` adds to an OrderedDict, and a Namespace's content."""
+    metadata = made.by == "collections OrderedDict" and state.keys() <= {"_metadata"}
+    if not metadata and not (made.by == "argparse Namespace" and isinstance(state, dict)):
+        raise _refused(f"sets attributes of {_dotted(made.by)}")
 
 
 def _storage(_: Any, kind: Any, key: Any, device: Any, length: Any, *view: Any) -> Storage:
-    """What a persistent id stands for. torch below 0.4 could name a part of a storage, too."""
+    """The storage of a persistent id. torch before 0.4 could also name a part of a storage."""
     if any(part is not None for part in view):
-        raise _refused("has a part of some values under another name")
+        raise _refused("names a part of a storage")
     if not isinstance(key, str) or not isinstance(length, int) or length < 0:
-        raise TypeError("a storage's key or length is of another kind")
+        raise TypeError("a storage's key isn't text, or its length isn't a whole number")
     item_bytes = _ITEM_BYTES[kind.name]
     return Storage(key, length * item_bytes, item_bytes)
 
@@ -228,10 +230,10 @@ def _storage(_: Any, kind: Any, key: Any, device: Any, length: Any, *view: Any) 
 def _check_tensor(
     most: int, storage: Storage, offset: Any, size: Any, stride: Any, *more: Any
 ) -> None:
-    """The tensor lies in its storage: torch would make a legacy one longer, with what was there."""
+    """Check that a tensor fits into its storage; torch would fill up a legacy one with anything."""
     numbers = (offset, *size, *stride)
     if len(size) > _MOST_DIMENSIONS or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise TypeError("a tensor's size is of another kind")
+        raise TypeError("a tensor's size isn't made of whole numbers")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     item_bytes = _DTYPES[more[2].name] if len(more) == 3 else storage.item_bytes
     if 0 not in size and (last + 1) * item_bytes > storage.bytes:
@@ -249,7 +251,7 @@ def _foreign(name: str) -> CheckpointError:
 
 def _refused(reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{reason}, as no checkpoint of plain tensors does; ask its author for safetensors"
+        f"{reason}, unlike a checkpoint of plain tensors; ask its author for safetensors"
     )
 
 

@@ -1,4 +1,4 @@
-"""Room for files on their way: a folder of this process that is gone when it ends."""
+"""A temporary folder for files on their way, which is removed when its process ends."""
 
 import fcntl
 import shutil
@@ -13,20 +13,20 @@ _LOCK = ".lock"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder, removed at the end; what killed processes left behind is removed too.
+    """An empty folder, removed after the block. Folders of killed processes are removed too.
 
-    A folder is its process's as long as a lock in it is held, and the kernel lets that go when the
-    process ends, however it ends and whichever container it ran in.
+    A process holds a lock in its folder. The kernel releases the lock when the process ends,
+    however it ends and whichever container it ran in; then any other process can remove the folder.
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        _remove_if_left(left)
+    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        _remove_if_left(other)
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
-        unseen = folder / f"{_LOCK}.new"
-        with unseen.open("w") as lock:
+        hidden = folder / f"{_LOCK}.new"
+        with hidden.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            unseen.rename(folder / _LOCK)  # seen only when it is held
-            files = folder / "files"  # none of which can be taken for the lock
+            hidden.rename(folder / _LOCK)  # others see the lock only once it is held
+            files = folder / "files"  # so that no file can be taken for the lock
             files.mkdir()
             yield files
 

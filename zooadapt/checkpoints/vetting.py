@@ -1,8 +1,8 @@
-"""Whether a file is what ``torch.save`` or safetensors write, before either is asked to load it.
+"""Check that ``torch.save`` or safetensors wrote a file, before either of them loads it.
 
-Each function raises CheckpointError, whose message lacks the subject, where the file claims more
-than it holds, would run code, or is damaged or ambiguous in a way that its loader lets through.
-Where the file makes no sense, anything may be raised.
+Each function raises CheckpointError if the file claims more than it holds, would run code, or is
+damaged or ambiguous in a way that its loader doesn't notice. The message begins with the verb, for
+the caller to put the file's name before it. A malformed file can raise any exception.
 """
 
 import io
@@ -18,17 +18,17 @@ from zooadapt.checkpoints import pickles
 from zooadapt.errors import CheckpointError
 
 _LARGEST_HEADER = 8 * 2**20
-"""Bytes of a safetensors header, which has some 100 for each tensor."""
+"""The most bytes of a safetensors header. It has some 100 a tensor."""
 
 
 def safetensors(file: Path) -> None:
-    """Its header is of a bounded size and has no name twice; all else safetensors itself checks."""
+    """Check that the header is short and has no name twice; safetensors checks the rest."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > _LARGEST_HEADER:
             raise _damaged(f"its header would have {length} bytes")
         header = opened.read(length)
-    with suppress(ValueError, RecursionError):  # no JSON: safetensors says so, and where
+    with suppress(ValueError, RecursionError):  # isn't JSON: safetensors itself says where
         json.loads(header, object_pairs_hook=_once)
 
 
@@ -40,7 +40,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Sipped(io.FileIO):
-    """A file that gives no more at once than a pickle may have: a zip lists its entries first."""
+    """A file that refuses long reads, because zipfile reads a list of entries of any length."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size > pickles.LARGEST:
@@ -49,17 +49,17 @@ class _Sipped(io.FileIO):
 
 
 def archive(file: Path) -> None:
-    """A zip of stored entries whose checksums are right, and a pickle that claims just those."""
+    """Check a zip: stored entries, right checksums, and a pickle that claims only these."""
     size = file.stat().st_size
     with _Sipped(file) as source, zipfile.ZipFile(source) as opened:
         odd = _oddity(opened, size)
         if odd:
             raise CheckpointError(
-                f"is a zip archive but none of torch.save: {odd}; ask its author for safetensors"
+                f"is a zip that torch.save didn't write: {odd}; ask its author for safetensors"
             )
         damaged = opened.testzip()
         if damaged:
-            raise _damaged(f"the checksum of {damaged} in it is wrong")
+            raise _damaged(f"the checksum of {damaged} is wrong")
         data = f"{_root(opened)}/data"
         pickle = io.BytesIO(opened.read(f"{data}.pkl"))
         sizes = {entry.filename: entry.file_size for entry in opened.infolist()}
@@ -70,7 +70,7 @@ def archive(file: Path) -> None:
 
 
 def _oddity(opened: zipfile.ZipFile, size: int) -> str | None:
-    """What no zip of torch's has: what unfolds, or what two readers may take for two files."""
+    """Why torch didn't write this zip, or None. Others can unfold, or differ by reader."""
     entries, root = opened.infolist(), _root(opened)
     names = [entry.filename for entry in entries]
     if f"{root}/constants.pkl" in names:
@@ -80,7 +80,7 @@ def _oddity(opened: zipfile.ZipFile, size: int) -> str | None:
     if len({name.lower() for name in names}) < len(names):
         return "it has several entries of one name"
     if opened.comment or entries[0].header_offset or sum(e.file_size for e in entries) > size:
-        return "its entries overlap, or there is more than entries"
+        return "its entries overlap, or it holds more than entries"
     if opened.getinfo(f"{root}/data.pkl").file_size > pickles.LARGEST:
         return f"its data.pkl has more than {pickles.LARGEST} bytes"
     for entry in entries:
@@ -92,21 +92,21 @@ def _oddity(opened: zipfile.ZipFile, size: int) -> str | None:
 
 
 def _root(opened: zipfile.ZipFile) -> str:
-    """The folder that all entries are in."""
+    """The folder of the first entry; all entries have to be in it."""
     return opened.infolist()[0].filename.partition("/")[0]
 
 
 def stacked(file: Path) -> None:
-    """The five pickles of torch before 1.6, which claim just the values that come behind them."""
+    """Check the five pickles of torch before 1.6: they claim only the values after them."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         stream = io.BytesIO(opened.read(pickles.LARGEST))
     for number in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION):
         if pickles.examine(stream, size)[0] != number:
             raise CheckpointError(
-                "is a pickle but none of torch.save; ask its author for safetensors"
+                "is a pickle that torch.save didn't write; ask its author for safetensors"
             )
-    pickles.examine(stream, size)  # the system that it was written on
+    pickles.examine(stream, size)  # about the system that wrote the file
     _, storages = pickles.examine(stream, size)
     keys, _ = pickles.examine(stream, size)
     if not all(isinstance(key, str) for key in keys) or set(keys) != {s.key for s in storages}:
@@ -116,4 +116,4 @@ def stacked(file: Path) -> None:
 
 
 def _damaged(how: str) -> CheckpointError:
-    return CheckpointError(f"is damaged: {how}; fetch it anew, or ask its author for safetensors")
+    return CheckpointError(f"is damaged: {how}; fetch it again, or ask its author for safetensors")

@@ -1,4 +1,4 @@
-"""What the commands of a mirror share: exit codes, and how the mirror is named."""
+"""What the commands share: exit codes, and the options that name a mirror."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,19 +15,18 @@ if TYPE_CHECKING:
     from zooadapt.reader.mirror import Mirror
 
 OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
-"""Exit codes; for `adapt`, 1 says that some models failed. See the README."""
+"""Exit codes. From `adapt`, 1 means that some models failed. See the README."""
 
 NO_MIRROR = "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR"
 
-_CONFIG = click.option(
-    "--config", "config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
-    help="A job's YAML file, for its `dest` and `storage_options`.",
-)  # fmt: skip
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_CONFIG = click.option("--config", "config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
+                       help="A job's YAML file: its `dest` and `storage_options` name the "
+                       "mirror.")  # fmt: skip
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command with its one mirror; it is called with the mirror's store first."""
+    """Decorate a command that works on one mirror. Its first argument is the mirror's store."""
 
     @wraps(command)
     def called(place: str | None, mirror: str | None, config: str | None, **options: Any) -> int:
@@ -40,13 +39,14 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
         return command(open_store(absolute(url, "MIRROR"), dict(places.storage_options)), **options)
 
     argument = click.argument("place", required=False, metavar="[MIRROR]")
-    option = click.option("--mirror", envvar="ZOOADAPT_MIRROR", metavar="URL", help="The same.")
+    option = click.option("--mirror", envvar="ZOOADAPT_MIRROR", metavar="URL",
+                          help="The mirror's URL or folder, instead of the argument.")  # fmt: skip
     return argument(option(_CONFIG(called)))
 
 
 @dataclass(frozen=True)
 class MirrorOptions:
-    """Where a reader's mirrors are, by the options; nothing is opened yet."""
+    """The options that say where a reader's mirrors are. No mirror is opened yet."""
 
     urls: tuple[str, ...]
     places: Places
@@ -54,7 +54,7 @@ class MirrorOptions:
     offline: bool
 
     def opened(self) -> "Mirror":
-        """The mirrors. Raises UsageError where none is named."""
+        """Open the mirrors. Raises UsageError where none is named."""
         from zooadapt.reader.mirror import open_mirror
 
         urls = self.urls or ((self.places.dest,) if self.places.dest else ())
@@ -65,7 +65,7 @@ class MirrorOptions:
 
 
 def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command that reads mirrors; it is called with a `Mirror` first."""
+    """Decorate a command that reads mirrors. Its first argument is a `Mirror`."""
 
     @wraps(command)
     def called(mirrors: MirrorOptions, **options: Any) -> int:
@@ -75,7 +75,7 @@ def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
 
 
 def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command that may do without mirrors; it is called with a `MirrorOptions` first."""
+    """Decorate a command that can do without mirrors. Its first argument is a `MirrorOptions`."""
 
     @wraps(command)
     def called(
@@ -85,9 +85,9 @@ def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
 
     settings = (
         click.option("--mirror", envvar="ZOOADAPT_MIRROR", multiple=True, metavar="URL",
-                     help="Its URL or folder; several are tried in the order given."),
-        click.option("--anon", is_flag=True, help="Without credentials, for public buckets."),
-        click.option("--offline", is_flag=True, help="Use only what is on this machine."),
+                     help="The mirror's URL or folder. Several are tried in this order."),
+        click.option("--anon", is_flag=True, help="Use no credentials, for public S3 buckets."),
+        click.option("--offline", is_flag=True, help="Use only what is already on this machine."),
         _CONFIG,
     )  # fmt: skip
     decorated: Any = called
@@ -97,5 +97,5 @@ def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
 
 
 def with_anon(url: str, given: Mapping[str, Any], anon: bool) -> Mapping[str, Any]:
-    """fsspec options that do without credentials, where the URL is of S3."""
+    """The fsspec options `given`, without credentials if `anon` is true and the URL is of S3."""
     return {**given, "anon": True} if anon and url.startswith("s3:") else given

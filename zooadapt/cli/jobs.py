@@ -1,4 +1,4 @@
-"""The commands of those who run jobs on a mirror: what was run, and what has to go."""
+"""The commands for people who run jobs on a mirror: list the runs, take models down."""
 
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -19,25 +19,23 @@ if TYPE_CHECKING:
 @click.argument("model")
 @of_mirror
 @click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
-@click.option("--chans", callback=parse_chans, metavar="N,…", help="Only variants so wide.")
-@click.option("--bands", multiple=True, metavar="BANDS", help="Only these, as for `adapt`.")
-@click.option(
-    "--reason",
-    default="taken down",
-    show_default=True,
-    metavar="TEXT",
-    help="Why, for failures.parquet.",
-)
-@click.option("--undo", is_flag=True, help="Let the next job make it again.")
-@click.option("--yes/--dry-run", "sure", default=False, help="Else it is only shown.")  # fmt: skip
+@click.option("--chans", callback=parse_chans, metavar="N,…",
+              help="Only variants with these channel counts.")  # fmt: skip
+@click.option("--bands", multiple=True, metavar="BANDS",
+              help="Only variants with these bands, named as for `adapt`.")  # fmt: skip
+@click.option("--reason", default="taken down", show_default=True, metavar="TEXT",
+              help="The reason to state in failures.parquet.")  # fmt: skip
+@click.option("--undo", is_flag=True, help="Undo a removal: jobs can make the models again.")
+@click.option("--yes/--dry-run", "sure", default=False,
+              help="Change the mirror, or only show what would change (the default).")  # fmt: skip
 def remove(
     store: "Store", model: str, zoo: str | None, chans: tuple[int, ...], bands: tuple[str, ...],
     reason: str, undo: bool, sure: bool,
 ) -> int:  # fmt: skip
-    """Take models down from a mirror, and keep them from being made again.
+    """Take models down from a mirror.
 
-    MODEL is a name or a glob, such as 'resnet*'. Without --chans and --bands all of a model goes,
-    its original stems included.
+    No job makes them again until --undo. MODEL is a name or a glob, such as 'resnet*'. Without
+    --chans and --bands whole models are removed, with their original stems.
     """
     from zooadapt.mirror.manifest import PAGE
     from zooadapt.report import page, text, upkeep
@@ -51,17 +49,17 @@ def remove(
         found = removal.find(store, model, zoo, _patterns(chans, bands))
         if sure:
             (removal.undo if undo else removal.remove)(store, found, reason, run_id)
-            if store.exists(PAGE):  # on which nothing that was taken down is to stand
+            if store.exists(PAGE):  # the page must not show what was taken down
                 page.leave(store)
     models = text.counted(len(found), "model")
     if undo:
-        done = "be made again by the next job that is asked for it"
-        click.echo(f"{models} may {done}" if sure else f"{models} could {done}; --yes allows it")
+        done = "be made again by the next job that asks for it"
+        click.echo(f"{models} will {done}" if sure else f"{models} would {done}; --yes allows it")
         return OK
     click.echo(upkeep.removal_table(found))
     variants = sum(len(each.variants) for each in found)
     size = text.size(sum(each.bytes for each in found))
-    done = "removed" if sure else "would go; --yes removes them, and no job makes them again"
+    done = "removed" if sure else "to remove; --yes removes them, and no job makes them again"
     click.echo(f"{models}, {text.counted(variants, 'variant')}, {size}, {done}")
     return OK
 
@@ -77,15 +75,9 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
 
 @click.command()
 @of_mirror
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="At most this many, the latest.",
-)
-@as_json  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+              help="List at most this many runs, the latest.")  # fmt: skip
+@as_json
 def runs(store: "Store", limit: int, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first."""
     from zooadapt.mirror import run_files
@@ -93,7 +85,7 @@ def runs(store: "Store", limit: int, as_json: bool) -> int:
 
     seen = run_files.seen(store, limit)
     if not seen and not as_json:
-        click.echo("no runs")
+        click.echo("the mirror has no runs")
         return OK
     found = runs.runs(seen)
     click.echo(tables.as_json(found) if as_json else runs.run_lines(found))

@@ -1,4 +1,4 @@
-"""The command line: `zooadapt adapt`, which `jobs/adapt_zoo.py` is too, and a mirror's readers."""
+"""The command line: all commands of `zooadapt`. `jobs/adapt_zoo.py` is `zooadapt adapt`."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from zooadapt.job.options import Config, run_options
 
 
 class _InOrder(click.Group):
-    """Lists its commands in the order in which they were added."""
+    """A group of commands that lists them in the order in which they were added."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
@@ -21,14 +21,14 @@ class _InOrder(click.Group):
 @click.group(cls=_InOrder)
 @click.version_option(__version__)
 def zooadapt() -> None:
-    """Pretrained image models for any number of channels."""
+    """Adapt pretrained image models to any number of channels, and use mirrors of the results."""
 
 
 @click.command()
 @run_options
 def adapt(config: Config) -> int:
-    """Adapt a zoo's pretrained models to other channels."""
-    from zooadapt.job import dry_run, run  # torch, timm and Ray: not for --help and bad arguments
+    """Adapt a zoo's pretrained models to other channels, given by --chans or --bands or both."""
+    from zooadapt.job import dry_run, run  # not for --help: they import torch, timm and Ray
 
     return dry_run.dry_run(config) if config.dry_run else run.adapt(config)
 
@@ -38,7 +38,7 @@ for _command in (*reading.COMMANDS, adapt, *jobs.COMMANDS, *upkeep.COMMANDS):
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = zooadapt) -> int:
-    """Run a command and return its exit code; every error is one line on stderr."""
+    """Run a command and return its exit code. Every error is printed as one line on stderr."""
     try:
         result = command.main(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else OK
@@ -49,23 +49,23 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
     except ZooadaptError as error:
         return _say(str(error), STOPPED)
     except (KeyboardInterrupt, click.Abort):
-        return _say("stopped; the same command goes on where this one ended", STOPPED)
+        return _say("stopped; run the same command again to resume", STOPPED)
     except ModuleNotFoundError as error:
         return _say(_lacking(error), USAGE)
     except Exception as error:
-        return _say(f"stopped by an unforeseen {type(error).__name__}: {one_line(error)}", STOPPED)
+        return _say(f"stopped by an unexpected {type(error).__name__}: {one_line(error)}", STOPPED)
 
 
 _LINUX = ("fcntl", "resource")
-"""Modules that Python has on Linux and macOS only."""
+"""Modules that Python has only on Linux and macOS."""
 
 
 def _lacking(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
     if name in _LINUX:
-        return "this needs Linux; ls, show, pull, status and create_model work on any system"
+        return "this command needs Linux; ls, show, pull, status and create_model work anywhere"
     extra = "load" if name in ("torch", "timm", "safetensors") else "run"
-    return f"this needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"
+    return f"this command needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"
 
 
 def _say(message: str, code: int) -> int:

@@ -1,4 +1,4 @@
-"""The commands of those who use a mirror: find a variant, pull it."""
+"""The commands for people who use a mirror: find variants, pull them, see what is there."""
 
 import json
 from pathlib import Path
@@ -27,16 +27,18 @@ _VARIANT = (
     "proof", "checked_on", "folder",
 )  # fmt: skip
 
-_chans = click.option("--chans", type=click.IntRange(min=1), metavar="N", help="Channels.")
-_bands = click.option("--bands", metavar="BANDS", help="Named bands, as for `adapt`.")
-_scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)))
+_chans = click.option("--chans", type=click.IntRange(min=1), metavar="N",
+                      help="The number of channels.")  # fmt: skip
+_bands = click.option("--bands", metavar="BANDS", help="The bands, named as for `adapt`.")
+_scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)),
+                       help="The rule by which channels read the original ones.")  # fmt: skip
 _zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
     names = [name.strip() for name in (value or "").split(",") if name.strip()]
     if value is not None and not names:
-        raise UsageError("--columns is empty; `all` is for every one")
+        raise UsageError("--columns is empty; give names of columns, or `all`")
     return names
 
 
@@ -46,40 +48,34 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 @_chans
 @_bands
 @_scheme
-@click.option("--license", metavar="GLOB", help="As the source states it; `unknown` for none.")
+@click.option("--license", metavar="GLOB",
+              help="The licence that the source states; `unknown` if it states none.")  # fmt: skip
 @_zoo
-@click.option("--available", is_flag=True, help="What the zoo offers, instead of a mirror's rows.")
-@click.option(
-    "--source-root",
-    envvar="ZOOADAPT_SOURCE_ROOT",
-    metavar="URL",
-    help="For --available: what stands in for the Hub.",
-)
-@click.option(
-    "--columns",
-    callback=_names,
-    metavar="NAME,…",
-    help="Of the manifest, or of what is available; `all` for every one.",
-)
-@click.option(
-    "--sort",
-    default="model",
-    metavar="COLUMN",
-    show_default=True,
-    help="With - before it, the largest first.",
-)
-@as_json  # fmt: skip
+@click.option("--available", is_flag=True,
+              help="List the models that a zoo offers, not a mirror's variants.")  # fmt: skip
+@click.option("--source-root", envvar="ZOOADAPT_SOURCE_ROOT", metavar="URL",
+              help="With --available: look in this folder or URL, not on the Hub.")  # fmt: skip
+@click.option("--columns", callback=_names, metavar="NAME,…",
+              help="The columns to show; `all` shows every column.")  # fmt: skip
+@click.option("--sort", default="model", metavar="COLUMN", show_default=True,
+              help="The column to sort by; -COLUMN puts the largest first.")  # fmt: skip
+@as_json
 def ls(
     mirrors: MirrorOptions, model: str, chans: int | None, bands: str | None, scheme: str | None,
     license: str | None, zoo: str | None, available: bool, source_root: str | None,
     columns: list[str], sort: str, as_json: bool,
 ) -> int:  # fmt: skip
-    """List variants; MODEL is a glob, such as 'resnet*'."""
+    """List the variants in a mirror.
+
+    MODEL is a name or a glob, such as 'resnet*'.
+    """
     from zooadapt.report import tables
 
     if available:
         if chans or bands or scheme:
-            raise UsageError("--available is of models: no --chans, --bands or --scheme")
+            raise UsageError(
+                "--available lists models, not variants; leave out --chans, --bands and --scheme"
+            )
         columns = columns or list(_OFFERED)
         counts = {"params", "all", "-params"} & {*columns, sort}
         rows = _offered(mirrors, source_root, zoo or "timm", bool(counts), model, license)
@@ -98,7 +94,7 @@ def _offered(
     mirrors: MirrorOptions, source_root: str | None, zoo: str, counts: bool,
     model: str, license: str | None,
 ) -> "pd.DataFrame":  # fmt: skip
-    """The models of a zoo that match, with their parameters if `counts`."""
+    """The models of a zoo that match; if `counts`, with their numbers of parameters."""
     from zooadapt.reader.cache import default_root
     from zooadapt.reader.zoo_models import offered
 
@@ -119,7 +115,7 @@ def _offered(
 @_zoo
 @as_json
 def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
-    """Say all about one model and its variants."""
+    """Show all that is known of one model and its variants."""
     from zooadapt.report import tables
 
     rows = mirror.siblings(model, zoo)
@@ -139,19 +135,20 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
 @_bands
 @_scheme
 @_zoo
-@click.option("--to", type=Path, metavar="DIR", help="The folder to write, instead of the cache.")
+@click.option("--to", type=Path, metavar="DIR", help="Write to this folder, not to the cache.")
 @click.option("--derive/--no-derive", default=True, show_default=True,
-              help="Make and prove what the mirror lacks; needs torch and timm.")  # fmt: skip
+              help="Make and prove a variant that the mirror lacks. This needs torch and "
+              "timm.")  # fmt: skip
 def pull(
     mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
     zoo: str | None, to: Path | None, derive: bool,
 ) -> int:  # fmt: skip
-    """Get a model for some channels; prints its folder.
+    """Download one variant of a model, and print its folder.
 
-    Plain timm loads the folder of one of its own models.
+    Choose the variant with either --chans or --bands. timm alone can load timm's models from there.
     """
     if (chans is None) == (bands is None):
-        raise UsageError("pull takes either --chans or --bands")
+        raise UsageError("pull takes either --chans or --bands; give one of them")
     folder = mirror.pull(model, chans, bands, scheme, derive=derive, zoo=zoo, to=to)
     click.echo(folder)
     row = mirror.siblings(model, zoo).iloc[0]
@@ -161,7 +158,7 @@ def pull(
 
         places = list(click.get_current_context().params["mirror"])
         hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)
-    click.echo(f"load it with  {hint}", err=True)
+    click.echo(f"load the model with  {hint}", err=True)
     return OK
 
 
@@ -169,7 +166,7 @@ def pull(
 @of_mirrors
 @as_json
 def status(mirror: "Mirror", as_json: bool) -> int:
-    """Say what a mirror holds, and what timm has besides."""
+    """Show what a mirror holds, and which models of timm it lacks."""
     from zooadapt.report import status
 
     found = status.status(mirror.manifest())

@@ -1,4 +1,4 @@
-"""The commands of those who keep a mirror."""
+"""The commands for people who look after a mirror: verify, clean, repair and copy it."""
 
 import re
 from contextlib import nullcontext
@@ -20,16 +20,16 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @click.command()
 @of_mirror
-@click.option("--deep", is_flag=True, help="Prove every variant again, too.")
+@click.option("--deep", is_flag=True, help="Also prove every variant again.")
 def verify(store: "Store", deep: bool) -> int:
-    """Check every object of a mirror against its manifest."""
+    """Compare every object of a mirror with its manifest."""
     from zooadapt.report import upkeep
     from zooadapt.upkeep.verify import verify
 
     try:
         findings = verify(store, deep)
     except KeyboardInterrupt:
-        raise RunError("stopped before all was checked; nothing was changed") from None
+        raise RunError("stopped before all was verified; nothing was changed") from None
     if findings.wrong:
         click.echo(upkeep.wrong_table(findings.wrong))
     click.echo(upkeep.verified(findings, deep))
@@ -45,17 +45,13 @@ def _parse_age(context: click.Context, parameter: click.Parameter, value: str) -
 
 @click.command()
 @of_mirror
-@click.option(
-    "--older-than",
-    default="30d",
-    show_default=True,
-    callback=_parse_age,
-    metavar="AGE",
-    help="Only what nobody has written or named for so long: 12h, 30d, 8w.",
-)
-@click.option("--delete", is_flag=True, help="Remove it; else it is only shown.")  # fmt: skip
+@click.option("--older-than", default="30d", show_default=True, callback=_parse_age, metavar="AGE",
+              help="Only objects that nothing has written or named for this long, such as 12h, "
+              "30d or 8w.")  # fmt: skip
+@click.option("--delete", is_flag=True,
+              help="Remove the leftovers. By default they are only listed.")  # fmt: skip
 def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
-    """Show or remove what a mirror no longer needs."""
+    """List or remove leftovers: objects that a mirror doesn't need."""
     from zooadapt.report import text, upkeep
     from zooadapt.upkeep import garbage
 
@@ -66,26 +62,30 @@ def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
         if found:
             click.echo(upkeep.garbage_table(found, now))
         gone = garbage.remove(store, found, before) if delete else found
+    if not found:
+        click.echo("nothing to remove")
+        return OK
     freed = text.size(sum(item.bytes for item in gone))
-    done = "removed" if delete else "may go; --delete removes them" if gone else "may go"
-    click.echo(f"{len(gone)} left-overs, {freed}, {done}")
+    offered = f"can be removed; --delete removes {'it' if len(gone) == 1 else 'them'}"
+    done = "removed" if delete else offered
+    click.echo(f"{text.counted(len(gone), 'leftover')}, {freed}, {done}")
     return OK
 
 
 @click.command()
 @of_mirror
 def rebuild(store: "Store") -> int:
-    """Make a mirror's manifest again from its records."""
+    """Make a mirror's tables again from its records."""
     from zooadapt.upkeep.rebuild import rebuild
 
     with store.session(f"rebuild-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"):
         made = rebuild(store)
     for key, error in made.aside.items():
-        click.echo(f"{error}: set aside as {key}")
+        click.echo(f"{error}; the record was moved to {key}")
     usable, failures = len(made.tables.usable), len(made.tables.failures)
     click.echo(
-        f"manifest.parquet has {usable} variants, failures.parquet {failures}, "
-        f"from {made.records} records"
+        f"manifest.parquet lists {usable} variants and failures.parquet {failures}, "
+        f"made from {made.records} records"
     )
     return OK
 
@@ -93,36 +93,36 @@ def rebuild(store: "Store") -> int:
 @click.command("report")
 @of_mirror
 def write_page(store: "Store") -> int:
-    """Write a mirror's page, index.html, beside its manifest."""
+    """Write a mirror's web page, index.html, beside its manifest."""
     from zooadapt.report import page
 
-    click.echo(f"written: {page.write(store)}")
+    click.echo(f"wrote {page.write(store)}")
     return OK
 
 
 @click.command()
 @click.argument("source", metavar="SRC")
 @click.argument("dest", metavar="DEST")
-@click.option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match.")
-@click.option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match.")
-@click.option(
-    "--license",
-    callback=parse_names,
-    metavar="GLOB,…",
-    help="Only models whose source states a matching licence.",
-)
-@click.option("--chans", callback=parse_chans, metavar="N,…", help="Only these channel counts.")
-@click.option("--anon", is_flag=True, help="Read SRC without credentials.")
+@click.option("--models", callback=parse_names, metavar="GLOB,…",
+              help="Copy only models whose names match.")  # fmt: skip
+@click.option("--exclude", callback=parse_names, metavar="GLOB,…",
+              help="Copy no models whose names match.")  # fmt: skip
+@click.option("--license", callback=parse_names, metavar="GLOB,…",
+              help="Copy only models whose licence matches; `unknown` matches models without "
+              "one.")  # fmt: skip
+@click.option("--chans", callback=parse_chans, metavar="N,…",
+              help="Copy only variants with these channel counts.")  # fmt: skip
+@click.option("--anon", is_flag=True, help="Read SRC, a public S3 bucket, without credentials.")
 @click.option("--config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
-              help="A job's YAML file, for its `storage_options` (of DEST) and "
-              "`source_storage_options` (of SRC).")  # fmt: skip
+              help="Take the `storage_options` of DEST and the `source_storage_options` of SRC "
+              "from this YAML file of a job.")  # fmt: skip
 def sync(
     source: str, dest: str, models: tuple[str, ...], exclude: tuple[str, ...],
     license: tuple[str, ...], chans: tuple[int, ...], anon: bool, config: str | None,
 ) -> int:  # fmt: skip
-    """Copy part of the mirror SRC to DEST.
+    """Copy the mirror SRC, or a part of it, to DEST.
 
-    DEST is then a mirror of its own, that other copies and jobs may add to.
+    DEST becomes a mirror of its own. Later copies and jobs can add to it.
     """
     from zooadapt.reader.mirror import open_mirror
     from zooadapt.report import text
@@ -138,8 +138,8 @@ def sync(
     for folder, why in done.wrong.items():
         click.echo(f"  {folder}  {why}")
     parts = [f"{text.counted(done.copied, 'variant')} copied, {text.size(done.bytes)}"]
-    parts += [f"{done.already} were there"] if done.already else []
-    parts += [f"{len(done.wrong)} failed: the same command tries them again"] if done.wrong else []
+    parts += [f"{done.already} were there already"] if done.already else []
+    parts += [f"{len(done.wrong)} failed; run the same command to retry"] if done.wrong else []
     click.echo("; ".join(parts))
     return WRONG if done.wrong else OK
 

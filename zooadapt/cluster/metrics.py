@@ -19,7 +19,7 @@ class Metrics:
         self._models = Counter("zooadapt_models", "Models that have ended.")
         self._variants = Counter(
             "zooadapt_variants",
-            "Variants that have ended: made, unsupported or failed, and at which stage they failed.",
+            "Variants that have ended: made, unsupported or failed, and the stage that failed.",
             ("outcome", "stage"),
         )
         self._bytes = Counter(

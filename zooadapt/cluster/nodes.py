@@ -1,4 +1,4 @@
-"""What the cluster's nodes can do: now, and once the autoscaler has added those asked for."""
+"""What the cluster's nodes can do: now, and once the nodes that were asked for have come."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ class Workers:
     memory: int = 0
     """Bytes of memory of the largest node; 0 where the options don't say."""
     grows: bool = False
-    """Whether Ray's autoscaler adds nodes. It adds one for whatever finds no room on the others."""
+    """Whether Ray's autoscaler adds nodes. It adds one for any task that finds no room."""
 
     @property
     def validators(self) -> int:
@@ -43,7 +43,7 @@ class Workers:
 
     @property
     def at_once(self) -> int:
-        """The most batches in progress at once. Proofs on CPUs share the room of adapting."""
+        """The most batches in progress, proofs included. Only proofs on GPUs come on top."""
         return self.adapting + self.gpus * PER_GPU
 
     @property

@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class TaskFunctions:
-    """The function for each task. Ray's workers import them, so they must be importable."""
+    """The functions of the tasks. Ray's workers import them, so they must be importable."""
 
     locate: Callable[[ModelEntry, Job], Located]
     adapt: Callable[[Request, Job, Located | None], Adapted | ModelSummary]
@@ -190,9 +190,7 @@ class RayExecutor:
 
     def _found(self, lookup: Future[Located]) -> tuple[Task, Batch, Sequence[Outcome] | Died]:
         batch = self._lookups.pop(lookup)
-        failed = isinstance(
-            lookup.exception(), FetchError
-        )  # the adapt task asks again, and records it
+        failed = isinstance(lookup.exception(), FetchError)  # the adapt task will ask again
         return "locate", batch, [None if failed else lookup.result()]
 
     def _result(self, ref: ray.ObjectRef) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
@@ -229,7 +227,7 @@ class RayExecutor:
 
 
 def _disk(batch: Batch) -> dict[str, float]:
-    """The MB of disk that a batch takes, as a Ray resource; {} where no node states ``disk_mb``."""
+    """The disk that a batch takes, as Ray's resource ``disk_mb``; {} where no node states it."""
     if "disk_mb" not in ray.cluster_resources():
         return {}
     sizes = [work.located.source.bytes or 0 for work in batch.works if work.located]

@@ -24,15 +24,15 @@ AHEAD = 128
 SMALL = 64 * 2**20
 """Most bytes of all checkpoints of a batch. A model with a larger checkpoint travels alone."""
 _MOST = 64
-"""Most models of a batch."""
+"""Most models in a batch."""
 PER_GPU = 2
 """Validators that share a GPU: one reads its model back while the other runs its own."""
 _PATIENCE = 32
 """How many smaller models can overtake a model that waits for memory."""
 _DEATHS = 3
-"""Give up a model after so many processes died while working on it."""
+"""Give up a model after this many processes died while working on it."""
 _LOSSES = 20
-"""Give up a model after so many lost nodes: spot nodes vanish, but it may be crashing them."""
+"""Give up a model after this many lost nodes: spot nodes vanish, but it may be crashing them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Work:
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that the model can take: 1.3 times its checkpoint and 1 GB, as measured."""
+        """Bytes of memory that the model can take: 1.3 x its checkpoint and 1 GB, as measured."""
         size = self.located.source.bytes if self.located else None
         return int(1.3 * (size or 0)) + 10**9
 
@@ -197,14 +197,12 @@ class Schedule:
         self.executor.start(task, batch)
 
     def _others(self, first: Work) -> list[Work]:
-        """Small models that travel with `first`, if it is small. Enough are left for other tasks."""
+        """The small models that join `first` in its batch, if it is small; some stay for others."""
         others: list[Work] = []
         if first.small is None:
             return others
         room, most = SMALL - first.small, len(self.found) // self.executor.capacity.at_once
-        index = bisect_right(
-            self.found, first.memory, key=_memory
-        )  # behind the last that is no larger
+        index = bisect_right(self.found, first.memory, key=_memory)  # behind those no larger
         while index and len(others) < min(most, _MOST) - 1:
             index -= 1
             size = self.found[index].small
@@ -215,7 +213,7 @@ class Schedule:
         return others
 
     def _next(self) -> Work | None:
-        """The largest model that fits in memory now; None while one waits that was overtaken too often."""
+        """The largest model that fits in memory; None while a model overtaken too often waits."""
         free = self.executor.capacity.memory - self.memory if self.memory else math.inf
         index = bisect_right(self.found, free, key=_memory) - 1
         if index < 0:
@@ -235,6 +233,7 @@ class Schedule:
         return work
 
     def _take(self, task: Task, batch: Batch, outcomes: Sequence[Outcome] | Died) -> None:
+        """Pass on the models of a task that has ended."""
         if isinstance(outcomes, Died):
             self._again(batch, outcomes)
             return
@@ -261,8 +260,9 @@ class Schedule:
         largest = self.executor.capacity.largest_node
         if work.memory > largest:
             error = TooLarge(
-                f"adapting the model can take {work.memory / 1e9:.1f} GB of memory, and the largest "
-                f"node has {largest / 1e9:.1f} GB; add a larger node, then run with --retry-failed"
+                f"adapting the model can take {work.memory / 1e9:.1f} GB of memory, and the "
+                f"largest node has {largest / 1e9:.1f} GB; add a larger node, then run with "
+                f"--retry-failed"
             )
             self.summarised(self.given_up(work.request, error))
         else:
@@ -286,8 +286,8 @@ class Schedule:
     def _give_up(self, work: Work, cause: Exception) -> None:
         doing = "proving" if work.adapted else "adapting"
         error = WorkerDied(
-            f"the process {doing} the model died {work.deaths + work.losses} times, by lack of "
-            f"memory or a device error; see the node's logs, then run with --retry-failed"
+            f"the process {doing} the model died {work.deaths + work.losses} times, for lack of "
+            f"memory or by a device error; see the node's logs, then run with --retry-failed"
         )
         error.__cause__ = cause
         self.summarised(self.given_up(work.request, error))

@@ -23,7 +23,7 @@ from zooadapt.types import Adapted, Job, ModelEntry, ModelSummary
 IDLE = 60.0
 """Seconds after which a GPU that no batch waits for is given back."""
 _ATTEMPTS = 5
-"""Give up the run after so many validators in a row ended before they were ready."""
+"""Give up the run after this many validators in a row ended before they were ready."""
 
 Prove = Callable[[Adapted, Job], ModelSummary]
 
@@ -91,7 +91,7 @@ class Validators:
 
     @property
     def refs(self) -> list[ray.ObjectRef]:
-        """References to wait for: validators that start (see `is_starting`), batches being proved."""
+        """What to wait for: validators that start (see `is_starting`) and batches being proved."""
         return [*self._starting, *self._busy]
 
     @property
@@ -115,7 +115,7 @@ class Validators:
         return ref in self._starting
 
     def started(self, ref: ray.ObjectRef) -> None:
-        """Note that a validator is ready, or ended before. Raises RunError if `_ATTEMPTS` in a row do."""
+        """Note that a validator is ready, or ended early. Raises RunError if many in a row do."""
         _, actor = self._starting.pop(ref)
         try:
             ray.get(ref)

@@ -1,4 +1,4 @@
-"""What a run would do, printed and not done."""
+"""A dry run: print what a run would do and what it would cost, and do nothing."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ from zooadapt.types import Job, Source
 
 
 def dry_run(config: Config) -> int:
-    """Print what a run would do, and do nothing; returns the exit code 0.
+    """Print what a run would do, do nothing, and return the exit code 0.
 
-    Raises UsageError and RunError as the run would before its work begins.
+    Raises the UsageErrors and RunErrors that the run itself would raise before its work begins.
     """
     job, entries = config.job(), plan.select(config)
     plan.check_targets(entries, config.targets)
@@ -35,7 +35,7 @@ def dry_run(config: Config) -> int:
 def _sources(
     todo: plan.Plan, found: source_changes.Found, job: Job
 ) -> Sequence[Source | FetchError]:
-    """What the source of each model that is due says."""
+    """The source of each model that is due, or the error that says why it isn't known."""
     due = [request.entry for request in todo.requests]
     return [found[entry] for entry in due] if found else source_changes.look_up(due, job)
 
@@ -43,7 +43,7 @@ def _sources(
 def _lines(
     todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store, bandwidth: float
 ) -> list[str]:
-    """A line for each model that is due, and what it costs to read and to write."""
+    """The lines to print: one for each model that is due, then the sums and the estimate."""
     lines, read, written, unknown = [], 0, 0, []
     for request, source in zip(todo.requests, sources, strict=True):
         bytes_ = source.bytes if isinstance(source, Source) else None
@@ -64,7 +64,7 @@ def _lines(
 def _estimate(
     todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store
 ) -> estimate.Estimate:
-    """What the models of known size take."""
+    """The estimate for all models whose size is known."""
     return estimate.total(
         estimate.of_model(source.bytes, len(request.targets), store.composes)
         for request, source in zip(todo.requests, sources, strict=True)
@@ -72,17 +72,18 @@ def _estimate(
     )
 
 
-def _estimated(of: estimate.Estimate, bandwidth: float) -> list[str]:
-    """Lines of what a run takes; `estimate` has the formulas."""
+def _estimated(cost: estimate.Estimate, bandwidth: float) -> list[str]:
+    """The lines that print an estimate; the module `estimate` has the formulas."""
     return [
         "estimated:",
-        f"  requests  {counted(of.lookups, 'look-up')} and {counted(of.source_reads, 'read')} of "
-        f"sources; {counted(of.writes, 'write')} and {counted(of.reads, 'read')} of the store",
-        f"  bytes     {size(of.bytes_in)} from sources, {size(of.bytes_sent)} to the store and "
-        f"{size(of.bytes_back)} back",
-        f"  transfer  {of.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
-        f"  proofs    {of.gpu_seconds / 3600:,.2f} GPU hours",
-        f"  storage   {size(of.stored)}",
+        f"  requests  {counted(cost.lookups, 'look-up')} and {counted(cost.source_reads, 'read')} "
+        f"of sources; {counted(cost.writes, 'write')} and {counted(cost.reads, 'read')} of the "
+        f"store",
+        f"  bytes     {size(cost.bytes_in)} from sources, {size(cost.bytes_sent)} to the store and "
+        f"{size(cost.bytes_back)} back",
+        f"  transfer  {cost.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
+        f"  proofs    {cost.gpu_seconds / 3600:,.2f} GPU hours",
+        f"  storage   {size(cost.stored)}",
     ]
 
 
@@ -90,4 +91,4 @@ def _unknown(sources: Sequence[Source | FetchError]) -> str:
     if not sources:
         return ""
     reason = next((f" ({source})" for source in sources if isinstance(source, FetchError)), "")
-    return f", and {len(sources)} checkpoints of unknown size{reason}"
+    return f", and {counted(len(sources), 'checkpoint')} of unknown size{reason}"

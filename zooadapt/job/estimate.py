@@ -1,20 +1,23 @@
-"""What a run will take, estimated before it: requests, bytes, hours and storage, by formulas.
+"""Estimate, before a run, what it will take: requests, bytes, hours and storage.
 
-Of a model with a checkpoint of S bytes of which N variants are made, counting MB as 10^6 bytes:
+These are the formulas for one model, with a checkpoint of S bytes and N variants. 1 MB is 10^6
+bytes. Some stores (S3 and local folders) copy what variants share, if S is at least 20 MiB.
 
-- read from the source: S, in ranges of 16 MiB, after one look-up;
-- sent to the store: S + (N - 1) x V. V is 9 MB, as measured, where the store copies what the
-  variants share (S3 and local folders, from 20 MiB on), else S;
-- read back, to be proved: S + (N - 1) x R, where R is V and 2 MiB for each copied part of 128 MiB;
-- stored: N x S. A copy is billed, and lies on a disk, like what was sent;
-- requests to the store: parts of 32 MiB sent and of 128 MiB copied, with two more for each object
-  of several parts; a config.json each; the original stem and the record; reads in ranges of 16 MiB;
-- a GPU's seconds: 0.1 for the base and for each variant, as building one takes 0.2 and two
-  validators share a GPU; and the floating point operations of 2 + 4 N images, 400 a parameter and
-  image (a ResNet-50 at 224 pixels has 320, a ViT-B 400), at 10^13 a second. Parameters are S / 4.
+- Read from the source: S, in ranges of 16 MiB, after one look-up.
+- Sent to the store: S + (N - 1) x V. Where the store copies, V is 9 MB, as measured; else V is S.
+- Read back for the proof: S + (N - 1) x R. Where the store copies, R is V plus 2 MiB for each
+  copied part of 128 MiB, at most S; else R is S.
+- Stored: N x S. A copy is billed, and takes up disk space, like an object that was sent.
+- Requests to the store: one for each part of 32 MiB sent and of 128 MiB copied, and two more for
+  each object of several parts; one for each config.json, the original stem and the record; one for
+  each range of 16 MiB read.
+- Seconds of a GPU: 0.1 for the base and for each variant, because a CPU takes 0.2 to build a model
+  and two validators share a GPU; and for the proofs 2 + 4 N images at 10^13 floating point
+  operations a second, 400 per image and parameter (a ResNet-50 at 224 pixels has 320, a ViT-B 400),
+  with S / 4 parameters.
 
-So larger images, as of models for 512 pixels, take longer than estimated; the stems, a few kB, and
-what fails and is tried again are left out.
+So models for larger images, such as 512 pixels, take longer than estimated. Left out are the stems,
+which have a few kB, and whatever fails and is tried again.
 """
 
 import math
@@ -26,38 +29,39 @@ from zooadapt.ranges import BLOCK
 from zooadapt.stores import multipart, shared_bytes
 
 SENT = 9_000_000
-"""Bytes sent for a variant that is composed: measured on average, see the README."""
+"""Bytes sent for a composed variant: the average that was measured, see jobs/README.md."""
 _SEAM = 2 * 2**20
-"""Bytes read back around each seam of such a variant."""
+"""Bytes read back around each seam of a composed variant."""
 _BUILDING = 0.2
-"""Seconds of a CPU to build a model for its proof, see `parameters`."""
+"""Seconds of a CPU to build a model for its proof, see `reader.parameter_counts`."""
 _OPERATIONS = 400
-"""Floating point operations a parameter and image."""
+"""Floating point operations per parameter and image."""
 _SPEED = 1e13
 """Floating point operations that a GPU does in a second, in float32 without TF32; assumed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a model takes, or several together."""
+    """What one model takes, or several models together."""
 
     lookups: int = 0
-    """Requests that find a checkpoint."""
+    """Requests to sources that locate a checkpoint."""
     source_reads: int = 0
-    """Requests for a range of one."""
+    """Requests to sources for a range of a checkpoint."""
     writes: int = 0
-    """Requests that put something into the store, or copy within it."""
+    """Requests that write an object to the store, or copy it within the store."""
     reads: int = 0
-    """Requests for something in the store, or for what is known of it."""
+    """Requests to the store for an object, or for its size or version."""
     bytes_in: int = 0
-    """Read from the source."""
+    """Bytes read from sources."""
     bytes_sent: int = 0
-    """To the store."""
+    """Bytes sent to the store."""
     bytes_back: int = 0
-    """Read back from it."""
+    """Bytes read back from the store."""
     stored: int = 0
-    """Bytes."""
+    """Bytes that the variants take up in the store."""
     gpu_seconds: float = 0.0
+    """Seconds for which GPUs are held."""
 
     def __add__(self, other: "Estimate") -> "Estimate":
         names = [field.name for field in fields(self)]
@@ -65,27 +69,27 @@ class Estimate:
 
     @property
     def moved(self) -> int:
-        """Bytes on the network, whichever way."""
+        """Bytes that cross the network, in either direction."""
         return self.bytes_in + self.bytes_sent + self.bytes_back
 
     def seconds(self, bandwidth: float) -> float:
-        """To move them one after the other, at so many MB a second."""
+        """Seconds to move these bytes one after the other, at `bandwidth` MB a second."""
         return self.moved / (bandwidth * 1e6)
 
 
 def total(estimates: Iterable[Estimate]) -> Estimate:
-    """All together."""
+    """The sum of the estimates."""
     return sum(estimates, Estimate())
 
 
 def of_model(size: int, variants: int, composes: bool) -> Estimate:
-    """Of a checkpoint of `size` bytes, and a store that composes or doesn't."""
+    """The estimate for one checkpoint of `size` bytes, in a store that composes or doesn't."""
     others = variants - 1
     composed = composes and size >= shared_bytes.SMALLEST
     seams = max(1, size // shared_bytes.PART)
     sent = min(SENT, size) if composed else size
     back = sent + seams * _SEAM if composed else size
-    per_other = 3 + seams if composed else _puts(size)  # begun, head, copies, completed
+    per_other = 3 + seams if composed else _puts(size)  # begin, head, copies, complete
     reads = 3 + seams if composed else _ranges(size)  # version, head, seams, size
     return Estimate(
         lookups=1,
@@ -101,26 +105,26 @@ def of_model(size: int, variants: int, composes: bool) -> Estimate:
 
 
 def gpu_seconds(size: int, variants: int) -> float:
-    """For which a GPU is held to prove so many variants of a checkpoint of `size` bytes."""
+    """Seconds for which a GPU is held to prove the variants of a checkpoint of `size` bytes."""
     return building_seconds(variants) / PER_GPU + running_seconds(size, variants)
 
 
 def building_seconds(variants: int) -> float:
-    """A validator's, to build the base and each variant."""
+    """Seconds that a validator takes to build the base and each variant."""
     return _BUILDING * (1 + variants)
 
 
 def running_seconds(size: int, variants: int) -> float:
-    """A GPU's, to run the images of all proofs."""
+    """Seconds that a GPU takes to run the images of all proofs."""
     return _OPERATIONS * (size / 4) * (2 + 4 * variants) / _SPEED
 
 
 def _puts(size: int) -> int:
-    """Requests that send an object: one, or its parts with a beginning and an end."""
+    """Requests that send an object: one, or one for each part, one to begin and one to complete."""
     parts = math.ceil(size / multipart.PART)
     return parts + 2 if parts > 1 else 1
 
 
 def _ranges(size: int) -> int:
-    """Requests that read an object."""
+    """Requests that read an object of `size` bytes."""
     return max(1, math.ceil(size / BLOCK))

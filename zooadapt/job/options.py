@@ -1,4 +1,4 @@
-"""The options of a run: command line, then ``ZOOADAPT_*`` environment, then YAML file."""
+"""The options of a run: from the command line, else ``ZOOADAPT_*`` variables, else a YAML file."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +26,15 @@ _FILE_ONLY = ("storage_options", "source_storage_options")
 
 @dataclass(frozen=True)
 class Config:
-    """The resolved options of one run; see the README for each."""
+    """The resolved options of one run. The README explains each."""
 
     chans: tuple[int, ...]
-    """Distinct and ascending."""
+    """Channel counts, distinct and ascending."""
     bands: tuple[Bands, ...]
     scheme: str | None
-    """None: `repeat` for counts, `nearest` for bands."""
+    """None: `repeat` for channel counts, `nearest` for bands."""
     dest: str
-    """Absolute."""
+    """The mirror's root, an absolute path or a URL."""
     zoo: tuple[str, ...]
     models: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -45,21 +45,22 @@ class Config:
     retry_failed: bool
     check_sources: bool
     max_hours: float | None = None
-    """After which nothing more is begun; None: until all is done."""
+    """Hours after which no further model is begun; None: no limit."""
     cpus: int | None = None
-    """What the cluster may grow to, as the two below; None: what it has."""
+    """CPUs that the cluster can grow to; None: those that it has."""
     gpus: int | None = None
+    """GPUs that the cluster can grow to; None: those that it has."""
     node_memory: float | None = None
-    """Of the largest node, in GB."""
+    """GB of memory of the largest node that the cluster can add; None: no more than it has."""
     bandwidth: float = 125.0
-    """In MB a second, for the estimates of a dry run."""
+    """MB a second that a dry run assumes in its estimate."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of the mirror's store; may hold credentials."""
     source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of `source_root`; may hold credentials."""
 
     def job(self) -> Job:
-        """What the stages of a new run need to know of the options."""
+        """A new run, with its own id and what its stages need to know of the options."""
         return Job(
             run_id=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}",
             dest=self.dest,
@@ -69,7 +70,7 @@ class Config:
         )
 
     def shown(self) -> dict[str, Any]:
-        """The options as a run leaves them in its mirror: as JSON takes them, without secrets."""
+        """The options as a run writes them to its mirror: fit for JSON, and without secrets."""
         named = {each.name for each in fields(self) if each.repr}
         options = {name: value for name, value in asdict(self).items() if name in named}
         options |= {name: redact(options[name] or "") for name in ("dest", "source_root")}
@@ -78,7 +79,7 @@ class Config:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The variants wanted of each model; of two with the same names and scheme the first."""
+        """The targets for each model. Of several with the same bands and scheme only the first."""
         wanted = [*map(Bands.counted, self.chans), *self.bands]
         targets = [Target.of(bands, self.scheme) for bands in wanted]
         unique = {(t.in_chans, t.names, t.scheme): t for t in reversed(targets)}
@@ -86,7 +87,7 @@ class Config:
 
 
 def run_options(command: Command) -> Command:
-    """Decorate a click command with the options of a run; it is called with one `Config`."""
+    """Decorate a click command with a run's options. The command is called with one `Config`."""
 
     def called(**options: Any) -> Any:
         return command(_config(options))
@@ -99,7 +100,7 @@ def run_options(command: Command) -> Command:
 
 
 def _load_file(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Make the YAML file's entries the defaults of the other options."""
+    """Make the YAML file's entries the defaults of the other options. Raises UsageError."""
     if value is None:
         return
     entries = _read_yaml(Path(value))
@@ -107,8 +108,8 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: str | 
     unknown = sorted(entries.keys() - known - set(_FILE_ONLY))
     if unknown:
         raise UsageError(
-            f"{value}: unknown option {', '.join(unknown)}; there are {', '.join(sorted(known))} "
-            f"and {', '.join(_FILE_ONLY)}"
+            f"{value}: unknown option {', '.join(unknown)}; choose from "
+            f"{', '.join(sorted(known))} and {', '.join(_FILE_ONLY)}"
         )
     context.obj = {name: _mapping(value, name, entries.get(name) or {}) for name in _FILE_ONLY}
     context.default_map = {
@@ -120,7 +121,7 @@ def _load_file(context: click.Context, parameter: click.Parameter, value: str | 
 
 @dataclass(frozen=True)
 class Places:
-    """What a job's YAML file says of where things are."""
+    """Where a job's YAML file says that the mirror and the sources are."""
 
     dest: str | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -129,7 +130,7 @@ class Places:
 
 
 def read_places(file: str | None) -> Places:
-    """From a job's YAML file, if there is one. Raises UsageError."""
+    """The places that a job's YAML file states; none without a file. Raises UsageError."""
     if file is None:
         return Places()
     entries = _read_yaml(Path(file))
@@ -147,14 +148,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except OSError as cause:
         raise UsageError(f"--config {file} can't be read: {cause.strerror}") from cause
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
-        raise UsageError(f"--config {file} isn't YAML{_place(cause)}") from cause
+        raise UsageError(f"--config {file} isn't valid YAML{_place(cause)}") from cause
     if not isinstance(entries, dict):
-        raise UsageError(f"--config {file} must hold options, one `name: value` a line")
+        raise UsageError(f"--config {file} must hold options, one `name: value` on each line")
     return {str(name).replace("-", "_"): value for name, value in entries.items()}
 
 
 def _place(error: Exception) -> str:
-    """Where a file isn't YAML. Never what stands there: it may be a password."""
+    """Where in the file the error is. The text there isn't quoted: it may be a password."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return ""
@@ -168,7 +169,7 @@ def _mapping(file: str, name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _as_text(file: str, name: str, value: Any) -> str | list[str]:
-    """A YAML value as the command line writes it."""
+    """A YAML value as it would be written on the command line. Raises UsageError."""
     if name in _REPEATED:
         return [str(item) for item in (value if isinstance(value, list) else [value])]
     if isinstance(value, list) and name in _LISTS:
@@ -190,7 +191,8 @@ def parse_chans(
         count = int(part) if part.isascii() and part.isdigit() and len(part) < 9 else 0
         if not 1 <= count <= _MOST_CHANS:
             raise UsageError(
-                f"--chans {value}: {part!r} isn't a channel count; each is from 1 to {_MOST_CHANS}"
+                f"--chans {value}: {part!r} isn't a channel count; give numbers from 1 to "
+                f"{_MOST_CHANS}"
             )
         counts.add(count)
     return tuple(sorted(counts))
@@ -219,37 +221,37 @@ def _option(name: str, **settings: Any) -> Callable[[Command], Command]:
 
 _OPTIONS = [
     _option("--config", callback=_load_file, is_eager=True, expose_value=False, metavar="FILE",
-            help="YAML file with any of these options."),
+            help="A YAML file with any of these options."),
     _option("--chans", callback=parse_chans, metavar="N,…",
-            help="Channel counts to make, each 1 or more."),
+            help="Channel counts to adapt models to, each 1 or more."),
     _option("--bands", multiple=True, callback=_parse_bands, metavar="BANDS",
-            help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file; repeatable."),
+            help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file. Can be repeated."),
     _option("--scheme", type=click.Choice(sorted(SCHEMES)),
-            help="How a channel is made of the source's; repeat, or nearest for --bands."),
-    _option("--dest", default="mirror", metavar="URL", help="The mirror's root, any fsspec URL."),
+            help="How channels read the original ones; by default repeat, or nearest for --bands."),
+    _option("--dest", default="mirror", metavar="URL", help="The mirror: a folder or fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
             help="Where models come from: timm, torchvision, folder:URL, hub:FILE, …"),
     _option("--models", callback=parse_names, metavar="GLOB,…", help="Only models that match."),
     _option("--exclude", callback=parse_names, metavar="GLOB,…", help="No models that match."),
     _option("--license", callback=parse_names, metavar="GLOB,…",
-            help="Only models whose source states a matching licence."),
+            help="Adapt only models whose licence matches; `unknown` matches models without one."),
     _option("--source-root", metavar="URL",
-            help="Read checkpoints below this root instead of the Hub."),
-    _option("--max-models", type=click.IntRange(min=1), metavar="N", help="At most this many."),
-    _option("--dry-run", is_flag=True, help="Print the plan and stop."),
-    _option("--retry-failed", is_flag=True, help="Take up recorded failures again."),
+            help="Read checkpoints below this folder or URL instead of from the Hub."),
+    _option("--max-models", type=click.IntRange(min=1), metavar="N", help="Adapt at most N models."),
+    _option("--dry-run", is_flag=True, help="Print the plan and what it would cost, and stop."),
+    _option("--retry-failed", is_flag=True, help="Try recorded failures again, too."),
     _option("--check-sources", is_flag=True,
-            help="Look whether sources or their metadata changed, or went."),
+            help="Ask whether checkpoints or licences have changed, and update the mirror."),
     _option("--max-hours", type=click.FloatRange(min=0, min_open=True), metavar="HOURS",
-            help="Begin nothing more after so long; the same command goes on."),
+            help="Begin no model after this time. Run the same command again to resume."),
     _option("--cpus", type=click.IntRange(min=1), metavar="N",
-            help="CPUs that the cluster's autoscaler may come to; those there are by default."),
+            help="CPUs that the cluster's autoscaler can grow to. By default those that it has."),
     _option("--gpus", type=click.IntRange(min=1), metavar="N",
-            help="GPUs, likewise."),
+            help="GPUs that the cluster's autoscaler can grow to. By default those that it has."),
     _option("--node-memory", type=click.FloatRange(min=1), metavar="GB",
-            help="Memory of the largest node that it may add."),
+            help="Memory of the largest node that the autoscaler can add."),
     _option("--bandwidth", type=click.FloatRange(min=0, min_open=True), default=125.0,
-            metavar="MB/S", help="For what a dry run estimates."),
+            metavar="MB/S", help="Network speed to assume in the estimate of --dry-run."),
 ]  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def _config(options: dict[str, Any]) -> Config:
         raise UsageError("nothing to make: give --chans, such as 1,4,8,25, or --bands")
     scheme = options["scheme"]
     if scheme and SCHEMES[scheme].named and options["chans"]:
-        raise UsageError(f"--scheme {scheme} goes by bands: give --bands instead of --chans")
+        raise UsageError(f"--scheme {scheme} needs named bands: give --bands instead of --chans")
     return Config(
         **{**options, "dest": absolute(options["dest"], "--dest")},
         source_root=absolute(root, "--source-root") if root else None,

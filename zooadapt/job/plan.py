@@ -20,45 +20,45 @@ from zooadapt.types import ModelEntry, Request, Row
 from zooadapt.zoos import registry
 
 Key = tuple[Any, ...]
-"""in_chans, bands, scheme"""
-
+"""What names a variant among those of its model: (in_chans, bands, scheme)."""
 
 _LEFT = ("done", "unsupported", "failed", "removed")
-"""What isn't due."""
+"""The states of variants that aren't due."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of a run, counted in variants where nothing else is said."""
+    """The work of a run. All counts but `models` are numbers of variants."""
 
     models: int
-    """Selected, whether done or not."""
+    """Models that the options select, whether done or not."""
     requests: tuple[Request, ...]
+    """The models that are due, each with its due targets."""
     done: int
     unsupported: int
-    """Recorded as not adaptable by these versions of zooadapt and timm."""
+    """Recorded as unsupported by these versions of zooadapt and of the zoo's library."""
     failed: int
-    """Recorded as failed and left alone."""
+    """Recorded as failed, and not tried again without ``--retry-failed``."""
     removed: int = 0
-    """Taken down, and left alone until that is undone."""
+    """Taken down, and not made again until the takedown is undone."""
 
     def __str__(self) -> str:
-        """What is due and what is there, in one line for people."""
+        """One line for people: what is due, and what isn't and why."""
         parts = [counted(self.models, "model"), f"{counted(self.due, 'variant')} to make"]
         parts += [f"{self.done} done already"] if self.done else []
         parts += [f"{self.unsupported} known to be unsupported"] if self.unsupported else []
-        parts += [f"{self.failed} failed before (--retry-failed takes them up)"] * bool(self.failed)
+        parts += [f"{self.failed} failed before (--retry-failed tries again)"] * bool(self.failed)
         parts += [f"{self.removed} taken down"] if self.removed else []
         return ", ".join(parts)
 
     @property
     def due(self) -> int:
-        """Variants to make."""
+        """The number of variants to make."""
         return sum(len(request.targets) for request in self.requests)
 
 
 def list_models(config: Config) -> list[ModelEntry]:
-    """All models of the zoos, in their order. Raises UsageError for a zoo that lists none."""
+    """All models of the zoos, in order. Raises UsageError if a zoo has none, or two of one name."""
     places = config.source_root, config.source_storage_options
     found = [entry for spec in config.zoo for entry in registry.list_models(spec, *places)]
     _check_unique(found)
@@ -66,9 +66,9 @@ def list_models(config: Config) -> list[ModelEntry]:
 
 
 def select(config: Config, entries: list[ModelEntry] | None = None) -> list[ModelEntry]:
-    """The models that the options select, of these or else of all that the zoos list.
+    """The models that the options select from `entries`, or else from all that the zoos list.
 
-    Raises UsageError for a zoo or glob that matches nothing.
+    Raises UsageError for a zoo or a glob that matches nothing.
     """
     offered = list_models(config) if entries is None else entries
     chosen = matching(offered, config.models, "--models") if config.models else offered
@@ -78,28 +78,29 @@ def select(config: Config, entries: list[ModelEntry] | None = None) -> list[Mode
     if config.license:
         chosen = [entry for entry in chosen if _licensed(entry, config.license)]
         if not chosen:
-            known = sorted({entry.license or "unknown" for entry in offered})
-            raise UsageError(f"--license {','.join(config.license)} matches none of {known}")
+            known = ", ".join(sorted({entry.license or "unknown" for entry in offered}))
+            asked = ",".join(config.license)
+            raise UsageError(f"--license {asked} matches no model's licence; choose from {known}")
     if not chosen:
         raise UsageError("no model is left to adapt; check --models, --exclude and --zoo")
     return chosen[: config.max_models]
 
 
 def _check_unique(entries: Iterable[ModelEntry]) -> None:
-    """Raise UsageError where two models would share their rows of the mirror."""
+    """Raise UsageError if two models have the same zoo and name, so that rows would collide."""
     seen: dict[tuple[str, str], ModelEntry] = {}
     for entry in entries:
         other = seen.setdefault((entry.zoo, entry.name), entry)
         if other is not entry:
             places = " and ".join(redact(each.url or each.hub_id or "") for each in (other, entry))
             raise UsageError(
-                f"two models are called {entry.zoo}/{entry.name}: {places}; list a folder above "
-                f"both, or make a mirror of each"
+                f"two models are called {entry.zoo}/{entry.name}: {places}; name a folder above "
+                f"both in --zoo, or make a mirror for each"
             )
 
 
 def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> list[ModelEntry]:
-    """The entries that match a glob; each glob must match one."""
+    """The entries that match any of the globs. Raises UsageError for a glob that matches none."""
     found: set[ModelEntry] = set()
     for glob in globs:
         matches = [entry for entry in entries if registry.named(entry.zoo, entry.name, glob)]
@@ -117,11 +118,11 @@ def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
 
 
 def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> None:
-    """Raise UsageError for a target that none of the models can have, whatever their weights."""
+    """Raise UsageError for a target that can't be made for any model, whatever its weights."""
     known = {name: registry.get(name) for name in {entry.zoo for entry in entries}}
     bases = set()
     for entry in entries:
-        with suppress(StageError), registry.blaming(entry.zoo):  # will be its own failure
+        with suppress(StageError), registry.blaming(entry.zoo):  # such a model fails by itself
             bases.add(known[entry.zoo].facts(entry).bands)
     for target in targets:
         refusals = [reason for base in bases if (reason := _refusal(target, base))]
@@ -143,11 +144,11 @@ def make(
     histories: Iterable[Sequence[Row]],
     changed: Callable[[ModelEntry, str], bool] = lambda entry, identity: False,
 ) -> Plan:
-    """The plan for the entries, given the mirror's records: each model's, oldest first.
+    """The plan for the entries. `histories` are the records of each model, the oldest first.
 
-    A variant is done if a record of this adapter version says so, made from the same place. What
-    was taken down isn't due, whatever the options.
-    `changed` tells whether the source's identity is no longer the given, recorded one.
+    A variant is done if a record of this adapter version says that it was made from the location
+    that the options give. A variant that was taken down isn't due, whatever the options.
+    `changed` tells whether an entry's source has another identity now than the given, recorded one.
     """
     targets, counts = config.targets, Counter(dict.fromkeys(_LEFT, 0))
 
@@ -162,7 +163,7 @@ def make(
                 found.append(target)
             else:
                 counts[state] += 1
-        # Of a million models most want the same: they share it.
+        # Most of a million models want the same targets: they share one tuple.
         return targets if len(found) == len(targets) else tuple(found)
 
     asked = {(entry.zoo, entry.name): entry for entry in entries}
@@ -177,18 +178,18 @@ def make(
 
 
 class _States:
-    """What a model's records say of its variants, as far as they were made from one place."""
+    """The states of a model's variants, by its records for one location of the checkpoint."""
 
     def __init__(self, records: Sequence[Row], entry: ModelEntry, location: str) -> None:
         self._entry = entry
         self._states: dict[Key, str] = {}
         self._identities: dict[Key, str] = {}
         self._versions: dict[Key, dict[str, str]] = {}
-        """With which each failure was recorded."""
+        """The versions with which each failure was recorded."""
         self._taken = Takedowns(records)
         for place, record in enumerate(records):
             is_ours = record["adapter_version"] == ADAPTER_VERSION
-            # What amends says nothing of what was made of which weights.
+            # A record that amends doesn't tell how its variants were made.
             if is_ours and record["source"]["location"] == location and not record.get("amends"):
                 self._add(place, record)
 
@@ -202,12 +203,12 @@ class _States:
             self._identities[_key(variant)] = record["source"]["identity"]
 
     def _valid(self, place: int, record: Row, outcomes: Iterable[Row]) -> list[Row]:
-        """Those that no removal made void."""
+        """The outcomes that no takedown has made void."""
         name = {column: record[column] for column in ("zoo", "model")}
         return [each for each in outcomes if not self._taken.voids(place, {**name, **each})]
 
     def of(self, target: Target) -> str:
-        """done, unsupported by these versions, failed, removed, or due: nothing is recorded."""
+        """The state of a target: one of `_LEFT`, or "due" where no record still holds for it."""
         zoo = self._entry.zoo
         event = self._taken.last(zoo, self._entry.name, target.in_chans, target.names)
         if event and event.removes:

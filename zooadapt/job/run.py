@@ -30,10 +30,10 @@ OK, FAILED, STOPPED = 0, 1, 3
 
 
 def adapt(config: Config) -> int:
-    """Do what the options ask for; returns the exit code: 0, 1, or 3 where the time was up.
+    """Do what the options ask for, and return the exit code.
 
-    Raises UsageError (exit code 2), RunError (3), and KeyboardInterrupt on Ctrl-C or SIGTERM, when
-    what is recorded has been compacted.
+    It is 0, 1 if models failed, or 3 if the time was up. Raises UsageError (2), RunError (3), and
+    on Ctrl-C or SIGTERM KeyboardInterrupt, after the records have been compacted.
     """
     started = time.monotonic()
     job, listed = config.job(), plan.list_models(config)
@@ -59,7 +59,7 @@ def adapt(config: Config) -> int:
 
 
 def open_mirror(config: Config, job: Job) -> Store:
-    """The mirror's store, with the resolved options written to it. Raises UsageError."""
+    """Open the mirror's store, and write the run's options to it. Raises UsageError."""
     store = open_store(job.dest, job.dest_options)
     try:
         run_files.write_options(store, job.run_id, config.shown())
@@ -77,7 +77,7 @@ def planned(
     entries: Sequence[ModelEntry],
     records: Records,
 ) -> plan.Plan:
-    """What is due, after changes of the sources were recorded; one pass over the records."""
+    """The run's plan, in one pass over the records, which also records changes at the sources."""
     found = source_changes.ask(entries, config, job)
     histories = records.histories()
     if config.check_sources:
@@ -92,7 +92,7 @@ def planned(
 
 
 def work(todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally) -> None:
-    """Run what is due, as far as the time goes."""
+    """Adapt and prove what is due, on Ray, until the time is up."""
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     with connection.connected() as line:
         click.echo(f"ray: {line}")
@@ -112,15 +112,15 @@ def work(todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally) 
 
 
 def compacted(records: Records, job: Job) -> manifest.Compacted:
-    """The tables of all that is recorded. Raises RunError where they can't be written."""
+    """Compact the records into the tables. Raises RunError where these can't be written."""
     try:
         tables = manifest.compact(records.store, records)
         records.store.write(manifest.snapshot(job.run_id), [tables.usable.data])
         return tables
     except OSError as cause:
         raise RunError(
-            f"the manifest can't be made in {redact(job.dest)} ({one_line(cause)}); what is "
-            f"recorded stays: make room or mend the store, then run the same command again"
+            f"the manifest can't be made in {redact(job.dest)} ({one_line(cause)}); all records "
+            f"stay: make room or repair the store, then run the same command again to resume"
         ) from cause
 
 
@@ -134,7 +134,7 @@ def _finish(
     store: Store,
     started: float,
 ) -> int:
-    """Say what became of all that was asked for, leave it in the mirror, return the exit code."""
+    """Print what became of all that was asked for, write it to the mirror, return the exit code."""
     asked = {(entry.zoo, entry.name) for entry in entries}
     targets = {(target.in_chans, target.names, target.scheme) for target in config.targets}
 
@@ -143,7 +143,7 @@ def _finish(
         return (row["zoo"], row["model"]) in asked and variant in targets
 
     recorded = [row for row in tables.failures if wanted(row)]
-    # Of now too, where an older success still stands in the mirror.
+    # A failure of this run counts even where an older success stands in the mirror.
     failures = list({key(row): row for row in [*recorded, *tally.failures]}.values())
     counts = Counter(row["status"] for row in failures)
     run = Run(
@@ -168,7 +168,7 @@ def _finish(
     if not run.left:
         return FAILED if run.failed else OK
     click.echo(
-        f"stopped after {config.max_hours:g} h, as asked, with {run.left:,} of "
+        f"stopped after {config.max_hours:g} h (--max-hours) with {run.left:,} of "
         f"{len(todo.requests):,} models left; run the same command again to resume"
     )
     return STOPPED

@@ -1,13 +1,15 @@
-"""What is said of variants and changes while their weights don't: licences, and sources that went.
+"""Follow the sources (``--check-sources``): licences that changed, and sources that are gone.
 
-What `--check-sources` does beside asking whether checkpoints changed. A source is gone when its zoo
-lists the model no longer, or when the place that its variants were made from answers that it isn't
-there: a place that is silent, or refuses, says nothing. What is gone is kept and marked, and is
-unmarked when it is back. Only models that the options' globs mean are looked at, and of a zoo that
-lists a place only those that were made from there.
+- A source is gone when its zoo lists the model no longer, or when the place that the variants were
+  made from answers that the checkpoint isn't there. If that place gives no answer, or refuses to
+  answer, the source isn't gone.
+- Variants whose source is gone stay, and are marked. When the source is back, the mark is removed.
+- Only models that the options' globs select are looked at. Of a zoo that lists one place
+  (``folder:URL``) these are only models that were made from that place.
 
-Each change is a record that ``amends``: it changes columns of a row, and only while the row is of
-the weights that it was written for. So jobs that overlap lose nothing of each other.
+Each change is a record that ``amends``: it changes columns of a row, but only while the row has the
+weights that the record was written for. So jobs that overlap lose nothing of each other's work.
+Weights that changed are no amendment: `differs` tells the plan to make these variants again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,14 +32,14 @@ from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
 _LOOKUPS = 16
-"""Sources asked at once."""
+"""Sources looked up at once."""
 
 Found = Mapping[ModelEntry, Source | FetchError]
-"""What the source of each selected model says, or why it says nothing."""
+"""The source of each selected model, or the error that says why it isn't known."""
 
 
 def ask(entries: Sequence[ModelEntry], config: Config, job: Job) -> Found:
-    """What the sources say now, if the options ask for it; how many say nothing is printed."""
+    """Look up all sources, or none without `check_sources`. Prints how many can't be checked."""
     if not config.check_sources:
         return {}
     now = dict(zip(entries, look_up(entries, job), strict=True))
@@ -48,14 +50,14 @@ def ask(entries: Sequence[ModelEntry], config: Config, job: Job) -> Found:
     ]
     if silent:
         name, error = silent[0]
-        click.echo(f"{len(silent)} sources couldn't be checked, among them {name}: {error}")
+        click.echo(f"sources that couldn't be checked: {len(silent)}, such as {name} ({error})")
     return now
 
 
 def look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchError]:
-    """What each source says of its checkpoint, or why it says nothing.
+    """The source of each entry, in their order, or the error that says why it isn't known.
 
-    If the first source can't even be reached, the others aren't asked.
+    If the first source can't be reached at all, the others aren't asked.
     """
 
     def one(entry: ModelEntry) -> Source | FetchError:
@@ -72,7 +74,7 @@ def look_up(entries: Sequence[ModelEntry], job: Job) -> list[Source | FetchError
 
 
 def differs(found: Found) -> Callable[[ModelEntry, str], bool]:
-    """Whether a model's source now states another identity than the recorded one."""
+    """A function that tells whether a model's source no longer has the recorded identity."""
 
     def changed(entry: ModelEntry, recorded: str) -> bool:
         source = found.get(entry)
@@ -83,29 +85,31 @@ def differs(found: Found) -> Callable[[ModelEntry, str], bool]:
 
 @dataclass(frozen=True)
 class View:
-    """What the zoos and the sources say now."""
+    """What the zoos list now, and what the sources say now."""
 
     config: Config
     listed: Sequence[ModelEntry]
     """All models of the zoos, selected or not."""
     found: Found
-    """Of those that the options select."""
+    """The sources of the models that the options select."""
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What changed, in models."""
+    """How many models have changes at their sources."""
 
     licences: int = 0
+    """Models with another licence."""
     gone: tuple[str, ...] = ()
-    """Newly marked."""
+    """Models whose source is newly gone."""
     back: int = 0
+    """Models whose source is back."""
 
     def __str__(self) -> str:
         parts = [f"models with another licence: {self.licences}"] if self.licences else []
-        gone = f"gone, kept and marked: {len(self.gone)} ({_some(self.gone)})"
-        parts += [gone] if self.gone else []
-        parts += [f"back again: {self.back}"] if self.back else []
+        gone = f"models whose source is gone (kept and marked): {len(self.gone)}"
+        parts += [f"{gone} ({_some(self.gone)})"] if self.gone else []
+        parts += [f"models whose source is back: {self.back}"] if self.back else []
         return "; ".join(parts)
 
 
@@ -115,7 +119,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class Follower:
-    """Records anew, weights untouched, the variants of which something else is said now."""
+    """Writes a record that amends each variant whose licence or source has changed."""
 
     def __init__(self, store: Store, view: View, run_id: str) -> None:
         self._store, self._run_id = store, run_id
@@ -125,7 +129,7 @@ class Follower:
         self._back: set[str] = set()
 
     def through(self, histories: Iterable[list[Row]]) -> Iterator[list[Row]]:
-        """The histories as they come: each is of one model, its records the oldest first."""
+        """Pass on each history (the records of one model, the oldest first), after amending it."""
         for history in histories:
             self._follow(history)
             yield history
@@ -164,15 +168,15 @@ def _changes(records: Sequence[Row], judge: "_Judge", now: datetime) -> Iterator
 
 
 def _amend(store: Store, changes: Iterable[Change], run_id: str, now: datetime) -> None:
-    """One record for all the changes to variants of one."""
+    """Write one amending record for each record that changed variants are in."""
     by_record: dict[int, list[Change]] = {}
     for change in changes:
         by_record.setdefault(id(change[1]), []).append(change)
-    for of_one in by_record.values():
-        record = of_one[0][1]
-        variants = [{**_stated(record, row), **changed} for row, _, changed in of_one]
+    for together in by_record.values():
+        record = together[0][1]
+        variants = [{**_stated(record, row), **changed} for row, _, changed in together]
         content = {**record, "created_at": now.isoformat(), "variants": variants, "failures": []}
-        content["amends"] = sorted({column for _, _, changed in of_one for column in changed})
+        content["amends"] = sorted({column for _, _, changed in together for column in changed})
         write_record(store, record["zoo"], record["model"], run_id, content)
 
 
@@ -181,7 +185,7 @@ def _mark(before: str | None, now: datetime) -> str:
 
 
 def _holders(records: Iterable[Row]) -> dict[tuple[object, str], Row]:
-    """For each variant's key and folder the latest record that tells how it was made."""
+    """The latest record that tells how each variant was made, by the variant's key and folder."""
     holders: dict[tuple[object, str], Row] = {}
     for record in records:
         for variant in record["variants"]:
@@ -192,13 +196,13 @@ def _holders(records: Iterable[Row]) -> dict[tuple[object, str], Row]:
 
 
 def _stated(record: Row, row: Row) -> Row:
-    """What a record states for the variant of a row, as the row has it now."""
+    """What a record states of the variant of a row, with the values that the row has now."""
     before = next(each for each in record["variants"] if each["folder"] == row["folder"])
     return {**before, **stated(row)}
 
 
 class _Judge:
-    """Says of a row what its zoo and its source say now."""
+    """Tells, for a row of the manifest, what its zoo and its source say now."""
 
     def __init__(self, view: View) -> None:
         self._config = view.config
@@ -207,24 +211,24 @@ class _Judge:
         self._places = [_place(spec) for spec in view.config.zoo]
 
     def licence(self, row: Row) -> str | None:
-        """As the zoo states it; as it was where the model isn't one that is looked at."""
+        """The licence that the zoo states now; the row's own where the model isn't looked at."""
         entry, _ = self._found.get((row["zoo"], row["model"]), (None, None))
         was: str | None = row["license"]
         return entry.license if entry else was
 
     def gone(self, row: Row, location: str) -> bool | None:
-        """Whether the source is gone; None where nobody can tell."""
+        """Whether the source of a row is gone; None where that can't be told."""
         name = row["zoo"], row["model"]
         if name in self._found:
             entry, found = self._found[name]
             if _location(entry, self._config) != location:
                 return None
             return None if not isinstance(found, Source | Absent) else isinstance(found, Absent)
-        is_asked = name not in self._listed and self._is_meant(row) and self._is_of(row, location)
-        return True if is_asked else None
+        vanished = name not in self._listed and self._is_meant(row) and self._is_of(row, location)
+        return True if vanished else None
 
     def _is_meant(self, row: Row) -> bool:
-        """Whether the options would select it if its zoo listed it."""
+        """Whether the options would select the row's model if its zoo listed it."""
 
         def means(globs: Sequence[str]) -> bool:
             return any(registry.named(row["zoo"], row["model"], glob) for glob in globs)
@@ -238,7 +242,7 @@ class _Judge:
         )
 
     def _is_of(self, row: Row, location: str) -> bool:
-        """Whether it was made of what one of the zoos lists."""
+        """Whether the variant was made from a place that one of the zoos lists."""
         return any(
             zoo == row["zoo"] and (not place or location.startswith(f"{place}/"))
             for zoo, place in self._places
@@ -253,7 +257,7 @@ def _location(entry: ModelEntry, config: Config) -> str:
 
 
 def _place(spec: str) -> tuple[str, str]:
-    """A zoo's name, and below what its models lie, as records say it; "" for all that there is."""
+    """A ``--zoo`` as its name and its place, spelt as in records; "" for a zoo without a place."""
     zoo, _, place = spec.partition(":")
     if not place:
         return zoo, ""

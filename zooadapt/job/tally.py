@@ -8,23 +8,23 @@ from zooadapt.types import ModelSummary, Row
 
 @dataclass
 class Tally:
-    """The figures of a run; in memory is only what the end of the run needs."""
+    """The figures of a run. Only what the end of the run needs is held in memory."""
 
     events: EventLog
-    """Gets an event for each model."""
+    """The log that gets an event for each model."""
     new: int = 0
-    """Variants that were made."""
+    """The number of variants that were made."""
     failures: list[Row] = field(default_factory=list)
     """The variants that weren't made, as rows of failures.parquet without run and attempts."""
     models: int = 0
-    """Models that ended."""
+    """The number of models that have ended."""
     bytes_read: int = 0
     bytes_written: int = 0
     stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage, of all workers together."""
+    """Seconds by stage, summed over all workers."""
 
     def add(self, summary: ModelSummary) -> None:
-        """Count a model that ended."""
+        """Count a model that has ended."""
         self.models += 1
         self.new += len(summary.made)
         self.bytes_read += summary.bytes_read

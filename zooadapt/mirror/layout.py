@@ -58,7 +58,7 @@ class Encoded:
     """The rows of a Parquet file, decoded one row group at a time."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        """`file` is a whole Parquet file that can seek."""
+        """`file` holds a whole Parquet file, and can seek."""
         self.file = file
         self._parquet = pq.ParquetFile(file)
 
@@ -121,7 +121,7 @@ def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
 
 
 def parts(data: bytes, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The row groups of a file that `Writer` or `encoded` wrote, after an empty table like them.
+    """The row groups of a file that `Writer` or `encoded` wrote, after an empty table.
 
     Where the file lacks a column of `columns.OLDER`, it is added with the value from there. Errors
     call the file `name`. Raises Damaged where the file can't be understood, RunError where its

@@ -107,7 +107,7 @@ def merge(records: Sequence[Row]) -> Tables:
 
 
 def _latest(record: Row, row: Row, current: Row | None) -> Row:
-    """The manifest row after `record` has stated `row`, where it was `current` before."""
+    """The manifest's row once `record` has stated `row`; `current` is the row before that."""
     amended = record.get("amends")
     if not amended or not current:
         return row
@@ -177,7 +177,7 @@ def read_table(store: Store, name: str) -> pa.Table:
 
 
 def read_snapshot(store: Store, at: str) -> pa.Table:
-    """The manifest as it was at `at`: the id of a run, which left it, or a date or time in UTC.
+    """The manifest as it was at `at`: the id of the run that left it, or a date or time in UTC.
 
     A date means the end of that day. For a date or time the manifest is made from the records, so
     the store must be able to list them. Raises as `read_table` does, with UsageError where `at` is

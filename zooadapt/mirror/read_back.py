@@ -75,9 +75,9 @@ def _composed(store: Store, key: str, variant: Published, body: Path, start: int
     """The bytes of a composed object that were sent to the store, not copied within it.
 
     `body` is the first variant's file, which was read back whole; its shared part begins at the
-    byte `start`. What is read of the composed object is the sent bytes, and 1 MiB on each side of
-    each seam. The rest is known to equal `body`, because the store's checksums of the copied parts
-    were right.
+    byte `start`. Only the sent bytes, and 1 MiB on each side of each seam, are read from the
+    composed object. The rest is known to equal `body`, because the store's checksums of the copied
+    parts were right.
 
     Raises ValidationError where the bytes around a seam, or the object's size, are wrong.
     """
@@ -94,8 +94,8 @@ def _composed(store: Store, key: str, variant: Published, body: Path, start: int
                 )
     if store.size(key) != variant.bytes:
         raise ValidationError(
-            f"{key} hasn't the {variant.bytes} bytes that were composed; check the store, then run "
-            f"the job again with --retry-failed"
+            f"{key} has another size than the {variant.bytes} bytes that were composed; check the "
+            f"store, then run the job again with --retry-failed"
         )
     return store.read_range(key, 0, head + variant.seams[0])
 

@@ -70,7 +70,7 @@ def folder_of(zoo: str, model: str) -> str:
 
 
 def order(key: str) -> str:
-    """The sort key of keys, part by part: as plain text, "net-a/…" would come before "net/…"."""
+    """What object keys are sorted by: their parts, so that "net/…" comes before "net-a/…"."""
     return key.lower().replace("/", "\0")
 
 

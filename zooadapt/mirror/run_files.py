@@ -186,7 +186,7 @@ def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
 
 
 def _from_events(run_id: str, events: bytes) -> Run:
-    """The figures of a stopped run: of the models it was done with, until the last of these."""
+    """The figures of a stopped run, from the events of the models that it was done with."""
     run = Run(run_id, 0, 0, 0, 0, 0, 0, 0.0, {})
     for line in events.splitlines():
         event = json.loads(line)

@@ -3,7 +3,7 @@
 A mirror with many records also has the archive: one object with copies of most records. So a job
 asks the store for the archive and a few newer records, not for each record. The archive is made
 from the records, in a compaction, and holds nothing else. Records that the archive lacks are read
-from their own objects; if it can't be read, all records are.
+from their own objects. If the archive can't be read, so are all records.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ RECORDS_AT_ONCE = 1000
 """The number of records read together. An archive that lacks more than that is made again."""
 
 _ATTEMPTS = 3
-"""The number of attempts to read some records, of which others may be setting some aside."""
+"""The number of attempts to read records while another process sets some of them aside."""
 
 _CHECKED = "zooadapt_columns"
-"""The key in the archive's metadata that says by which columns its records were checked."""
+"""The key in the archive's metadata for the `_COLUMNS` by which its records were checked."""
 _COLUMNS = hashlib.sha256(
     "".join(
         schema.to_string(show_field_metadata=False, show_schema_metadata=False)
@@ -89,7 +89,7 @@ class Records:
         """Whether the store's archive lacks so many records that it is to be replaced."""
 
     def histories(self, archiving: bool = False) -> Iterator[list[Row]]:
-        """One pass: a list of each model's sound records, the oldest first. Models go by folder.
+        """One pass: each model's sound records as a list, the oldest first; models go by folder.
 
         With `archiving` the pass also makes a new archive, if one is due, for `leave_archive`.
         Raises RunError for a record of a newer layout.
@@ -107,7 +107,7 @@ class Records:
         """Name the damaged records in the log."""
         for error in self.damaged.values():
             _log.warning(
-                "%s and left out: what it recorded is made again; zooadapt rebuild sets it aside",
+                "%s and left out: a job makes its variants again; zooadapt rebuild sets it aside",
                 error,
             )
 
@@ -199,7 +199,10 @@ class _Archive:
         return len(self._encoded or ())
 
     def take(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The archived ones of the records `keys`: sorted, and behind the keys of earlier calls."""
+        """The records of `keys` that the archive holds.
+
+        `keys` must be sorted by `records.order`, and come after the keys of earlier calls.
+        """
         if not keys:
             return {}
         wanted, last = set(keys), records.order(keys[-1])

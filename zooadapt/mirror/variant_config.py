@@ -45,7 +45,7 @@ def describe(
 def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor) -> dict[str, Any]:
     """The content of config.json for `target`, given that of any variant of the same checkpoint.
 
-    It is what `describe` gives. `matrix` is M (B, N) for the target.
+    It equals what `describe` gives. `matrix` is M (B, N) for the target.
     """
     section = config["zooadapt"]
     source = section["source"]

@@ -1,1 +1,1 @@
-"""Whether a variant computes base(M·x): run it, and compare."""
+"""Prove variants: run each, and compare its outputs with base(M·x)."""

@@ -1,21 +1,24 @@
-"""The forward pass and the proof: a published variant must compute base(M·x).
+"""The proof: a variant and its base are run, and the variant must compute base(M·x).
 
-The proof of a variant, for a batch x of two different seeded images, in float32, eval mode and
-with TF32 off, where b = base(M·x):
+A proof takes a batch x of two different seeded images and runs both models in float32, in eval mode
+and with TF32 off. With b = base(M·x), the outputs for the two images being b₀ and b₁, it measures
 
     equivalence_error = max|adapted(x) - b| / max|b₀ - b₁|
 
-The divisor is how far the image moves the output. `control_error` is the same figure, for the first
-image, of a stem known to be wrong (its image channels rolled; the sign flipped where that changes
-nothing). The variant is `equivalent` if its error is at most TOLERANCE and the control at least 100
-times that. Where the control is smaller, the model's outputs can't tell a right stem from a wrong
-one, and the outputs of the stem modules are compared instead.
+The divisor is how far another image moves the output. `control_error` is the same figure for a stem
+known to be wrong, on the first image. That stem has its image channels rolled by one, or its sign
+flipped where rolling changes nothing. The variant is `equivalent` if its error is at most TOLERANCE
+and the control is at least LEAST_CONTROL, 100 times as much. If the control is smaller, the model's
+outputs can't tell a right stem from a wrong one; then the stem modules' outputs are compared.
 
-Rounding alone can move an output by more than some wrong stems do: float32's in deep models (with
-random weights up to 1e-3), and that of W·M to half precision in any (1e-4 to 0.5). So every stored
-stem must be W·M, rounded, bit for bit; and where the error of a variant that should be exact is
-above the tolerance, both models are run once more in float64, with W·M before its rounding, and
-that must be within it. `equivalence_error` is that of the stored stem all the same.
+Rounding alone can move an output further than some wrong stems do. In deep models float32's
+rounding moves it by up to 1e-3 (with random weights); in any model, rounding W·M to half precision
+moves it by 1e-4 to 0.5. So there are two more rules:
+
+- Every stored stem must equal the rounded W·M bit for bit.
+- Where a variant that should be exact has an error above the tolerance, both models are run again
+  in float64, with W·M unrounded. The variant is `equivalent` if that error is within the tolerance;
+  `equivalence_error` stays that of the stored stem.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +38,10 @@ from zooadapt.types import LEAST_CONTROL, TOLERANCE, Proof, ProofResult, Stem
 
 
 class Prover:
-    """A base model on a device, and what it gave; proves variants of it, one after the other.
+    """Proves the variants of one base model, one after the other, on one device.
 
-    Takes the base over: it is left on the device in float32, its tensors shared with the variants.
+    The prover takes the base over. It moves the base to the device, turns it to float32, and shares
+    the base's tensors with the variants. It keeps the base's outputs for the variants to come.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Prover:
         input_size: tuple[int, ...],
         device: torch.device,
     ) -> None:
-        """`originals` are the base's stem tensors; `input_size` is that of `ModelFacts.size`."""
+        """`originals` are the base's stem tensors by name; `input_size` is `ModelFacts.size`."""
         self._stems, self._originals = stems, originals
         self._size, self._device = input_size, device
         self._stored = base.state_dict()
@@ -56,7 +60,7 @@ class Prover:
         self._common: Pass | None = None
 
     def prove(self, variant: nn.Module, scheme: Scheme, matrix: Tensor) -> ProofResult:
-        """`compare` for a variant made under a scheme from the originals."""
+        """Adapt the originals again by M, (B, N), and `compare` the variant with the result."""
         adapted = contract.adapt(self._originals, self._stems, scheme, matrix)
         exact = _is_exact(self._stems, scheme, matrix)
         unrounded = (
@@ -71,14 +75,14 @@ class Prover:
         adapted: Mapping[str, Tensor],
         unrounded: Mapping[str, Tensor] | None,
     ) -> ProofResult:
-        """Run the variant (N channels) and the base (B channels), and compare.
+        """Run the variant (N channels) and the base (B channels), and compare their outputs.
 
-        `matrix` is M (B, N); `adapted` are the stems' tensors that the variant must hold,
-        `unrounded` the same in float64, or None where the variant needn't compute base(M·x). The
-        variant is left on the device in float32.
+        `matrix` is M, (B, N). `adapted` holds the stem tensors that the variant must have;
+        `unrounded` holds the same in float64, or is None where the variant needn't compute
+        base(M·x). The variant is left on the device in float32.
 
-        Raises ValidationError where a stored stem isn't the adapted one; where the outputs differ
-        in number or shape, or aren't finite; and where a stem isn't called.
+        Raises ValidationError where a stored stem isn't the adapted one, where the outputs differ
+        in number or shape or aren't finite, and where the forward pass doesn't call a stem.
         """
         _check_stored(variant, adapted)
         with torch.inference_mode(), _full_float32():
@@ -96,21 +100,22 @@ class Prover:
         return replace(result, equivalent=within <= TOLERANCE)
 
     def _share(self, variant: nn.Module) -> list[str]:
-        """Give the variant the base's own tensors where both hold the same; returns their names."""
+        """Replace the variant's tensors by the base's where both are equal; returns their names."""
         state = variant.state_dict()
         common = [name for name in state if _same(state[name], self._stored.get(name))]
         self._hand_over(variant, common)
         return common
 
     def _hand_over(self, variant: nn.Module, names: Sequence[str]) -> None:
+        """Put the base's tensors of these names into the variant, without a copy."""
         state = self._base.state_dict()
         variant.load_state_dict({name: state[name] for name in names}, strict=False, assign=True)
 
     def _wanted(self, matrix: Tensor) -> tuple[Tensor, Pass]:
-        """Images x (2, N, height, width), and what the base gives for M·x.
+        """Images x, (2, N, *size), and the base's outputs for M·x.
 
-        Wherever M can make any image, the images are such that M·x is the same for every variant,
-        and the base is run once for all.
+        Where M can make any image, x is chosen so that M·x is the same for all such variants; then
+        the base is run once for all of them.
         """
         z = seeded_images(matrix.shape[0], self._size)
         images = images_for(z, matrix)
@@ -131,7 +136,7 @@ class Prover:
         images: Tensor,
         proof: Proof,
     ) -> float:
-        """The error in float64, of W·M before it was rounded."""
+        """The error in float64 with the unrounded W·M; base and variant end in float32 again."""
         self._base.double()
         self._hand_over(variant, common)
         variant.double()
@@ -147,14 +152,14 @@ class Prover:
 
 
 def _same(one: Tensor, other: Tensor | None) -> bool:
-    """Whether the tensors are equal, and of one dtype."""
+    """Whether the tensors have the same dtype, shape and values."""
     if other is None or one.dtype != other.dtype or one.shape != other.shape:
         return False
     return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> None:
-    """Raise ValidationError if the variant should compute base(M·x) and doesn't."""
+    """Raise ValidationError if the variant should compute base(M·x) but doesn't."""
     if not result.equivalent and _is_exact(stems, scheme, matrix):
         raise ValidationError(
             f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
@@ -163,6 +168,7 @@ def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Te
 
 
 def _is_exact(stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> bool:
+    """Whether the variant should compute base(M·x), except for rounding."""
     return all(contract.exact(stem, scheme, matrix) for stem in stems)
 
 
@@ -173,9 +179,10 @@ def prove_stems(
     matrix: Tensor,
     input_size: tuple[int, ...],
 ) -> ProofResult:
-    """The same for the outputs of float32 stems alone: the passes end with the last stem.
+    """Compare the outputs of the stem modules only, for float32 stems and a (B, N) matrix.
 
-    What lies behind the stems isn't run and may be on the meta device.
+    The forward passes end after the last stem, so the rest of both models can be on the meta
+    device. Raises ValidationError where the forward pass doesn't call a stem.
     """
     images = seeded_images(matrix.shape[1], input_size)
     with torch.inference_mode(), _full_float32():
@@ -194,7 +201,7 @@ def _check_stored(variant: nn.Module, adapted: Mapping[str, Tensor]) -> None:
 
 
 def _enough(images: Tensor, wanted: Pass) -> Tensor:
-    """The images for a control: the first is enough where outputs have one row an image."""
+    """The images for the control: only the first, if every output has one row for each image."""
     rows = {len(output) for output in [*wanted.final, *wanted.stems]}
     return images[:1] if rows == {len(images)} else images
 
@@ -208,6 +215,7 @@ def _check_outputs(got: Outputs, wanted: Outputs) -> None:
 
 
 def judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
+    """The result of a proof, from the passes of the variant, the base and the control."""
     tells = got.final and distance(wrong.final, wanted.final) >= LEAST_CONTROL
     proof: Proof = "forward" if tells else "stem"
     error = float(_distances(got, wanted, proof).max())
@@ -216,7 +224,7 @@ def judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
 
 
 def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:
-    """Of the outputs together, or of each stem; as a tensor, whose extremes heed NaN."""
+    """The distance of all outputs, or of each stem's: a tensor, whose max and min keep NaN."""
     pairs = [(got.final, wanted.final)]
     if proof == "stem":
         pairs = [([g], [w]) for g, w in zip(got.stems, wanted.stems, strict=True)]
@@ -226,7 +234,7 @@ def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:
 def distance(got: Outputs, wanted: Outputs) -> float:
     """max|got - wanted| in units of max|wanted₀ - wanted₁|, the effect of another image.
 
-    `got` may have the outputs of the first image only.
+    `got` can be the outputs of the first image alone. NaN where the image has no effect.
     """
     moved = max(float((b[0] - b[1]).abs().max()) for b in wanted)
     apart = max(float((a - b[: len(a)]).abs().max()) for a, b in zip(got, wanted, strict=True))
@@ -234,17 +242,17 @@ def distance(got: Outputs, wanted: Outputs) -> float:
 
 
 def _wrong(model: nn.Module, stems: Sequence[Stem], chans: int) -> dict[str, Tensor]:
-    """The model's stems as they are known to be wrong."""
+    """The stems of the control, by name: those of `model` made wrong on purpose."""
     parameters = dict(model.named_parameters())
     return {stem.name: contract.roll(parameters[stem.name], stem, chans) for stem in stems}
 
 
 @contextmanager
 def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block the model's parameters of these names hold these values instead."""
+    """Within the block, the model's parameters of these names hold these values instead."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].data for name in tensors}
-    for name, tensor in tensors.items():  # replaced, never written to: it may be a mapped file
+    for name, tensor in tensors.items():  # not written in place: the old one may be a mapped file
         parameters[name].data = tensor.to(before[name].device)
     try:
         yield
@@ -255,7 +263,7 @@ def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """TF32 off, for matrix products and convolutions."""
+    """Within the block, TF32 is off for matrix products and convolutions."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""Where models are run: the GPU that this process may use, else the CPU."""
+"""The device on which models are run, and taking turns on a GPU that several processes share."""
 
 import gc
 import tempfile
@@ -15,12 +15,12 @@ def best() -> torch.device:
 
 
 def name(device: torch.device) -> str:
-    """What the manifest's `checked_on` says: the GPU's name, or "cpu"."""
+    """The device's name in the manifest's column `checked_on`: the GPU's name, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether the error, or what it came from, is that the device has no memory left."""
+    """Whether the error or one of its causes says that the device has no memory left."""
     while error is not None:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             return True
@@ -30,9 +30,10 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
-    """A block in which the device is used, beside other processes' of this machine, or `alone`.
+    """Wait until this process may use the device, and use it within the block.
 
-    Whatever torch keeps of a GPU's memory is given back at its end. A CPU is never waited for.
+    Other processes of this machine can use a GPU at the same time unless `alone`. After the block,
+    torch gives a GPU's unused memory back. There is no waiting for a CPU.
     """
     if device.type != "cuda":
         yield
@@ -48,7 +49,7 @@ def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
 
 @contextmanager
 def waiting(file: Path, alone: bool) -> Iterator[None]:
-    """A block that excludes all others on the same file if `alone`, else those that are alone."""
+    """Hold a lock on the file within the block: exclusive if `alone`, else shared with others."""
     import fcntl  # GPUs are shared on Linux only; a CPU is used on any system
 
     with file.open("a") as opened:

@@ -1,4 +1,4 @@
-"""One forward pass, and what the model and its stems gave."""
+"""Run a forward pass, and collect the outputs of the model and of its stem modules."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,22 +12,23 @@ from zooadapt.errors import ValidationError
 from zooadapt.types import Stem
 
 Outputs = list[Tensor]
-"""Float tensors, batch first: (2, …) each."""
+"""Float tensors with the batch as their first axis, (2, …)."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass gave."""
+    """The outputs of one forward pass."""
 
     final: Outputs
+    """The model's outputs; [] where the pass ended after the last stem."""
     stems: Outputs
     """The outputs of the stem modules, in the order of the stems."""
 
 
 def run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    """A whole forward pass; image by image where they don't fit into the device's memory together.
+    """Run a whole forward pass; image by image if all don't fit into the device's memory together.
 
-    Raises ValidationError where a stem isn't called.
+    Raises ValidationError where the pass doesn't call a stem.
     """
     try:
         return _run(model, images, stems)
@@ -39,62 +40,62 @@ def run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
 
 
 def _run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    with _listening(model, stems) as heard:
+    with _collecting(model, stems) as outputs:
         final = list(tensors(model(images)))
-    return Pass(final, _spoken(heard, stems))
+    return Pass(final, _stem_outputs(outputs, stems))
 
 
 def _joined(outputs: Sequence[Outputs]) -> Outputs:
-    """What several images gave, as one batch of them would have."""
+    """The outputs of several single images, put together as those of one batch."""
     return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
 
-class _AllSpoke(Exception):
-    """Ends a forward pass when its last stem has spoken."""
+class _StemsDone(Exception):
+    """Ends a forward pass once every stem has given its output."""
 
 
 def run_to_stems(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    """A pass that ends with the last stem; what lies behind may be on the meta device."""
-    with _listening(model, stems, stop=True) as heard, suppress(_AllSpoke):
+    """Run a forward pass up to the last stem; the rest of the model can be on the meta device."""
+    with _collecting(model, stems, stop=True) as outputs, suppress(_StemsDone):
         model(images)
-    return Pass([], _spoken(heard, stems))
+    return Pass([], _stem_outputs(outputs, stems))
 
 
 @contextmanager
-def _listening(
+def _collecting(
     model: nn.Module, stems: Sequence[Stem], stop: bool = False
 ) -> Iterator[dict[str, Tensor]]:
-    """Within the block, collect the outputs of the stem modules under their names."""
+    """Within the block, collect the stem modules' outputs by name; `stop` after the last one."""
     modules = {stem.module for stem in stems}
-    heard: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    def listener(name: str) -> Callable[..., None]:
-        def listen(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            heard[name] = output
-            if stop and heard.keys() == modules:
-                raise _AllSpoke
+    def hook_for(name: str) -> Callable[..., None]:
+        def collect(module: nn.Module, arguments: Any, output: Tensor) -> None:
+            outputs[name] = output
+            if stop and outputs.keys() == modules:
+                raise _StemsDone
 
-        return listen
+        return collect
 
     hooks = [
-        model.get_submodule(name).register_forward_hook(listener(name)) for name in sorted(modules)
+        model.get_submodule(name).register_forward_hook(hook_for(name)) for name in sorted(modules)
     ]
     try:
-        yield heard
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _spoken(heard: Mapping[str, Tensor], stems: Sequence[Stem]) -> Outputs:
-    silent = [stem.module for stem in stems if stem.module not in heard]
-    if silent:
-        raise ValidationError(f"the forward pass never calls {silent[0]}, which reads the image")
-    return [heard[stem.module] for stem in stems]
+def _stem_outputs(outputs: Mapping[str, Tensor], stems: Sequence[Stem]) -> Outputs:
+    uncalled = [stem.module for stem in stems if stem.module not in outputs]
+    if uncalled:
+        raise ValidationError(f"the forward pass never calls {uncalled[0]}, which reads the image")
+    return [outputs[stem.module] for stem in stems]
 
 
 def tensors(output: Any) -> Iterator[Tensor]:
-    """The float tensors of a model's output, however nested."""
+    """All tensors in a model's output, at any depth of nesting, as float32; float64 stays."""
     if isinstance(output, Tensor):
         yield output if output.dtype == torch.float64 else output.float()
     elif isinstance(output, Mapping):

@@ -1,4 +1,4 @@
-"""Published variants, read back, run and proved: the manifest's rows, or why there are none."""
+"""Read published variants back and prove them: each gives a row of the manifest, or a failure."""
 
 import re
 from collections import Counter
@@ -20,23 +20,23 @@ from zooadapt.types import Adapted, Failure, Published
 from zooadapt.zoos import registry
 
 _DEVICE_ERROR = re.compile(r"\b(CUDA|HIP) error\b")
-"""How torch begins messages of errors that are sticky, unlike those of memory that ran out."""
+"""Matches torch's errors after which a process can't use its GPU, but not a lack of memory."""
 
 
 @dataclass(frozen=True)
 class Proved:
-    """What became of a model's variants."""
+    """The outcome of proving a model's variants."""
 
     rows: tuple[types.Row, ...]
     made: tuple[str, ...]
-    """The variants of the rows, as `Target.short`."""
+    """The variants that have rows, as `Target.short`."""
     failures: tuple[Failure, ...]
     full: bool = False
-    """Whether one failed as the device had no memory left."""
+    """Whether a variant failed because the device had no memory left."""
 
 
 def prove(adapted: Adapted, store: Store, device: torch.device) -> Proved:
-    """Prove every variant on the device; where its memory runs out, once more without neighbours.
+    """Prove every variant on the device; if its memory runs out, again without other processes.
 
     Raises DeviceLost after an error from which CUDA doesn't recover in the same process.
     """
@@ -73,9 +73,10 @@ def prove_one(
     prover: compare.Prover | None,
     device: torch.device,
 ) -> tuple[types.Row, compare.Prover]:
-    """The variant's row of the manifest, and the prover, which is made once for all variants.
+    """The variant's row of the manifest, and the prover, which all variants of the model share.
 
-    Raises ValidationError where the variant isn't as it should be.
+    The prover is made here for the first variant, where `prover` is None. Raises ValidationError
+    where the variant can't be read back, or its proof fails.
     """
     zoo, folder, facts = registry.get(adapted.entry.zoo), reader.folder, adapted.facts
     tensors, verification = reader.read(variant)
@@ -104,7 +105,7 @@ def prove_one(
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:
-    """The dtype that holds most of the bytes, such as "float32"."""
+    """The dtype of the tensors that has the most bytes, such as "float32"."""
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes

@@ -1,1 +1,1 @@
-"""What users of a mirror call: find, pull, load, and make what is lacking."""
+"""The reader's side of a mirror: find, pull and load variants, or make those that it lacks."""

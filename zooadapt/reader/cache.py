@@ -1,7 +1,7 @@
-"""What mirrors hold, on this machine: pulled once, by whichever process is first, and kept.
+"""The cache of mirrors' objects on this machine. The first process that needs one pulls it.
 
-Below the cache's root everything lies under the mirror's own keys; `derived/` has what was made
-from it, `manifests/` the tables as they were last read.
+Below the cache's root each object lies under the key that it has in the mirror. `derived/` holds
+variants made on this machine, and `manifests/` holds the manifests as they were last read.
 """
 
 import hashlib
@@ -32,26 +32,25 @@ _log = logging.getLogger("zooadapt")
 
 
 def default_root() -> Path:
-    """``ZOOADAPT_CACHE``, else the folder that this system has for a user's caches."""
+    """The folder that ``ZOOADAPT_CACHE`` names, or else the user's cache folder."""
     chosen = os.environ.get("ZOOADAPT_CACHE")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("zooadapt")
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder for what several mirrors hold; any number of processes may share it."""
+    """A local folder with objects of one or more mirrors. Any number of processes can share it."""
 
     root: Path
     stores: Sequence[Store]
-    """The mirrors, in the order in which they are asked."""
+    """The mirrors, in the order in which they are tried."""
 
     def pull(self, row: Row, to: Path | None = None) -> Path:
-        """The folder of a row's variant, verified: the cache's, or the mirror's own if it is local.
+        """The local folder of a row's variant, verified: the cache's, or a local mirror's own.
 
-        With `to` it is put there, from the cache if the cache has it; what lies there already
-        counts only if its hash is right, as anybody may have written it. A transfer that was
-        interrupted goes on where it stopped. Raises FetchError where no mirror gives the bytes that
-        the row says.
+        With `to`, the variant is written to that folder, from the cache if the cache has it. Files
+        already in `to` are kept only if their hash is right. An interrupted transfer resumes where
+        it stopped. Raises FetchError if no mirror gives the bytes that the row states.
         """
         kept = self._place(row["folder"])
         folder = to or kept
@@ -66,22 +65,22 @@ class Cache:
             return copy(found, to) if to else found
 
     def stem(self, key: str) -> Path:
-        """The file of an original stem, verified by the id in its key. Raises FetchError."""
+        """The local file of an original stem, verified by the id in its key. Raises FetchError."""
         file = self._place(key)
         with self.made_once(file.parent, file.exists) as is_made:
             return file if is_made else self.first(lambda store: _stem(store, key, file.parent))
 
     def _place(self, key: str) -> Path:
-        """Where a key lies below the root. Raises UsageError for one that lies elsewhere."""
+        """The path of a key in the cache. Raises UsageError for a key that leads outside it."""
         if not all(part.strip(".") for part in key.split("/")):
             raise UsageError(f"{key!r} isn't the name of anything in a mirror")
         return self.root / key
 
     @contextmanager
     def made_once(self, folder: Path, is_made: Callable[[], bool]) -> Iterator[bool]:
-        """Whether the folder holds what it should; if not it is this process's own in the block.
+        """Yields whether the folder is complete; if not, this process holds its lock in the block.
 
-        The lock ends with the process.
+        The lock ends with the block, or with the process if it is killed.
         """
         if is_made():
             yield True
@@ -93,26 +92,28 @@ class Cache:
             yield is_made()
 
     def first(self, get: Callable[[Store], Got]) -> Got:
-        """What the first mirror gives; one that fails, or lies, is named in the log.
+        """The result of `get` for the first mirror with which it succeeds; logs the failures.
 
-        Raises FetchError where none gives it.
+        Raises FetchError if `get` fails with every mirror.
         """
         failed = []
         for store in self.stores:
             try:
                 return get(store)
-            except Exception as error:  # whatever it is, another mirror may do better
+            except Exception as error:  # whatever the error is, try the next mirror
                 failed.append(f"{redact(store.root)}: {one_line(error)}")
                 if len(self.stores) > len(failed):
                     _log.warning("%s; the next mirror is tried", failed[-1])
         if not self.stores:
-            kept = f"not in the cache {self.root}"
-            raise FetchError(f"{kept}; offline no mirror is asked: pull it once while online")
+            raise FetchError(
+                f"what is needed isn't in the cache {self.root}, and offline no mirror is asked: "
+                f"pull it once while online"
+            )
         raise FetchError("; ".join(failed))
 
 
 def is_whole(folder: Path, row: Row) -> bool:
-    """Whether the variant of a row was put into the folder; its config.json comes last."""
+    """Whether the folder holds all of a row's variant. config.json is always written last."""
     weights = folder / WEIGHTS
     if not (folder / CONFIG).exists() or not weights.exists():
         return False
@@ -121,10 +122,10 @@ def is_whole(folder: Path, row: Row) -> bool:
 
 
 def copy(folder: Path, to: Path) -> Path:
-    """A variant's files in the folder `to`."""
+    """Copy a variant's files to the folder `to`; returns `to`."""
     if folder != to:
         to.mkdir(parents=True, exist_ok=True)
-        (to / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
+        (to / CONFIG).unlink(missing_ok=True)  # it describes the old weights
         with replacing(to / WEIGHTS) as file:
             shutil.copyfile(folder / WEIGHTS, file)
         write_description(to, (folder / CONFIG).read_bytes())
@@ -138,7 +139,7 @@ def _digest(folder: Path) -> str:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary name, of nobody else's, for a file that is then there whole, or not at all."""
+    """Yields a temporary path that becomes `file` at the end, so that `file` is never partial."""
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield unfinished
@@ -150,7 +151,7 @@ def replacing(file: Path) -> Iterator[Path]:
 def _variant(store: Store, row: Row, folder: Path) -> Path:
     key = row["folder"]
     weights = f"{key}/{WEIGHTS}"
-    (folder / CONFIG).unlink(missing_ok=True)  # what it said of the weights is over
+    (folder / CONFIG).unlink(missing_ok=True)  # it describes the old weights
     file, _ = _get(store, weights, folder, row["bytes"], row["sha256"], key.rsplit("/", 2)[1])
     config = store.read(f"{key}/{CONFIG}")
     if not key.endswith(content_id(row["sha256"], config)):
@@ -161,7 +162,7 @@ def _variant(store: Store, row: Row, folder: Path) -> Path:
 
 
 def write_description(folder: Path, config: bytes) -> None:
-    """A variant's config.json, after the files that follow from it."""
+    """Write the files that are derived from a variant's config.json, then config.json itself."""
     for name, content in [*companions(json.loads(config)).items(), (CONFIG, config)]:
         with replacing(folder / name) as unfinished:
             unfinished.write_bytes(content)
@@ -179,7 +180,7 @@ def _stem(store: Store, key: str, folder: Path) -> Path:
 def _get(
     store: Store, key: str, folder: Path, size: int, sha256: str = "", title: str = ""
 ) -> tuple[Path, str]:
-    """An object as a local file, and its sha256; with a title its progress is shown."""
+    """Fetch an object; returns its local file and its sha256. A title shows a progress bar."""
     shown = None if title else True  # None: on a terminal only
     with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
         return fetch(store.source(key, size, sha256), folder, bar.update)

@@ -1,4 +1,4 @@
-"""A variant that was pulled from a mirror: proved again, or another made from it exactly."""
+"""Prove a variant that was pulled from a mirror again, or make another variant from it."""
 
 import json
 import logging
@@ -29,9 +29,9 @@ _log = logging.getLogger("zooadapt")
 
 
 def pulled(mirrors: Cache, row: Row) -> "Variant":
-    """The variant of a manifest's row, and its original stem; every byte verified.
+    """Pull the variant of a manifest's row and its original stem, and verify every byte.
 
-    Raises FetchError.
+    Raises FetchError if no mirror gives the right bytes.
     """
     folder = mirrors.pull(row)
     config = json.loads((folder / CONFIG).read_text())
@@ -43,7 +43,7 @@ class Variant:
     """A variant on this machine, with the tensors of its original stem."""
 
     def __init__(self, model: str, zoo: str, folder: Path, stem: Path) -> None:
-        """`folder` holds its two files, `stem` is the file of the original stem."""
+        """`folder` holds model.safetensors and config.json; `stem` is the original stem's file."""
         self.model, self._zoo, self._folder = model, registry.get(zoo), folder
         self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         self._originals: dict[str, Tensor] = safetensors.torch.load_file(stem)
@@ -51,17 +51,17 @@ class Variant:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        """In the order of the file, stems first."""
+        """The stored tensors by name, in the order of the file: the stems come first."""
         file = self._folder / WEIGHTS
         loaded = safetensors.torch.load_file(file)
         return {name: loaded[name] for name in safetensors_file.tensor_names(file)}
 
     def write(self, target: Target, folder: Path, permuted: bool) -> None:
-        """Other channels than it has, or the same in another order, made, proved and written.
+        """Make the variant for `target`, prove it, and write it to `folder`.
 
-        What the job would have written, to the byte, where the target isn't `permuted`. Raises
-        UsageError where the model can't be had with these channels, ValidationError where what was
-        made doesn't pass its proof.
+        If `permuted`, it is this variant with its channels reordered; if not, it has the same bytes
+        as if a job had made it. Raises UsageError if the model can't be adapted to these channels,
+        ValidationError if the new variant fails its proof.
         """
         try:
             matrix = self._permuted(target) if permuted else self._matrix(target)
@@ -72,7 +72,7 @@ class Variant:
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
         result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
         _log.warning(
-            "the mirror lacks %s channels: %s made from its original stem and proved, error %.1e",
+            "the mirror lacks %s channels: made %s from the original stem, proved with error %.1e",
             target.short, self.model, result.equivalence_error,
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
@@ -80,9 +80,9 @@ class Variant:
         cache.write_description(folder, json.dumps(config, indent=2).encode())
 
     def prove(self, device: torch.device) -> ProofResult:
-        """The proof of the variant as it is stored, once more.
+        """Prove the stored variant again.
 
-        Raises ValidationError where it should compute base(M·x) and doesn't.
+        Raises ValidationError if it should compute base(M·x) and doesn't.
         """
         rule = targets.get_scheme(self.config["zooadapt"]["scheme"])
         matrix = variant_config.stored_matrix(self.config)
@@ -104,7 +104,7 @@ class Variant:
         matrix: Tensor,
         device: torch.device,
     ) -> ProofResult:
-        """The proof of a variant of these tensors. Raises ValidationError."""
+        """Prove the variant that has these tensors. Raises ValidationError if the proof fails."""
         base_chans, chans = matrix.shape
         prover = compare.Prover(
             base=self._built({**tensors, **self._originals}, config, base_chans),
@@ -125,7 +125,7 @@ class Variant:
             return self._zoo.load(Path(name), tensors, in_chans)
 
     def _base_bands(self) -> Bands:
-        """The channels of the original weights."""
+        """The bands that the original weights read."""
         channels = self.config["zooadapt"]["source"]["bands"]
         bands = tuple(Band(band["name"], band["wavelength"], band["width"]) for band in channels)
         named = RGB if bands == RGB.channels else Bands("base", bands)

@@ -1,4 +1,4 @@
-"""A variant's folder → a model."""
+"""Load a model from the local folder of a variant."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +12,21 @@ from zooadapt.names import WEIGHTS
 from zooadapt.zoos import registry, stored_names
 
 _OURS = ("pretrained", "checkpoint_path", "pretrained_cfg", "weights", "weights_backbone")
+"""Options that name other weights than the mirror's; refused."""
 
 
 def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
-    """The model in eval mode with the stored weights; `row` is of it, or of what it is made from.
+    """The model in eval mode with the stored weights of `folder`.
 
-    Without options the weights are mapped from the file, and nothing is initialised that they
-    replace. Options go to the zoo's own loader. Raises UsageError where the installed zoo is too
-    old for the model, or an option isn't the reader's to give.
+    `row` is the manifest's row of the variant, or of the variant that it was made from. Without
+    options the weights are memory-mapped and the model isn't initialised first. Options go to the
+    zoo's own loader. Raises UsageError if the zoo's library is too old or an option names weights.
     """
     zoo = registry.get(row["zoo"])
     zoo.check_version(row["min_timm"])
     given = sorted(options.keys() & set(_OURS))
     if given:
-        raise UsageError(f"{', '.join(given)}: what is loaded is the mirror's own weights")
+        raise UsageError(f"leave out {', '.join(given)}: the mirror's own weights are loaded")
     if options:
         return zoo.open(folder, options)
     return stored_names.plain(zoo.load(folder, safetensors.torch.load_file(folder / WEIGHTS)))

@@ -1,4 +1,4 @@
-"""The rows of one mirror, or of several that stand in for each other, and those that match."""
+"""Read the rows of one mirror, or of several alternative ones, and filter them."""
 
 import hashlib
 import logging
@@ -19,37 +19,37 @@ from zooadapt.stores.store import Store
 from zooadapt.targets import SCHEMES, Band, Bands, Target
 
 State = tuple[Store, str]
-"""A mirror, and the state of it that is read: a run's id, a date, or "" for now."""
+"""A mirror, and which state of it to read: a run's id, a date, or "" for the current state."""
 
 _log = logging.getLogger("zooadapt")
 
 
 class Manifests:
-    """The manifests of several mirrors as one table, kept for when they can't be asked."""
+    """The manifests of several mirrors as one table, with a local copy of each for offline use."""
 
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
-        """`root` is the cache's."""
+        """`root` is the cache folder."""
         self._mirrors, self._root = mirrors, root
         self.asked = [store for store, _ in mirrors if store.is_local or not offline]
-        """The mirrors that may be asked."""
+        """The mirrors to read from: offline, only those on this machine."""
         self._rows: pd.DataFrame | None = None
 
     def rows(self) -> pd.DataFrame:
-        """Every usable variant once, from the first mirror that has it; read once.
+        """One row for each usable variant, from the first mirror that has it; read once, then kept.
 
-        Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
-        newer layout. Of several mirrors those that can't be read are named in the log.
+        Mirrors that can't be read are named in warnings, if there are others. Raises UsageError if
+        there is no mirror, RunError if the manifest can't be read or has a newer layout.
         """
         if self._rows is None:
             tables = [table for table in map(self._table, self._mirrors) if table is not None]
             if not tables:
-                raise RunError("none of the mirrors can be read")
+                raise RunError("none of the mirrors can be read; the warnings say why")
             rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
             self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
         return self._rows.copy()
 
     def _table(self, mirror: State) -> pa.Table | None:
-        """None where another mirror may do."""
+        """The mirror's table; None if it can't be read and there are other mirrors."""
         store, at = mirror
         try:
             return self._online(store, at) if store in self.asked else self._kept(store, at)
@@ -63,7 +63,7 @@ class Manifests:
             return None
 
     def _online(self, store: Store, at: str) -> pa.Table:
-        """The mirror's own table, kept for when it can't be asked."""
+        """The table read from the mirror; a local copy is kept for offline use."""
         if at:
             table = manifest.read_snapshot(store, at)
         else:
@@ -76,10 +76,10 @@ class Manifests:
         return table
 
     def _kept(self, store: Store, at: str) -> pa.Table:
-        """The table as it was last read. Raises UsageError where it never was."""
+        """The local copy of the mirror's table. Raises UsageError if it was never read online."""
         file = self._file(store, at)
         if not file.exists():
-            raise UsageError(f"offline, and {redact(store.root)} was never read while online")
+            raise UsageError(f"{redact(store.root)} can't be read: it was never read while online")
         return layout.decoded(file.read_bytes(), str(file), MANIFEST_SCHEMA)
 
     def _file(self, store: Store, at: str) -> Path:
@@ -88,9 +88,9 @@ class Manifests:
 
 
 def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
-    """The rows for bands as ``--bands`` takes them, a file of one's own included.
+    """The rows for `bands`, written as for ``--bands``: a preset, names, or a band file.
 
-    Raises UsageError for bands that can't be.
+    Raises UsageError for invalid bands.
     """
     names, found = _named(bands)
     digest = found.digest if found else ""
@@ -99,9 +99,9 @@ def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
 
 
 def where(rows: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
-    """The rows whose cell in the column matches a glob, or equals anything else.
+    """The rows whose cell matches `wanted` as a glob if it is text, or else equals `wanted`.
 
-    "unknown" stands for a cell without value. Raises UsageError for a column that isn't there.
+    "unknown" matches a cell without a value. Raises UsageError if there is no such column.
     """
     if column not in rows:
         raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
@@ -115,7 +115,7 @@ def _matches(cell: Any, wanted: Any) -> bool:
 
 
 def target(in_chans: int | None, bands: str | None, scheme: str | None) -> Target:
-    """What a reader asks for. Raises UsageError where that can't be."""
+    """The target that a reader's arguments ask for. Raises UsageError for invalid arguments."""
     if (in_chans is None) == (bands is None):
         raise UsageError("give either in_chans or bands")
     if scheme is not None and scheme not in SCHEMES:
@@ -129,7 +129,7 @@ def target(in_chans: int | None, bands: str | None, scheme: str | None) -> Targe
 
 
 def _named(bands: str) -> tuple[tuple[str, ...], Bands | None]:
-    """The names that an option stands for, and the bands; None for names that only rows know."""
+    """The names of the bands, and the bands; None if only rows of the mirror can know the names."""
     try:
         found = parse(bands)
     except UsageError:

@@ -1,11 +1,11 @@
-"""The reader's side: find a variant in a mirror, pull it, load it, or have made what is lacking.
+"""Read a mirror: find variants, pull or load them, and make variants that the mirror lacks.
 
-import zooadapt
-mirror = zooadapt.open_mirror("s3://bucket/mirror")
-mirror.find(model="resnet*", bands="sentinel2-l2a")
-model = mirror.load("resnet18.a1_in1k", bands="sentinel2-l2a")
+    import zooadapt
+    mirror = zooadapt.open_mirror("s3://bucket/mirror")
+    mirror.find(model="resnet*", bands="sentinel2-l2a")
+    model = mirror.load("resnet18.a1_in1k", bands="sentinel2-l2a")
 
-To find and to pull needs no torch; what does is imported when it is used.
+Finding and pulling work without torch. Only loading or making a variant imports it.
 """
 
 import os
@@ -42,21 +42,26 @@ def open_mirror(
     cache_dir: str | Path | None = None,
     offline: bool | None = None,
 ) -> "Mirror":
-    """The mirror at `url`, any fsspec URL or local path; several are asked in the order given.
+    """Open a mirror, to find, pull and load its variants.
 
-    By default those that ``ZOOADAPT_MIRROR`` names, separated by spaces. ``<url>/manifest@<at>`` is
-    the mirror as a run left it (its id) or as it was at a date. `storage_options` are fsspec's, for
-    all or for each, such as ``{"anon": True}`` for a public bucket. `cache_dir` is where variants
-    are kept, by default ``ZOOADAPT_CACHE`` or the user's cache folder. With `offline`, or
-    ``ZOOADAPT_OFFLINE=1``, only what is on this machine is used.
+    - `url`: a local folder or any fsspec URL; or several, which are tried in order. By default the
+      URLs in ``ZOOADAPT_MIRROR``, separated by spaces. ``<url>/manifest@<at>`` opens the mirror as
+      it was: ``<at>`` is the id of the run that left it so, or a date such as ``2026-11-24``.
+    - `storage_options`: fsspec's options, one mapping for all mirrors or one for each. For a public
+      bucket they are ``{"anon": True}``.
+    - `cache_dir`: the folder for pulled variants. By default ``ZOOADAPT_CACHE``, or else the user's
+      cache folder.
+    - `offline`: use only what is on this machine. By default whether ``ZOOADAPT_OFFLINE`` is set.
 
-    Raises UsageError where no mirror is named, or fsspec knows no such URL.
+    Raises UsageError if no mirror is named, or if fsspec doesn't know the kind of URL.
     """
     urls = [url] if isinstance(url, str) else list(url or _named_by_environment())
     if isinstance(storage_options, Mapping) or storage_options is None:
         storage_options = [storage_options or {}] * len(urls)
     if len(storage_options) != len(urls):
-        raise UsageError(f"{len(storage_options)} storage_options for {len(urls)} mirrors")
+        raise UsageError(
+            f"{len(storage_options)} storage_options for {len(urls)} mirrors: give one for each"
+        )
     if offline is None:
         offline = os.environ.get("ZOOADAPT_OFFLINE", "") not in ("", "0")
     opened = [_opened(*each) for each in zip(urls, storage_options, strict=True)]
@@ -71,26 +76,27 @@ def _named_by_environment() -> list[str]:
 
 
 def _opened(url: str, options: Options) -> State:
-    """The store at a URL, and what follows ``manifest@`` in it."""
+    """The store at a URL, and the run's id or the date after ``manifest@`` in the URL."""
     pinned = _PINNED.fullmatch(url)
     root, at = (pinned[1], pinned[2]) if pinned else (url, "")
     return open_store(absolute(root, "the mirror's URL"), dict(options)), at
 
 
 class Mirror:
-    """One mirror, or several that stand in for each other; only read."""
+    """A read-only view of a mirror, or of several as if they were one. `open_mirror` makes it."""
 
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
-        """`root` is the cache's."""
+        """`root` is the cache folder."""
         self.mirrors = mirrors
         self._manifests = Manifests(mirrors, root, offline)
         self._cache = cache.Cache(root, self._manifests.asked)
 
     def manifest(self) -> pd.DataFrame:
-        """Every usable variant, one row each; read once. Of several mirrors each variant once.
+        """The table of all usable variants, one row each. Only the first call reads the mirror.
 
-        Raises UsageError where there is no mirror, RunError where its manifest is damaged or of a
-        newer layout. Of several mirrors those that can't be read are named in the log.
+        Of several mirrors, the first that has a variant gives its row, and mirrors that can't be
+        read are named in warnings. Raises UsageError if there is no mirror, RunError if its
+        manifest can't be read, is damaged or has a newer layout.
         """
         return self._manifests.rows()
 
@@ -102,12 +108,18 @@ class Mirror:
         scheme: str | None = None,
         **columns: Any,
     ) -> pd.DataFrame:
-        """The variants that match: `bands` as for ``--bands``, other text as globs, others equal.
+        """The rows of the manifest that match all arguments.
 
-        A glob for `model` without a tag matches every tag, and one that begins with a zoo's name
-        and "/" only that zoo's models; `license="unknown"` matches those without one. `bands`
-        matches its names in their order, and a file of one's own only what was made from it. Raises
-        UsageError for bands that can't be or a column that isn't there.
+        - `model`: a glob. Without a tag it matches every tag; with "<zoo>/" before it, it matches
+          only models of that zoo.
+        - `in_chans`: the number of channels.
+        - `bands`: as for ``--bands``: a preset, names in their order, or a YAML file. A file
+          matches only variants that were made from it.
+        - `scheme`: the name of a scheme, such as ``repeat``.
+        - any other column: text is a glob, and other values must be equal. `license="unknown"`
+          matches models without a licence.
+
+        Raises UsageError for invalid bands or an unknown column.
         """
         rows = self.manifest()
         models = zip(rows["zoo"], rows["model"], strict=True)
@@ -131,20 +143,24 @@ class Mirror:
         zoo: str | None = None,
         to: str | Path | None = None,
     ) -> Path:
-        """A local folder; of timm's models ``timm.create_model("local-dir:<folder>", …)`` loads it.
+        """Pull a variant to this machine, and return its folder.
 
-        It has `in_chans` channels, or `bands` as for ``--bands``; the scheme is `repeat`, or
-        `nearest` for bands, unless another is given. Every byte is verified, and what is in the
-        cache isn't transferred again. `to` is the folder to write; else it is the cache's, or the
-        mirror's own if it is on this machine.
+        ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads the folder of a timm
+        model. Every byte is verified, and what is in the cache isn't transferred again.
 
-        What the mirror lacks is made from any sibling and the original stem by the job's own code,
-        and proved, which needs torch and timm; another order of bands that a row has is that row
-        with its channels permuted. With `derive=False` that is an error.
+        - `model`: the model's name. Its tag can be left out if the mirror has only one.
+        - `in_chans` or `bands`: the number of channels, or the bands as for ``--bands``.
+        - `scheme`: by default ``repeat`` for `in_chans`, and ``nearest`` for `bands`.
+        - `derive`: whether to make a variant that the mirror lacks. It is made from another variant
+          of the model and the original stem, as a job makes it, and proved. This needs torch and
+          timm. If the mirror has the bands in another order, the channels are permuted.
+        - `zoo`: the model's zoo, if several zoos have a model of this name.
+        - `to`: the folder to write. By default the variant stays in the cache, or in the mirror if
+          the mirror is on this machine.
 
-        Raises UsageError where the model isn't in the mirror, or can't be had with these channels;
-        FetchError where no mirror gives the right bytes; ValidationError where what was made
-        doesn't pass its proof.
+        Raises UsageError if the mirror lacks the model, or lacks the variant and it can't be made;
+        FetchError if no mirror gives the right bytes; ValidationError if the variant that was made
+        fails its proof.
         """
         return self._pulled(model, (in_chans, bands, scheme), derive, zoo, to)[0]
 
@@ -158,11 +174,11 @@ class Mirror:
         zoo: str | None = None,
         **options: Any,
     ) -> "nn.Module":
-        """What `pull` gives, loaded in eval mode; `options` are those of ``timm.create_model``.
+        """Pull a variant, and load it as a model in eval mode. The arguments are those of `pull`.
 
-        A timm model's ``pretrained_cfg`` has the input size, mean and std. One of another library
-        takes that library's options. Raises as `pull` does, and UsageError where the installed timm
-        is too old for the model.
+        `options` go to ``timm.create_model``, or to the loader of the model's own library. A timm
+        model's ``pretrained_cfg`` holds the input size, mean and std. Raises as `pull` does, and
+        UsageError if the installed timm is too old for the model.
         """
         from zooadapt.reader import load
 
@@ -177,7 +193,7 @@ class Mirror:
         zoo: str | None,
         to: str | Path | None,
     ) -> tuple[Path, Row]:
-        """The folder, and the row that it is of or was made from."""
+        """The variant's folder, and its row or the row of the variant that it was made from."""
         target = manifests.target(*wish)
         rows, folder = self.siblings(model, zoo), Path(to).absolute() if to else None
         alike = rows[rows["scheme"] == target.scheme]
@@ -188,20 +204,20 @@ class Mirror:
         if not derive:
             there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
             raise UsageError(
-                f"the mirror has no such {model} under {target.scheme}; it is there for "
-                f"{'; '.join(there.unique())}"
+                f"the mirror has no {model} for {target.short} channels under {target.scheme}, but "
+                f"for {'; '.join(there.unique())}: choose one of these, or let it be derived"
             )
         ordered = sorted(target.bands.names)
         same = alike.loc[[sorted(row.split(",")) == ordered for row in alike["bands"]]]
         if not len(same) and wish[1]:
-            parse(wish[1])  # raises for names that only rows know
+            parse(wish[1])  # raises UsageError for unknown names
         row = _row(same if len(same) else rows)
         return self._derived(row, target, permuted=bool(len(same)), to=folder), row
 
     def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
-        """The rows of one model. Raises UsageError where several match, or none.
+        """The rows of the one model that matches. Raises UsageError if several match, or none.
 
-        One that is called just so goes before those that match.
+        A model with exactly this name goes before models that match it as a glob.
         """
         rows = self.find(model, zoo=zoo)
         called = rows["model"] == model
@@ -215,7 +231,7 @@ class Mirror:
         return rows
 
     def _derived(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
-        """A variant that the mirror lacks, made from one that it has; kept in the cache."""
+        """The folder of a variant made from the variant of `row`, kept in the cache and in `to`."""
         from zooadapt.reader import derived
 
         label = f"{target.label}-{row['source_sha256'][:16]}"
@@ -226,10 +242,11 @@ class Mirror:
         return cache.copy(kept, to) if to else kept
 
     def verify(self, deep: bool = False) -> pd.DataFrame:
-        """What is wrong with the mirror, one row each: `where` and `what`; empty if nothing is.
+        """Verify the mirror. Returns its faults, one row each, with the columns `where` and `what`.
 
-        As ``zooadapt verify``: every object is read, and with `deep` every variant proved again.
-        Of several mirrors the first is checked.
+        Like ``zooadapt verify``, this reads every object; with `deep` it also proves every variant
+        again. Of several mirrors only the first is verified. Raises UsageError if there is no
+        mirror, RunError if its manifest or an object can't be read.
         """
         from zooadapt.upkeep import verify
 
@@ -239,9 +256,9 @@ class Mirror:
 
 
 _Wish = tuple[int | None, str | None, str | None]
-"""in_chans, bands and scheme, as a reader gives them."""
+"""The arguments in_chans, bands and scheme of `pull` and `load`."""
 
 
 def _row(rows: pd.DataFrame) -> Row:
-    """The first."""
+    """The first row of the table."""
     return {str(name): value for name, value in rows.iloc[0].items()}

@@ -1,7 +1,7 @@
-"""How many parameters models have: built on the meta device, and remembered in the cache folder.
+"""Count the parameters of models by building them on the meta device; keep counts in the cache.
 
-A build takes 0.1 to 0.5 s. Models of one architecture with the same arguments and size of image
-share one.
+A build takes 0.1 to 0.5 s. Models with the same architecture, arguments and image size share one
+build.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from zooadapt.zoos import registry
 from zooadapt.zoos.protocol import Zoo
 
 BUILDS_A_PROCESS = 32
-"""Builds for which another process, which first imports torch, is worth its start."""
+"""Builds that justify another process, which must import torch before it starts."""
 _PROCESSES = 8
-"""At most."""
+"""The most processes that build at the same time."""
 _KEPT_EVERY = 50
-"""Builds; what is killed in between is built again."""
+"""Builds after which the counts are saved. A killed process loses only the counts since then."""
 
 Counts = Mapping[str, int | None]
-"""By what tells one build from another; None for a model that can't be built."""
+"""The parameter count of each build, by `_key`; None for a model that can't be built."""
 
 
 def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
-    """The parameters of each of a zoo's models; None where it can't be built.
+    """The parameter count of each entry of one zoo; None for a model that can't be built.
 
-    What was counted before with the same release of the zoo's library is read from the cache below
-    `root`, and what is counted now goes there as it comes.
+    Counts made before with the same release of the zoo's library are read from the cache folder
+    `root`. New counts are saved there from time to time.
     """
     if not entries:
         return []
@@ -59,7 +59,7 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
 
 
 def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
-    """What tells one build from another; None where the model's description is no good."""
+    """A hash of all that a build depends on; None if the model's description is invalid."""
     try:
         with registry.blaming(entry.zoo):
             facts = zoo.facts(entry)
@@ -82,14 +82,14 @@ def _kept(file: Path) -> Counts:
 def _keep(file: Path, counts: Counts) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
-    # Not those that couldn't be built: what they lacked may be there next time.
+    # Models that can't be built aren't kept: what they lack can be installed next time.
     numbers = {key: number for key, number in counts.items() if number is not None}
     unfinished.write_text(json.dumps(numbers))
     unfinished.replace(file)
 
 
 def build_all(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None]:
-    """The parameters of each; with a bar, and in processes where there are many."""
+    """Yields each entry's parameter count. Shows a bar; uses several processes for many entries."""
     processes = min(os.cpu_count() or 1, _PROCESSES, len(entries) // BUILDS_A_PROCESS)
     if processes < 2:
         yield from _shown(map(parameters, entries), len(entries))
@@ -106,11 +106,11 @@ def _shown(numbers: Iterable[int | None], total: int) -> Iterator[int | None]:
 
 
 def parameters(entry: ModelEntry) -> int | None:
-    """The number of a model's parameters; None where it can't be built."""
+    """The number of a model's parameters; None if it can't be built."""
     zoo = registry.get(entry.zoo)
     try:
         with torch.device("meta"):
             model = zoo.build(entry, zoo.facts(entry).chans)
-    except Exception:  # of any library; a run would say why
+    except Exception:  # any library can raise any error; a run reports it
         return None
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What a zoo offers, without any mirror."""
+"""List the models that a zoo offers. This needs no mirror."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +27,10 @@ def offered(
     license: str | None = None,
     cache: Path | None = None,
 ) -> pd.DataFrame:
-    """A row for each model of a ``--zoo`` that matches; what isn't known of one is missing there.
+    """One row for each matching model of `spec`, a ``--zoo`` option. Unknown values are missing.
 
-    `model` and `license` are globs. Parameters are counted where a folder to remember them in is
-    given, else there is no such column. Raises UsageError.
+    `model` and `license` are globs. The column `params` exists only if `cache` is given, the folder
+    in which counts are kept. Raises UsageError if the zoo can't be listed.
     """
     entries = [
         entry

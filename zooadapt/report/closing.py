@@ -9,23 +9,23 @@ from zooadapt.types import Row
 
 
 def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool = False) -> str:
-    """What was written where, and lines to paste that query the mirror and load `example`.
+    """What was written where, and Python to paste that queries the mirror and loads `example`.
 
     `dest` is the mirror's URL without secrets, `usable` the number of its variants. `options` says
-    that the mirror's store was given storage options, which aren't shown.
+    whether the mirror's store was given storage options. These aren't shown.
     """
     lines = [
-        f"{counted(run.new, 'new variant')} in {run.seconds:.0f} s; of what was asked for, "
+        f"{counted(run.new, 'new variant')} in {run.seconds:.0f} s. Of all variants asked for: "
         f"{run.unsupported} unsupported, {run.failed} failed.",
         f"The mirror {dest} holds {counted(usable, 'variant')}:",
-        f"  {dest}/manifest.parquet   the usable variants",
-        f"  {dest}/failures.parquet   what isn't there, and why",
-        f"  {dest}/index.html         a page to look at",
+        f"  {dest}/manifest.parquet   the table of usable variants",
+        f"  {dest}/failures.parquet   which variants aren't there, and why",
+        f"  {dest}/index.html         the mirror's page, for a browser",
     ]
     if example:
         lines += [
             "",
-            "Query it, then load a variant, in Python:",
+            "Query the mirror, then load a variant, in Python:",
             "",
             *query_and_load(dest, example, options),
         ]
@@ -33,7 +33,7 @@ def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool
 
 
 def creating(row: Row, **arguments: Any) -> str:
-    """The call that loads a model of another zoo than timm's; empty arguments are left out."""
+    """The Python call that loads the model of a row by zooadapt; empty arguments are left out."""
     name = json.dumps(f"{row['zoo']}/{row['model']}")
     given = [f"{key}={json.dumps(value)}" for key, value in arguments.items() if value]
     return f"zooadapt.create_model({', '.join([name, *given])})"

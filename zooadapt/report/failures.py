@@ -1,4 +1,4 @@
-"""Failures for people: grouped by their reasons."""
+"""Failures as people read them: grouped by reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Group:
     stage: str
     reason: str
     models: dict[str, list[int]]
-    """With the channel counts of their variants."""
+    """The models, with the channel counts of their variants that failed."""
 
     def named(self, most: int) -> str:
         """The first models with their channel counts, and how many more there are."""
@@ -25,13 +25,13 @@ class Group:
 
 
 def reason(row: Row) -> str:
-    """Why a variant isn't there, in the same words for all models."""
+    """Why a variant isn't there, with "…" for its model, so that equal reasons are equal text."""
     error: str = row["error"]
     return error.replace(row["model"], "…")
 
 
 def grouped(failures: Iterable[Row]) -> list[Group]:
-    """Failures by status, stage and reason, the largest group first."""
+    """Failures grouped by status, stage and reason, the largest group first."""
     groups: dict[tuple[str, str, str], dict[str, list[int]]] = {}
     for row in failures:
         models = groups.setdefault((row["status"], row["stage"], reason(row)), {})
@@ -41,7 +41,7 @@ def grouped(failures: Iterable[Row]) -> list[Group]:
 
 
 def failure_table(failures: Iterable[Row]) -> str:
-    """Failures grouped by status, stage and reason, the largest group first."""
+    """A text table of failures, grouped by status, stage and reason, the largest group first."""
     lines = [f"  {'status':<11}  {'stage':<10}  {'models':>6}  reason"]
     for group in grouped(failures):
         shown = f"{group.status:<11}  {group.stage:<10}  {len(group.models):>6}"

@@ -1,7 +1,7 @@
-"""The mirror's page: one HTML file beside the manifest that needs no network and no server.
+"""The mirror's page: one HTML file beside the manifest. It needs no network and no server.
 
-Whatever a table says is text on it: Jinja2 escapes what stands in the page, its script makes no
-HTML of what it is given, and the page's own policy lets no other script run and loads nothing.
+Whatever the tables say appears as text: Jinja2 escapes it, and the page's script makes no HTML from
+it. The page's Content-Security-Policy lets no other script run, and lets nothing be loaded.
 """
 
 import base64
@@ -27,40 +27,40 @@ if TYPE_CHECKING:
 _log = logging.getLogger("zooadapt")
 
 LARGEST = 20_000_000
-"""Bytes of a manifest, which has about 150 for each variant."""
+"""Most bytes of a manifest for which a page is made. Each variant has about 150."""
 _GROUPS = 100
-"""Groups of failures on the page; failures.parquet has all."""
+"""Most groups of failures on the page. failures.parquet has all failures."""
 _RUNS = 30
-"""Runs in the page's table; its sums are of all that were read."""
+"""Most runs in the page's table. The sums are of all runs that were read."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What there is to show."""
+    """What the page shows."""
 
     url: str
-    """The mirror's, without secrets."""
+    """The mirror's URL, without secrets."""
     rows: Sequence[Row]
-    """Of the manifest."""
+    """The rows of the manifest."""
     failed: Sequence[Row]
-    """Of failures.parquet."""
+    """The rows of failures.parquet."""
     runs: Sequence[run_files.Run]
-    """The latest first."""
+    """The runs, the latest first."""
 
 
 def write(store: Store, tables: Compacted | None = None) -> str:
-    """Make the page of a mirror and write it there; returns its URL, without secrets.
+    """Make the page of a mirror, write it to the mirror, and return its URL without secrets.
 
-    `tables` are the mirror's, where they were just written; otherwise they are read. Raises
-    UsageError where there is no mirror, or one too large for a page, RunError where its tables
+    `tables` are the mirror's tables, if they were just written; otherwise they are read. Raises
+    UsageError where there is no mirror or it is too large for a page, and RunError where its tables
     can't be understood.
     """
     with suppress(FileNotFoundError):
         if (size := store.size(MANIFEST)) > LARGEST:
-            store.remove(PAGE)  # of when there were fewer, and of what was taken down since
+            store.remove(PAGE)  # it is out of date, and may show what was taken down
             raise UsageError(
-                f"manifest.parquet has {text.size(size)}: no browser shows a page of so many "
-                f"variants; query it"
+                f"manifest.parquet has {text.size(size)}, and no browser shows a page of so many "
+                f"variants; query the file instead, for example with pandas"
             )
     if tables:
         rows, failed = [*tables.usable.rows(page_data.COLUMNS)], [*tables.failures]
@@ -73,7 +73,7 @@ def write(store: Store, tables: Compacted | None = None) -> str:
 
 
 def leave(store: Store, tables: Compacted | None = None) -> None:
-    """`write`; a failure is a warning, as nothing but the page depends on it."""
+    """Write the page, as `write` does. A failure is only a warning, as nothing else needs it."""
     try:
         write(store, tables)
     except Exception as error:
@@ -81,7 +81,7 @@ def leave(store: Store, tables: Compacted | None = None) -> None:
 
 
 def render(contents: Contents) -> str:
-    """The page; the same for the same contents, byte for byte."""
+    """The page as HTML. The same contents give the same bytes."""
     from markupsafe import Markup
 
     script = _file("report.js")
@@ -97,7 +97,7 @@ def render(contents: Contents) -> str:
 
 
 def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # not for who makes no page
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only where a page is made
 
     environment = Environment(
         loader=PackageLoader("zooadapt.report"),
@@ -121,7 +121,7 @@ def _file(name: str) -> str:
 
 
 def _figures(contents: Contents) -> dict[str, Any]:
-    """What the template shows, by its names."""
+    """The values for the template, by the names that it uses."""
     rows, failed, runs = contents.rows, contents.failed, contents.runs
     spent = run_files.together(runs)
     return {
@@ -154,15 +154,15 @@ class ProofFigures:
     dtype: str
     variants: int
     changed: int
-    """Of these, those whose function isn't kept; all other figures are of the rest."""
+    """Variants whose function isn't kept. The figures below leave them out."""
     errors: tuple[float, float, float]
-    """Half of them, 99 % and all are at most this."""
+    """Three errors: half of the variants, 99 % and all have at most this one."""
     controls: tuple[float, float, float]
-    """All of them, 99 % and half are at least this."""
+    """Three controls: all of the variants, 99 % and half have at least this one."""
 
 
 def proofs(rows: Iterable[Row]) -> list[ProofFigures]:
-    """For each dtype of weights, by its name."""
+    """The figures of the proofs for each dtype of weights, sorted by dtype."""
     by_dtype: dict[str, list[Row]] = {}
     for row in rows:
         by_dtype.setdefault(row["weights_dtype"], []).append(row)
@@ -183,12 +183,12 @@ def _proofs(dtype: str, rows: Sequence[Row]) -> ProofFigures:
 
 
 def _at(ordered: Sequence[float], share: float) -> float:
-    """The value below which that share of them lies; NaN of none."""
+    """The value that this share of the values doesn't exceed; NaN where there are none."""
     return ordered[round(share * (len(ordered) - 1))] if ordered else math.nan
 
 
 def figure(value: float) -> str:
-    """An error or a control, as the script writes them: 2.1e-6, 0.63; "–" for no number."""
+    """An error or a control as the page's script writes it: 2.1e-6, 0.63; "–" if not finite."""
     if not math.isfinite(value):
         return "–"
     if value >= 10:
@@ -197,7 +197,7 @@ def figure(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: 8.1 s, 12.4 min, 3 h 5 min."""
+    """A duration for people, such as 8.1 s, 12.4 min or 3 h 5 min."""
     if seconds < 99.95:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

@@ -1,6 +1,6 @@
-"""What the page's two long tables show: the variants, and which model is there for which channels.
+"""The data of the page's two long tables: all variants, and which model has which variants.
 
-A page holds its data as columns, and of text each value once, so that thousands of rows are small.
+A page holds its data as columns, and each distinct text once, so that thousands of rows are small.
 """
 
 import math
@@ -17,17 +17,17 @@ from zooadapt.report import failures
 from zooadapt.types import Row
 
 UNKNOWN = "unknown"
-"""The licence of a model whose source states none, as for ``--license``."""
+"""How a model without a stated licence is listed, as ``--license`` spells it."""
 
 _TEXTS = ("zoo", "model", "architecture", "scheme", "weights_dtype", "proof")
 _NUMBERS = ("in_chans", "params", "bytes", "input_height", "input_width", "equivalent")
 _FIGURES = ("equivalence_error", "control_error")
 COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "created_at")
-"""Of the manifest, what a page needs: less than half of its bytes."""
+"""The columns of the manifest that a page needs: less than half of the file."""
 
 
 def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, Any]:
-    """The mirror's URL and both tables as finite JSON, under the names of their columns."""
+    """The mirror's URL and both tables, by column, as JSON without NaN and infinity."""
     return {
         "mirror": url,
         "variants": {
@@ -48,43 +48,43 @@ def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, 
 
 
 def _text(values: Iterable[str]) -> dict[str, list[Any]]:
-    """The different values, and for each row the number of its own."""
+    """A text column: its distinct values, and for each row the number of its value."""
     numbers: dict[str, int] = {}
     codes = [numbers.setdefault(value, len(numbers)) for value in values]
     return {"values": list(numbers), "codes": codes}
 
 
 def _figure(value: float) -> float | str:
-    """Three digits; a word where it isn't finite, for which JSON has no number."""
+    """The value with three digits; as text if it isn't finite, because JSON has no such number."""
     return float(f"{value:.3g}") if math.isfinite(value) else str(value)
 
 
 def short(names: str) -> str:
-    """Comma-joined names of bands, or the sensor that has just these: either fits ``--bands``."""
+    """The preset that has just these comma-joined bands, else `names`: both fit ``--bands``."""
     return _sensors().get(names, names)
 
 
 @cache
 def _sensors() -> dict[str, str]:
-    """The presets by their names, but for those that a plain list of names stands for too."""
+    """The names of presets by their comma-joined bands, without presets of common bands only."""
     found = {bands.preset(name).names: name for name in bands.presets()}
     return {",".join(names): name for names, name in found.items() if {*names} - {*bands.COMMON}}
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of all models for one set of channels."""
+    """What became of all models for one set of channels and one scheme."""
 
     in_chans: int
     bands: str
-    """`short` of their names; "" where they are unnamed."""
+    """The bands as `short` gives them; "" where channels are only counted."""
     scheme: str
     usable: int
     """Variants in the mirror."""
     unsupported: int
     failed: int
     removed: int = 0
-    """Taken down."""
+    """Variants that were taken down."""
 
     @property
     def total(self) -> int:
@@ -93,7 +93,7 @@ class Coverage:
 
 
 def coverage(rows: Iterable[Row], failures: Iterable[Row]) -> list[Coverage]:
-    """For each set of channels and scheme, the fewest channels first."""
+    """The coverage of each set of channels and scheme, the fewest channels first."""
     found: dict[tuple[int, str, str], Counter[str]] = {}
     outcomes = chain(((row, "usable") for row in rows), ((row, row["status"]) for row in failures))
     for row, status in outcomes:

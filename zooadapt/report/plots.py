@@ -1,4 +1,4 @@
-"""The page's plots: SVG to stand in an HTML page, in the colours of the page.
+"""The page's plots, as SVG elements for an HTML page, in the colours of the page.
 
 The same figures give the same SVG, byte for byte.
 """
@@ -26,7 +26,7 @@ _COLOURS = {
     _SURFACE: "var(--surface)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, 1)},
 }
-"""What matplotlib draws in, and what stands in the SVG: it knows no CSS."""
+"""The colours that matplotlib draws in, as it knows no CSS, and the CSS that replaces them."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "zooadapt",
@@ -50,15 +50,15 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 _WIDTH = 4.4
-"""Inches of 72 units; so wide a plot is legible on a phone too."""
+"""Width of a plot, in inches of 72 SVG units: narrow enough to be legible on a phone."""
 _SMALLEST, _LARGEST = -9, 3
-"""Powers of ten between which errors are drawn; what is beyond is drawn at the edge."""
+"""Powers of ten between which errors are drawn. Errors beyond them are drawn at the edge."""
 _BARS = 12
-"""Runs that are drawn."""
+"""Most runs that are drawn."""
 
 
 def errors(rows: Sequence[Row]) -> str:
-    """How the errors and the controls of the variants are distributed."""
+    """A histogram of the errors and the controls of the variants, as SVG."""
     values = {
         "error": [row["equivalence_error"] for row in rows if row["equivalent"]],
         "error where the function changed": [
@@ -78,22 +78,22 @@ def errors(rows: Sequence[Row]) -> str:
         _limit(axes, LEAST_CONTROL, " least control", "left")
         powers_shown = range(_SMALLEST + 1, _LARGEST + 1, 2)
         axes.set_xticks(powers_shown, [f"1e{power}" for power in powers_shown])
-        axes.set_xlabel("in units of the image's own effect")
+        axes.set_xlabel("in units of another image's effect")
         axes.set_ylabel("variants")
         axes.grid(axis="y")
-        _legend(axes, reverse=True)  # as matplotlib stacks from the last
+        _legend(axes, reverse=True)  # matplotlib lists stacked series from the last
         return _svg(figure, "errors", f"Errors and controls of {len(rows):,} variants")
 
 
 def _power(value: float) -> float:
-    """The power of ten, within what is drawn; what is no number is drawn as the largest."""
+    """The value as a power of ten, within what is drawn; NaN and infinity as the largest."""
     if not math.isfinite(value):
         return _LARGEST
     return min(max(math.log10(value), _SMALLEST), _LARGEST) if value > 0 else _SMALLEST
 
 
 def _limit(axes: "Axes", value: float, label: str, side: str) -> None:
-    """A line that errors shouldn't pass, or controls should."""
+    """Draw the line that errors should stay below, or that controls should exceed."""
     power = math.log10(value)
     axes.axvline(power, color=_MUTED, linewidth=0.8, linestyle=(0, (3, 2)))
     top = axes.get_xaxis_transform()
@@ -101,7 +101,7 @@ def _limit(axes: "Axes", value: float, label: str, side: str) -> None:
 
 
 def stages(runs: Sequence[Run]) -> str:
-    """The seconds by stage of the latest runs that had work, the latest at the top."""
+    """Bars of the seconds by stage of the latest runs that had work, as SVG; the latest on top."""
     worked = [run for run in runs if sum(run.stages.values())][:_BARS]
     unit, seconds = _unit(max((sum(run.stages.values()) for run in worked), default=0))
     left = [0.0] * len(worked)
@@ -122,7 +122,7 @@ def stages(runs: Sequence[Run]) -> str:
 
 
 def _unit(most: float) -> tuple[str, int]:
-    """The unit in which so many seconds are drawn, and its seconds."""
+    """The unit in which to draw up to `most` seconds, and how many seconds the unit has."""
     units = [("hours", 3600), ("minutes", 60)]
     return next(((name, size) for name, size in units if most >= 2 * size), ("seconds", 1))
 
@@ -130,7 +130,7 @@ def _unit(most: float) -> tuple[str, int]:
 @contextmanager
 def _plot(height: float) -> Iterator[tuple["Figure", "Axes"]]:
     """An empty plot `height` inches high, in the page's style for the block."""
-    import matplotlib as mpl  # a second: not for who makes no page
+    import matplotlib as mpl  # takes a second: only where a page is made
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
@@ -142,7 +142,7 @@ def _plot(height: float) -> Iterator[tuple["Figure", "Axes"]]:
 
 
 def _legend(axes: "Axes", reverse: bool = False) -> None:
-    """In one line above the plot."""
+    """Draw the legend, in one line above the plot."""
     axes.legend(
         loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0, fontsize=9,
         handlelength=0.9, handleheight=0.9, handletextpad=0.5, columnspacing=1.2, reverse=reverse,
@@ -150,7 +150,7 @@ def _legend(axes: "Axes", reverse: bool = False) -> None:
 
 
 def _svg(figure: "Figure", name: str, label: str) -> str:
-    """The plot as one element that is named `label`."""
+    """The plot as one SVG element. Its ids begin with `name`; screen readers read out `label`."""
     buffer = StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
@@ -158,7 +158,7 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
 
 
 def _for_page(svg: str, name: str, label: str) -> str:
-    """An SVG file as part of a page: without a prologue or a size, its ids told from others'."""
+    """An SVG file as an element of a page: without prologue and size, its ids begin with `name`."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

@@ -1,4 +1,4 @@
-"""What an operator sees while a job runs: bars on a terminal, a line for each model elsewhere."""
+"""What an operator sees while a job runs: bars on a terminal, else a line for each model."""
 
 import sys
 from types import TracebackType
@@ -10,7 +10,7 @@ from zooadapt.types import ModelSummary
 
 
 class Progress:
-    """tqdm bars on a terminal, one plain line a model elsewhere."""
+    """Shows tqdm bars on a terminal, and elsewhere one plain line for each model."""
 
     def __init__(self, models: int) -> None:
         self.models, self.ended = models, 0
@@ -32,7 +32,7 @@ class Progress:
         self._bytes.close()
 
     def model_ended(self, summary: ModelSummary) -> None:
-        """Count a model that is recorded; on a terminal only a failing one gets a line."""
+        """Count a model that has ended. On a terminal, only a model with failures gets a line."""
         self.ended += 1
         self._models.update()
         self._bytes.update(summary.bytes_written)

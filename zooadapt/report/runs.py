@@ -1,4 +1,4 @@
-"""The runs of a mirror, a row each."""
+"""The runs of a mirror as a table, one row for each run."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ _RUN = (
 
 
 def runs(seen: Sequence[Seen]) -> pd.DataFrame:
-    """A row for each run; what isn't known of it is None."""
+    """A table with a row for each run. Values that aren't known are None."""
     return pd.DataFrame([_run(each) for each in seen], columns=_RUN, dtype=object)
 
 
@@ -31,7 +31,7 @@ def _run(seen: Seen) -> list[Any]:
 
 
 def run_lines(found: pd.DataFrame) -> str:
-    """Runs for people."""
+    """The table of runs as text for people. Empty columns are left out."""
     cells = {name: [_known(value) for value in found[name]] for name in _RUN}
     cells["seconds"] = [_took(seconds) for seconds in cells["seconds"]]
     for name in ("bytes_read", "bytes_written"):

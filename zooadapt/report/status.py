@@ -15,7 +15,7 @@ _MOST_NAMED = 5
 
 
 def status(rows: pd.DataFrame) -> dict[str, Any]:
-    """What a manifest holds, when its latest variant was made, and what timm has besides."""
+    """What a manifest holds, when its latest variant was made, and which timm models it lacks."""
     latest = rows["created_at"].max() if len(rows) else None
     there = set(rows.loc[rows["zoo"] == "timm", "model"])
     known = _known_to_timm()
@@ -41,7 +41,7 @@ def _known_to_timm() -> tuple[str, list[str]] | None:
 
 
 def status_lines(found: Mapping[str, Any]) -> str:
-    """A `status` for people."""
+    """The result of `status` as text for people."""
     lines = [
         f"{counted(found['variants'], 'variant')} of {counted(found['models'], 'model')}, "
         f"{size(found['bytes'])}"
@@ -51,17 +51,16 @@ def status_lines(found: Mapping[str, Any]) -> str:
     lines += [f"bands: {bands}" for bands in found["bands"]]
     if found["latest"]:
         age = datetime.now(UTC) - datetime.fromisoformat(found["latest"])
-        lines.append(f"the latest was made {_ago(age)}, at {found['latest'][:16]} UTC")
+        lines.append(f"the latest variant was made {_ago(age)}, at {found['latest'][:16]} UTC")
     if found["timm"] is None:
         return "\n".join(
-            [*lines, "timm isn't installed here: what the mirror lacks of it is unknown"]
+            [*lines, "timm isn't installed here, so nothing is known of models that are lacking"]
         )
     lacking = found["lacking"]
     named = ", ".join(lacking[:_MOST_NAMED]) + (" …" if len(lacking) > _MOST_NAMED else "")
     has = f"timm {found['timm']}, installed here, has"
-    if lacking:
-        return "\n".join([*lines, f"{has} {len(lacking):,} pretrained models besides: {named}"])
-    return "\n".join([*lines, f"{has} no pretrained model besides"])
+    what = f"{counted(len(lacking), 'pretrained model')} that the mirror lacks: {named}"
+    return "\n".join([*lines, f"{has} {what if lacking else 'no model that the mirror lacks'}"])
 
 
 def _ago(age: timedelta) -> str:

@@ -20,33 +20,34 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 def selected(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns. Raises UsageError for one that isn't there."""
+    """The rows with these columns only. Raises UsageError for a column that isn't there."""
     unknown = [name for name in columns if name not in rows]
     if unknown or not columns:
-        raise UsageError(f"no column {', '.join(unknown)}; there are {', '.join(rows.columns)}")
+        known = ", ".join(rows.columns)
+        raise UsageError(f"there is no column {', '.join(unknown)}; choose from {known}")
     return rows[list(columns)]
 
 
 def sorted_by(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """By a column, the largest first with "-" before it. Raises UsageError for no such column."""
+    """The rows sorted by a column; with "-" before it, the largest first. Raises UsageError."""
     name = column.removeprefix("-")
     selected(rows, [name])
     return rows.sort_values(name, ascending=not column.startswith("-"), kind="stable")
 
 
 def as_json(rows: pd.DataFrame) -> str:
-    """A list of objects; times in ISO 8601."""
+    """The rows as a JSON list of objects, with times in ISO 8601."""
     return str(rows.to_json(orient="records", date_format="iso", indent=1))
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Aligned columns under their names; a column that is empty throughout is left out."""
+    """The rows as text, in aligned columns under their names. Empty columns are left out."""
     columns = {name: [_cell(name, value) for value in rows[name]] for name in rows.columns}
     return aligned({name: cells for name, cells in columns.items() if any(cells) or not cells})
 
 
 def aligned(columns: Mapping[str, Sequence[str]]) -> str:
-    """Columns of text under their names."""
+    """Columns of text, aligned under their names."""
     padded = []
     for name, cells in columns.items():
         width = max(len(cell) for cell in [name, *cells])
@@ -55,7 +56,7 @@ def aligned(columns: Mapping[str, Sequence[str]]) -> str:
 
 
 def facts(rows: pd.DataFrame, names: Sequence[str]) -> str:
-    """A line for each of these columns, of the first row."""
+    """The first row as text, one line for each of the named columns."""
     width = max(map(len, names))
     return "\n".join(f"{name:<{width}}  {_cell(name, rows.iloc[0][name])}" for name in names)
 

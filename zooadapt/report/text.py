@@ -1,8 +1,8 @@
-"""Numbers for people."""
+"""Numbers as people read them."""
 
 
 def size(count: float) -> str:
-    """A number of bytes for people: 18.8 MB."""
+    """A number of bytes for people, such as ``18.8 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -11,5 +11,5 @@ def size(count: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Such as ``1 model`` or ``2,000 models``."""
+    """A number with its noun, such as ``1 model`` or ``2,000 models``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

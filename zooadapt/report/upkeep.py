@@ -1,4 +1,4 @@
-"""What the commands of upkeep print."""
+"""What the commands for upkeep print."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,18 +10,20 @@ from zooadapt.upkeep.verify import Findings, Wrong
 
 
 def wrong_table(wrong: Sequence[Wrong]) -> str:
-    """A line for each thing that is wrong."""
+    """A line for each fault that was found: where, and what."""
     width = max(len(found.where) for found in wrong)
     return "\n".join(f"  {found.where:<{width}}  {found.what}" for found in wrong)
 
 
 def verified(findings: Findings, deep: bool) -> str:
-    """The closing line of a check."""
+    """The closing line of `zooadapt verify`."""
     checked = f"{counted(findings.variants, 'variant')}, {size(findings.bytes)}"
     proved = ", each proved again" if deep else ""
-    verdict = f"{len(findings.wrong)} wrong" if findings.wrong else f"all is well{proved}"
+    faults = counted(len(findings.wrong), "fault")
+    verdict = f"{faults}, see above" if findings.wrong else f"all is well{proved}"
     unlisted = (
-        f"; {findings.unlisted} more are recorded: a job is at work, or zooadapt rebuild lists them"
+        f"; {counted(findings.unlisted, 'recorded variant')} not in the manifest yet: wait for the "
+        f"job that is at work, or run zooadapt rebuild"
         if findings.unlisted
         else ""
     )
@@ -29,7 +31,7 @@ def verified(findings: Findings, deep: bool) -> str:
 
 
 def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
-    """A line for each thing that may go, with its size and age."""
+    """A line for each leftover that can be removed: its size, age and name."""
     lines = []
     for item in garbage:
         kind = "  unfinished upload" if item.upload else ""
@@ -38,12 +40,12 @@ def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:
 
 
 def removal_table(removals: Sequence[Removal]) -> str:
-    """A line for each model that goes: its listed variants, and the bytes of all its objects."""
+    """A line for each model to remove: the bytes of its objects, its name, its listed variants."""
     lines = []
     for removal in removals:
         rows = removal.variants
         widths = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
-        shown = widths or ("nothing listed" if removal.keys else "nothing left")
+        shown = widths or ("no variant listed" if removal.keys else "nothing left")
         stems = " and its original stems" if removal.whole and removal.keys else ""
         lines.append(f"  {size(removal.bytes):>8}  {removal.zoo}/{removal.model}  {shown}{stems}")
     return "\n".join(lines)

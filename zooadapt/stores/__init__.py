@@ -1,1 +1,1 @@
-"""Where a mirror lies: folders, S3, web servers, and whatever else fsspec knows."""
+"""The stores that can hold a mirror: folders, S3, web servers, and any fsspec filesystem."""

@@ -1,4 +1,4 @@
-"""One job at a time on a store that can neither lock nor write conditionally."""
+"""A lease: it lets one job at a time write to a store without locks or conditional writes."""
 
 import json
 import threading
@@ -11,11 +11,11 @@ from zooadapt.errors import RunError
 
 KEY = "runs/lease.json"
 SECONDS = 120
-"""How long a lease lasts that nobody renews."""
+"""Seconds after which a lease that nobody renews runs out."""
 
 
 class Objects(Protocol):
-    """What a lease needs of a store."""
+    """The methods of a store that a lease uses."""
 
     def exists(self, key: str) -> bool: ...
     def read(self, key: str) -> bytes: ...
@@ -25,15 +25,15 @@ class Objects(Protocol):
 
 @contextmanager
 def held(store: Objects, run_id: str) -> Iterator[None]:
-    """A lease on the store for the block, for one job at a time.
+    """Hold the store's lease during the block.
 
     Raises RunError while another job holds the lease.
     """
     holder = json.loads(store.read(KEY)) if store.exists(KEY) else None
     if holder and time.time() - holder["renewed"] < SECONDS:
         raise RunError(
-            f"run {holder['run_id']} is writing to this store, which can't keep two jobs apart: "
-            f"wait for it to end; if it was killed, its lease runs out in {SECONDS} s"
+            f"run {holder['run_id']} is writing to this store, which allows one job at a time: "
+            f"wait until the run ends; if it was killed, its lease runs out in {SECONDS} s"
         )
     ended = threading.Event()
     _renew(store, run_id)

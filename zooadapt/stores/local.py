@@ -1,4 +1,4 @@
-"""A folder of this machine, or one that all nodes share."""
+"""A store in a folder of this machine, or in one that all nodes share."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ from zooadapt.stores.store import Store
 
 
 class LocalStore(Store):
-    """A folder of this machine, or one that all nodes share."""
+    """A store in a folder of this machine, or in one that all nodes share."""
 
     protocols = ("file",)
     is_local = composes = True
@@ -28,7 +28,7 @@ class LocalStore(Store):
         return redact(self.root)
 
     def compose(self, key: str, head: bytes, shared: SharedBytes) -> bool | None:
-        """The kernel copies, and shares the blocks where the filesystem can; Linux only."""
+        """See `Store.compose`. The kernel copies, or shares disk blocks if it can; Linux only."""
         if not hasattr(os, "copy_file_range"):
             return None
         final = Path(self.path(key))
@@ -54,7 +54,7 @@ class LocalStore(Store):
         os.replace(temporary, final)  # noqa: PTH105 - one atomic call on two fsspec paths
 
     def list(self, prefix: str) -> list[str]:
-        """As of any store, in a fraction of the time and memory; links to folders aren't followed.
+        """See `Store.list`. This one is faster, takes less memory, and follows no links to folders.
 
         Raises OSError for a folder that can't be read.
         """
@@ -69,17 +69,17 @@ class LocalStore(Store):
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """A lock on a file in the root, which the system releases when the process ends."""
+        """Hold a lock on a file in the root. The system releases it when the process ends."""
         Path(self.root).mkdir(parents=True, exist_ok=True)
         with FileLock(Path(self.root) / ".lock"):
             yield
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
-        """Any number of jobs may share a local mirror."""
+        """Do nothing: any number of jobs can share a local mirror."""
         return nullcontext()
 
     def remove_empty(self, folder: str) -> None:
-        """One ``rmdir``, which refuses where there is something in it."""
+        """Call ``rmdir``, which removes no folder that has something in it."""
         with suppress(OSError):
             Path(self.path(folder)).rmdir()
 
@@ -92,6 +92,6 @@ class LocalStore(Store):
 
 
 def _unless_gone(error: OSError) -> None:
-    """Raise what befell a listing, unless there is no such folder."""
+    """Raise the error of a listing, unless the error is that there is no such folder."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error

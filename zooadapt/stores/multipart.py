@@ -1,4 +1,4 @@
-"""Objects put together on S3 of parts: sent, or copied by the store from another object."""
+"""Multipart uploads to S3. Their parts are sent, or copied by S3 from another object."""
 
 import errno
 from collections import deque
@@ -16,19 +16,19 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from zooadapt.errors import one_line
 
 PART = 32 * 2**20
-"""Bytes of a part that is sent; S3 takes 5 MiB to 5 GiB, and 10,000 parts."""
+"""Bytes of a part that is sent. S3 takes 5 MiB to 5 GiB, and up to 10,000 parts."""
 _ATTEMPTS = 5
 _PARTS_AT_ONCE = 4
-"""Parts on their way at once."""
+"""Parts that are sent at the same time."""
 
 
 def _overtaken(error: BaseException) -> bool:
-    """Whether S3 answered 409, for another write, which neither s3fs nor botocore tries again."""
+    """Whether S3 answered 409 because of another write. s3fs and botocore don't retry that."""
     return isinstance(error, OSError) and http_status(error) == 409
 
 
 def http_status(error: BaseException) -> int | None:
-    """Of the S3 answer behind an error of s3fs."""
+    """The HTTP status of the S3 answer that caused an error of s3fs; None without an answer."""
     response = getattr(error.__cause__, "response", {})
     status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status
@@ -41,7 +41,7 @@ def http_status(error: BaseException) -> int | None:
     reraise=True,
 )
 def call_s3(filesystem: Any, method: str, **arguments: Any) -> Any:
-    """s3fs's ``call_s3``, tried again where it doesn't. Raises OSError, whatever went wrong."""
+    """Call s3fs's ``call_s3``, and retry a 409, which it doesn't. Raises OSError on any failure."""
     try:
         return filesystem.call_s3(method, **arguments)
     except BotoCoreError as cause:
@@ -50,18 +50,18 @@ def call_s3(filesystem: Any, method: str, **arguments: Any) -> Any:
 
 @dataclass
 class Multipart:
-    """An upload on its way; parts may be sent and copied from several threads."""
+    """A multipart upload in progress. Several threads can send and copy its parts."""
 
     filesystem: Any
     where: dict[str, str]
     """The object's bucket and key."""
     upload: dict[str, str]
-    """The same, and the upload's id."""
+    """The object's bucket and key, and the upload's id."""
     etags: dict[int, str] = field(default_factory=dict)
-    """The store's checksums of the parts, under their numbers from 1."""
+    """The ETags of the parts, by part number; the first part is 1."""
 
     def send(self, number: int, body: bytes | memoryview) -> str:
-        """Send a part; returns the store's ETag."""
+        """Send a part; returns the ETag that the store gives it."""
         answer = call_s3(
             self.filesystem, "upload_part", **self.upload, PartNumber=number, Body=body
         )
@@ -71,7 +71,7 @@ class Multipart:
     def copy(
         self, number: int, source: dict[str, str], etag: str | None, start: int, stop: int
     ) -> str:
-        """Have a part copied from bytes of `source` while it has this ETag; returns the part's."""
+        """Have the store copy a part from `source` if that still has `etag`; returns its ETag."""
         answer = call_s3(
             self.filesystem,
             "upload_part_copy",
@@ -85,7 +85,7 @@ class Multipart:
         return self.etags[number]
 
     def complete(self, size: int) -> None:
-        """Make the object visible; the store refuses where the parts don't make up `size` bytes."""
+        """Make the object visible. The store refuses if the parts don't add up to `size` bytes."""
         parts = [{"PartNumber": n, "ETag": self.etags[n]} for n in sorted(self.etags)]
         call_s3(
             self.filesystem,
@@ -98,9 +98,9 @@ class Multipart:
 
 @contextmanager
 def multipart(filesystem: Any, path: str) -> Iterator[Multipart]:
-    """An upload to the object at `path` for the block, which has to `complete` it.
+    """An upload to the object at `path`, which the block has to `complete`.
 
-    Where it doesn't, or the block raises, nothing becomes visible.
+    If the block doesn't, or if it raises, nothing becomes visible.
     """
     where = place(filesystem, path)
     answer = call_s3(filesystem, "create_multipart_upload", **where, **_kind(path))
@@ -121,24 +121,24 @@ class Unfinished:
     id: str
     begun: datetime
     bytes: int
-    """Of the parts that the store keeps."""
+    """The size of the parts that the store keeps."""
 
 
 def unfinished(filesystem: Any, prefix: str) -> Iterator[Unfinished]:
-    """Those to objects whose path begins with `prefix`; their `key` is the path too."""
+    """The unfinished uploads to paths that begin with `prefix`; their `key` is the whole path."""
     call, where = filesystem.call_s3, place(filesystem, prefix)
     bucket, page = {"Bucket": where["Bucket"]}, {"Prefix": where["Key"]}
     while page:
         answer = call("list_multipart_uploads", **bucket, **page)
         for found in answer.get("Uploads", []):
             one = {**bucket, "Key": found["Key"], "UploadId": found["UploadId"]}
-            with suppress(FileNotFoundError):  # it was completed meanwhile
+            with suppress(FileNotFoundError):  # completed or aborted meanwhile
                 size = sum(part["Size"] for part in call("list_parts", **one).get("Parts", []))
                 path = f"{where['Bucket']}/{found['Key']}"
                 yield Unfinished(path, found["UploadId"], found["Initiated"], size)
         markers = {name: answer.get(f"Next{name}") for name in ("KeyMarker", "UploadIdMarker")}
-        following = {name: marker for name, marker in markers.items() if marker}
-        page = {"Prefix": where["Key"], **following} if following else {}
+        next_page = {name: marker for name, marker in markers.items() if marker}
+        page = {"Prefix": where["Key"], **next_page} if next_page else {}
 
 
 def abort(filesystem: Any, path: str, upload: str) -> None:
@@ -154,34 +154,34 @@ def place(filesystem: Any, path: str) -> dict[str, str]:
 
 
 def _kind(path: str) -> dict[str, str]:
-    """What S3 tells a browser of an object, which else would save a page and not show it."""
+    """The content type of a page: without it, browsers save the page instead of showing it."""
     return {"ContentType": "text/html; charset=utf-8"} if path.endswith(".html") else {}
 
 
 def upload(filesystem: Any, path: str, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write an object, in parts where it is large; it becomes visible whole, at the end.
+    """Write an object, in parts if it is large. It becomes visible at the end, as a whole.
 
-    At most `_PARTS_AT_ONCE` parts are held.
+    At most `_PARTS_AT_ONCE` parts are sent at the same time.
     """
     parts = _regrouped(chunks)
     first, second = next(parts, b""), next(parts, None)
     if second is None:
         call_s3(filesystem, "put_object", **place(filesystem, path), Body=first, **_kind(path))
         return
-    with multipart(filesystem, path) as made, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-        size, coming = 0, deque[Future[str]]()
+    with multipart(filesystem, path) as target, ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+        size, sending = 0, deque[Future[str]]()
         for number, part in enumerate(chain([first, second], parts), 1):
-            if len(coming) == _PARTS_AT_ONCE:
-                coming.popleft().result()
-            coming.append(pool.submit(made.send, number, part))
+            if len(sending) == _PARTS_AT_ONCE:
+                sending.popleft().result()
+            sending.append(pool.submit(target.send, number, part))
             size += len(part)
-        for sent in coming:
+        for sent in sending:
             sent.result()
-        made.complete(size)
+        target.complete(size)
 
 
 def _regrouped(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """The same bytes in chunks of PART, the last of what is left."""
+    """The same bytes in chunks of PART bytes; the last chunk is the rest."""
     waiting: list[bytes | memoryview] = []
     room = PART
     for chunk in chunks:

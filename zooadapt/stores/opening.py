@@ -1,4 +1,4 @@
-"""Which kind of store a URL is of."""
+"""Open the store at a URL."""
 
 from typing import Any
 
@@ -11,23 +11,25 @@ from zooadapt.stores.store import Store
 from zooadapt.stores.web import WebStore
 
 KINDS: tuple[type[Store], ...] = (LocalStore, S3Store, WebStore)
-"""A filesystem's store is the first of these that names its protocol, else a plain `Store`."""
+"""The kinds of store. The first that lists a filesystem's protocol is used, else `Store`."""
 
 
 def open_store(url: str, options: dict[str, Any] | None = None) -> Store:
     """The store at `url`, an absolute fsspec URL or a local path. Nothing is created yet.
 
-    Make it in the process that uses it, never before a fork. Raises UsageError where fsspec knows
-    no such filesystem.
+    Open the store in the process that uses it, never before a fork. Raises UsageError if fsspec
+    can't open the URL.
     """
     try:
         filesystem, root = fsspec.core.url_to_fs(
             url, **{"use_listings_cache": False, **(options or {})}
         )
     except Exception as cause:
-        raise UsageError(f"can't open {one_line(Exception(url))}: {one_line(cause)}") from cause
-    spoken = (
+        raise UsageError(
+            f"can't open {one_line(Exception(url))} ({one_line(cause)}); check the URL and options"
+        ) from cause
+    protocols = (
         {filesystem.protocol} if isinstance(filesystem.protocol, str) else {*filesystem.protocol}
     )
-    kind = next((kind for kind in KINDS if spoken & {*kind.protocols}), Store)
+    kind = next((kind for kind in KINDS if protocols & {*kind.protocols}), Store)
     return kind(filesystem, root)

@@ -1,7 +1,7 @@
-"""The bytes that all variants of a model end with, so that a store sends them once and copies them.
+"""The bytes that all variants of a model end with. They are sent once; then the store copies them.
 
-Only the first variant is sent whole. Of each other the store is sent a head, and copies the rest
-from the first (`Store.compose`).
+Only the first variant is sent as a whole. Of every other variant a head is sent, and the store
+copies the rest from the first variant (`Store.compose`).
 """
 
 import hashlib
@@ -10,27 +10,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 HEAD = 5 * 2**20
-"""Bytes of the shared part that are sent at least: S3 wants a first part of 5 MiB or more."""
+"""The least number of shared bytes that are sent: the first part on S3 needs 5 MiB or more."""
 SMALLEST = 4 * HEAD
-"""A shared part of fewer bytes isn't worth the requests of a copy."""
+"""A shared part of fewer bytes isn't worth the requests that a copy takes."""
 PART = 128 * 2**20
-"""Bytes of a copied part; S3 takes 5 MiB to 5 GiB."""
+"""Bytes of a copied part. S3 takes 5 MiB to 5 GiB."""
 _GRID = 4 * 2**20
-"""Copied parts begin on this grid of the source object. It is the grid of SeaweedFS's chunks; for a
-part of a chunk SeaweedFS states the checksum of the whole chunk."""
+"""Copied parts begin at a multiple of this many bytes of the source object. It is the size of
+SeaweedFS's chunks: for a part of a chunk, SeaweedFS states the checksum of the whole chunk."""
 
 
 @dataclass(frozen=True)
 class SharedBytes:
-    """The bytes that all variants of a model end with, in memory and in the first one's object."""
+    """The bytes that all variants of a model end with, in memory and in the first one's file."""
 
     chunks: Sequence[memoryview]
-    """The bytes in order, such as one chunk for each tensor."""
+    """The bytes in order, for example in one chunk for each tensor."""
     key: str
-    """The key of the object that holds them."""
+    """The key of the first variant's file, which holds the bytes."""
     start: int
-    """The byte of that object at which they begin."""
+    """The offset in that file at which the bytes begin."""
     _known: dict[tuple[int, int, int], str] = field(default_factory=dict)
+    """Checksums by start, stop, and the size of the chunks that they are made of; 0 for none."""
 
     @property
     def size(self) -> int:
@@ -39,7 +40,7 @@ class SharedBytes:
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """Start and stop of each part that the store copies; what lies before them is sent."""
+        """The start and stop of each part that the store copies; the bytes before them are sent."""
         first = HEAD + -(self.start + HEAD) % _GRID
         starts = [first + n * PART for n in range(max(1, (self.size - first) // PART))]
         return list(itertools.pairwise([*starts, self.size]))
@@ -54,10 +55,10 @@ class SharedBytes:
             begin = end
 
     def is_stated(self, etag: str, start: int, stop: int) -> bool | None:
-        """Whether a store's checksum of a copied part is that of these bytes; None if unknown.
+        """Whether `etag` is the right checksum of these bytes; None if it is of an unknown kind.
 
-        An ETag is the part's MD5 (S3 without KMS), or the MD5 of its chunks' MD5s and, behind a
-        dash, their number (SeaweedFS).
+        Known are the MD5 of the bytes (S3 without KMS), and the MD5 of the MD5s of their chunks,
+        followed by a dash and the number of chunks (SeaweedFS).
         """
         digest, _, chunks = etag.strip('"').partition("-")
         if len(digest) != 32:
@@ -83,5 +84,5 @@ class SharedBytes:
 
 
 def md5(data: bytes | memoryview) -> str:
-    """The MD5 in hex, as S3 states it in an ETag."""
+    """The MD5 of `data` in hex, as S3 states it in an ETag."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,12 +1,13 @@
-"""A folder on any fsspec filesystem in which objects appear whole or not at all.
+"""A store: a folder on any fsspec filesystem in which objects appear whole or not at all.
 
-Keys are relative to the store's root, with "/" between their parts. `Store` works on any
-filesystem; its subclasses know better ways for theirs:
+Keys are relative to the store's root, with "/" between their parts. `Store` works on every
+filesystem; its subclasses use what their filesystem does better:
 
-- `local`: temporary file and ``os.replace``; replacing under a file lock;
-- `s3`: an upload becomes visible when it is complete; replacing with If-Match / If-None-Match;
-- `web`: a folder behind a web server, only read;
-- any other: temporary name and move; replacing under a lease that a single job holds.
+- `local` writes a temporary file and calls ``os.replace``; it replaces objects under a file lock;
+- `s3` makes an upload visible when it is complete; it replaces with If-Match / If-None-Match;
+- `web` only reads, from a folder behind a web server;
+- any other store writes under a temporary name and then moves the object; one job at a time holds
+  a lease on it, so that no other job replaces objects.
 """
 
 import hashlib
@@ -28,14 +29,14 @@ Chunks = Iterable[bytes | memoryview]
 
 
 class Store:
-    """A store on any fsspec filesystem; a subclass knows better ways for its own."""
+    """A store on any fsspec filesystem; each subclass is better at filesystems of one kind."""
 
     protocols: tuple[str, ...] = ()
     """The fsspec protocols that a subclass is for."""
     is_local = False
-    """Whether the objects are files of this machine, or of a folder that all nodes share."""
+    """Whether the objects are files on this machine or in a folder that all nodes share."""
     composes = False
-    """Whether `compose` can copy."""
+    """Whether `compose` can copy bytes within the store."""
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self.fs = filesystem
@@ -43,15 +44,15 @@ class Store:
 
     @property
     def url(self) -> str:
-        """Where others find the store: a URL, or a local folder's path; without secrets."""
+        """The store's URL, or the path of a local folder, without secrets."""
         return redact(self.fs.unstrip_protocol(self.root))
 
     def path(self, key: str) -> str:
-        """The filesystem's own path of `key`."""
+        """The path of `key` on the filesystem."""
         return f"{self.root}/{key}"
 
     def read(self, key: str) -> bytes:
-        """The whole object. Raises FileNotFoundError."""
+        """All bytes of the object. Raises FileNotFoundError."""
         data: bytes = self.fs.cat_file(self.path(key))
         return data
 
@@ -61,25 +62,25 @@ class Store:
         return data
 
     def size(self, key: str) -> int:
-        """The object's bytes. Raises FileNotFoundError."""
+        """The object's size in bytes. Raises FileNotFoundError."""
         self.fs.invalidate_cache()
         return int(self.fs.size(self.path(key)))
 
     def read_many(self, keys: list[str]) -> dict[str, bytes]:
-        """Many small objects at once, concurrently where the filesystem can."""
+        """The bytes of many small objects, by key; read concurrently where the filesystem can."""
         if not keys:
             return {}
-        whole: list[None] = [None] * len(keys)
+        bounds: list[None] = [None] * len(keys)  # none, as whole objects are read
         paths = [self.path(key) for key in keys]
         return dict(
-            zip(keys, self.fs.cat_ranges(paths, whole, whole, on_error="raise"), strict=True)
+            zip(keys, self.fs.cat_ranges(paths, bounds, bounds, on_error="raise"), strict=True)
         )
 
     def list(self, prefix: str) -> list[str]:
-        """All keys below the folder `prefix`, sorted; [] where there is none."""
+        """All keys below the folder `prefix`, sorted; [] if there is no such folder."""
         self.fs.invalidate_cache()
         start, folder = len(self.root) + 1, self.path(prefix)
-        # SeaweedFS lists a folder that has become empty as itself
+        # SeaweedFS lists an emptied folder as an object
         return sorted(path[start:] for path in self.fs.find(folder) if path != folder)
 
     def list_top(self) -> Sequence[str]:
@@ -101,20 +102,20 @@ class Store:
                 yield chunk
 
     def source(self, key: str, size: int, sha256: str = "") -> Located:
-        """The object as a checkpoint that was located, for `checkpoints.fetch`.
+        """The object as a located checkpoint, which `checkpoints.fetch` can read.
 
-        `size` in bytes; `sha256` in hex, "" where it isn't known.
+        `size` is in bytes; `sha256` is in hex, "" if it isn't known.
         """
         path = self.path(key)
         identity = f"sha256={sha256}" if sha256 else Source.identity_of(self.fs.info(path))
         return Located(Source(redact(path), identity, size, sha256), self.fs, path)
 
     def local_file(self, key: str, folder: Path) -> tuple[Path, str]:
-        """The object as a local file, copied below `folder` if need be, and its sha256 in hex.
+        """A local file with the object's bytes, and their sha256 in hex.
 
-        Every byte is read from the store.
+        The file is a copy in `folder`, unless the store is local. Every byte is read.
         """
-        copy = folder / hashlib.sha256(key.encode()).hexdigest()  # the key may be too long a name
+        copy = folder / hashlib.sha256(key.encode()).hexdigest()  # keys can be too long for names
         digest = hashlib.sha256()
         with copy.open("wb") as file:
             for chunk in self.chunks(key):
@@ -136,11 +137,11 @@ class Store:
             raise
 
     def compose(self, key: str, head: bytes, shared: SharedBytes) -> bool | None:
-        """Write `head` and all of `shared` as one object, the second by a copy within the store.
+        """Write `head` and all of `shared` as one object, most of `shared` by a copy in the store.
 
-        Returns True where the store stated a checksum of every copied part and each was right,
-        False where it stated none, and None where the store can't copy and nothing was written.
-        The object becomes visible whole, at the end, or not at all. Raises PublishError where a
+        Returns True if the store stated the right checksum for every copied part, False if it
+        stated none for some part, and None if the store can't copy; then nothing was written.
+        The object becomes visible whole, at the end, or not at all. Raises PublishError if a
         checksum is wrong.
         """
         return None
@@ -157,48 +158,48 @@ class Store:
         self._remove(self.path(key))
 
     def modified(self, key: str) -> datetime:
-        """When the object was written.
+        """The time when the object was written.
 
-        Raises FileNotFoundError, and RunError where the store doesn't say.
+        Raises FileNotFoundError, and RunError if the store doesn't state the time.
         """
         self.fs.invalidate_cache()
         try:
             when: datetime = self.fs.modified(self.path(key))
         except NotImplementedError as cause:
-            raise RunError(f"this kind of store doesn't say how old {key} is") from cause
+            raise RunError(f"this kind of store doesn't state how old {key} is") from cause
         return when if when.tzinfo else when.replace(tzinfo=UTC)
 
     def unfinished(self, prefix: str) -> Iterable[Unfinished]:
-        """Uploads below the folder `prefix`, or to an object of that name, that were begun and
-        neither completed nor aborted.
+        """The uploads that were begun and neither completed nor aborted, to objects in the folder
+        `prefix` or to the object of that name.
         """
         return []
 
     def abort(self, upload: Unfinished) -> None:
-        """Give up such an upload; its parts are removed."""
+        """Abort an unfinished upload; its parts are removed."""
 
     def remove_empty(self, folder: str) -> None:
-        """Remove a folder that has become empty, where folders are more than parts of keys."""
+        """Remove an empty folder, on stores where a folder is more than a part of a key."""
 
     def version(self, key: str) -> str | None:
-        """What `replace` compares: a token that changes when the object does; None if absent."""
+        """The token that `replace` compares, such as an ETag; None if the object is absent."""
         return "present" if self.exists(key) else None
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """Write `key` if it is still at `version`. Raises Conflict otherwise.
 
-        Call it, and `version` before it, within `exclusive()`.
+        Call `version`, and then this, in one `exclusive()` block.
         """
         self.write(key, [data])
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keeps others from replacing objects meanwhile, where the store needs that."""
+        """Keep other processes from replacing objects during the block, if the store needs that."""
         return nullcontext()
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
-        """Held for a whole job. Raises RunError where only one job may run and one does."""
+        """Hold the store for a job. Raises RunError if it allows one job and another holds it."""
         return lease.held(self, run_id)
 
     def free_bytes(self) -> int | None:
-        """Free space in bytes; None where the store doesn't say."""
+        """The free space in bytes; None if the store doesn't state it."""
         return None

@@ -1,4 +1,4 @@
-"""A folder behind any web server; it is only read, and needn't be listed."""
+"""A read-only store: a folder behind any web server, which needn't list its files."""
 
 from urllib.parse import quote
 
@@ -6,10 +6,10 @@ from zooadapt.stores.store import Store
 
 
 class WebStore(Store):
-    """A folder behind any web server; it is only read, and needn't be listed."""
+    """A read-only store: a folder behind any web server, which needn't list its files."""
 
     protocols = ("https",)
 
     def path(self, key: str) -> str:
-        """The URL of `key`, in which "%" is part of a name."""
+        """The URL of `key`. A "%" in the key is part of a name, so it is encoded too."""
         return f"{self.root}/{quote(key)}"

@@ -1,1 +1,1 @@
-"""Care of a mirror: verify, collect garbage, rebuild, remove, sync."""
+"""Maintenance of a mirror: verify, collect garbage, rebuild the tables, remove models, sync."""

@@ -1,16 +1,16 @@
-"""What a mirror no longer needs: found by what its manifest and records name, and by its age.
+"""Find and remove the objects that no row of the manifest and no record needs any more.
 
-Garbage is only what zooadapt itself wrote below weights/, records/ and runs/, and what was left
-alone since a given time:
+Garbage is only what zooadapt itself wrote below weights/, records/ and runs/, and what nobody has
+written or named since a given time:
 
-- a variant's folder that neither the manifest nor the latest record of the variant names. One that
-  a newer record replaced was left alone since then, not since it was written;
+- a variant's folder that neither the manifest nor the latest record of the variant names. If a
+  newer record replaced the folder, its age counts from then, not from when it was written;
 - an original stem that none of the remaining variants' config.json names;
-- temporary objects of writers that were killed;
+- temporary objects of processes that were killed while writing;
 - on S3, multipart uploads that were begun and never completed.
 
-Records stay, and so does all of a model that has a damaged record, or had one until that time:
-nobody knows what it names.
+Records are never garbage. Nothing is removed of a model that has a damaged record, or whose damaged
+record was set aside since the given time: nobody knows which folders that record names.
 """
 
 import json
@@ -39,36 +39,38 @@ from zooadapt.upkeep.rebuild import ASIDE
 _log = logging.getLogger("zooadapt")
 
 OURS = re.compile(r"(weights/[^/]+/[^/]+/(?:\d+ch-[^/]+|source)-[0-9a-f]{16})/[^/]+")
+"""A key in the folder of a variant or of an original stem; its first group is the folder."""
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 _PLACES = ("weights", "records", "runs")
 _TOP = (MANIFEST, FAILURES, PAGE, ARCHIVE)
 _OBJECTS_AT_ONCE = 16
-"""Objects asked after at once."""
+"""How many objects are looked up or removed at the same time."""
 
 Folders = dict[str, list[str]]
-"""Folders and the keys of their objects."""
+"""The keys of the objects in each folder, by folder."""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that may go."""
+    """One folder, object or unfinished upload that can be removed."""
 
     name: str
-    """A folder or an object, relative to the mirror's root."""
+    """The path of the folder or object, relative to the mirror's root."""
     bytes: int
+    """The size of its objects, or of the upload's parts."""
     since: datetime
-    """Nobody has written or named it since."""
+    """When it was last written or named."""
     keys: tuple[str, ...] = ()
-    """Its objects."""
+    """The keys of its objects."""
     upload: Unfinished | None = None
-    """Instead of objects."""
+    """The unfinished upload, if this garbage is one; `keys` is then empty."""
 
 
 def find(store: Store, before: datetime) -> list[Garbage]:
-    """What nobody has written or named since `before`, sorted by name; removes nothing.
+    """The garbage that nobody has written or named since `before`, sorted by name; removes nothing.
 
-    Raises UsageError where there is no mirror, RunError where its manifest or its records can't
-    tell what is needed.
+    Raises UsageError if there is no mirror, and RunError if the manifest can't be read or no record
+    says what is needed.
     """
     rows = manifest.read_table(store, MANIFEST).to_pylist()
     keys = _keys(store)
@@ -76,7 +78,10 @@ def find(store: Store, before: datetime) -> list[Garbage]:
     spared = {*damaged, *_set_aside(store, before)}
     folders = _without_models_of(spared, _folders(keys))
     if folders and not records:
-        raise RunError(f"{store.root} has no records that say what is needed: nothing is removed")
+        raise RunError(
+            f"{store.root} has no sound record that says what it needs, so nothing is removed: "
+            f"restore its records"
+        )
     live, replaced = _named(rows, records)
     variants = {folder for folder in folders if not _is_source(folder)}
     found = _old(store, {name: folders[name] for name in variants - live}, replaced, before)
@@ -91,7 +96,7 @@ def find(store: Store, before: datetime) -> list[Garbage]:
 
 
 def remove(store: Store, found: Sequence[Garbage], before: datetime) -> list[Garbage]:
-    """Remove what was found, and return it, but for what was written again meanwhile."""
+    """Remove the garbage except what was written again since it was found; returns what went."""
     with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         one = partial(_remove, store, before)
         gone = list(tqdm(pool.map(one, found), total=len(found), desc="removed", disable=None))
@@ -112,13 +117,13 @@ def _remove(store: Store, before: datetime, garbage: Garbage) -> bool:
 
 
 def _keys(store: Store) -> list[str]:
-    """Of all that zooadapt writes; what else may lie in the mirror's root isn't looked at."""
+    """The keys of all objects that zooadapt writes. Other objects in the root aren't listed."""
     top = [key for key in store.list_top() if key.startswith(_TOP)]
     return [*top, *(key for place in _PLACES for key in store.list(place))]
 
 
 def _folders(keys: Iterable[str]) -> Folders:
-    """The folders of variants and stems; anything else below weights/ isn't ours to judge."""
+    """The folders of variants and original stems; other objects below weights/ are ignored."""
     found: Folders = {}
     for key in keys:
         if ours := OURS.fullmatch(key):
@@ -127,16 +132,16 @@ def _folders(keys: Iterable[str]) -> Folders:
 
 
 def _set_aside(store: Store, before: datetime) -> list[str]:
-    """The keys that damaged records had until they were set aside, which was since that time."""
+    """The former keys of the damaged records that were set aside at or after `before`."""
     aside = [key for key in store.list(ASIDE) if store.modified(key) >= before]
     return [key.removeprefix(f"{ASIDE}/") for key in aside]
 
 
-def _without_models_of(records: Iterable[str], folders: Folders) -> Folders:
-    """The folders but for those of the models of some damaged records."""
-    for key in records:
+def _without_models_of(damaged: Iterable[str], folders: Folders) -> Folders:
+    """The folders, without those of the models that the `damaged` records belong to."""
+    for key in damaged:
         _log.warning("%s is or was damaged: nothing of its model is removed", key)
-    models = {posixpath.dirname(key).replace("records", "weights", 1) for key in records}
+    models = {posixpath.dirname(key).replace("records", "weights", 1) for key in damaged}
     return {name: keys for name, keys in folders.items() if _model(name) not in models}
 
 
@@ -149,15 +154,15 @@ def _is_source(folder: str) -> bool:
 
 
 def _named(rows: Iterable[Row], records: Sequence[Row]) -> tuple[set[str], dict[str, datetime]]:
-    """The folders of the variants as they are now, and since when others aren't any more."""
+    """The folders of the current variants, and the time at which each older one was replaced."""
     now: dict[tuple[object, ...], str] = {}
     replaced: dict[str, datetime] = {}
     taken = Takedowns(records)
     for place, record in enumerate(records):  # oldest first
         for row in [] if record.get("amends") else manifest.merge([record]).usable:
-            before = now.get(columns.key(row))
-            if before and before != row["folder"]:
-                replaced[before] = row["created_at"]
+            previous = now.get(columns.key(row))
+            if previous and previous != row["folder"]:
+                replaced[previous] = row["created_at"]
             if taken.voids(place, row) and (event := taken.of(row)):
                 replaced[row["folder"]] = datetime.fromisoformat(event.created_at)
                 now.pop(columns.key(row), None)
@@ -167,22 +172,23 @@ def _named(rows: Iterable[Row], records: Sequence[Row]) -> tuple[set[str], dict[
 
 
 def _sources_of(store: Store, variants: Iterable[str], folders: Folders) -> set[str]:
-    """The original stems that the variants name.
+    """The folders of the original stems that the variants name.
 
-    A model's only stem needs no reading; where a config.json can't be understood all stay.
+    If a model has only one stem, the variants name that one, so no config.json is read. If a
+    config.json is damaged, all stems of its model count as named.
     """
     sources: dict[str, set[str]] = {}
     for folder in filter(_is_source, folders):
         sources.setdefault(_model(folder), set()).add(folder)
     needed: set[str] = set()
-    reading = []
+    configs = []
     for variant in variants:
         of_model = sources.get(_model(variant), set())
         if len(of_model) < 2:
             needed |= of_model
         elif f"{variant}/{CONFIG}" in folders[variant]:
-            reading.append(f"{variant}/{CONFIG}")
-    for key, data in store.read_many(reading).items():
+            configs.append(f"{variant}/{CONFIG}")
+    for key, data in store.read_many(configs).items():
         try:
             stem = source_stem(posixpath.dirname(key), json.loads(data))
             needed.add(posixpath.dirname(stem))
@@ -194,7 +200,7 @@ def _sources_of(store: Store, variants: Iterable[str], folders: Folders) -> set[
 def _old(
     store: Store, folders: Folders, replaced: Mapping[str, datetime], before: datetime
 ) -> list[Garbage]:
-    """Those of which all was written, and replaced, before that time."""
+    """The folders whose objects were all written, and replaced if at all, before `before`."""
     with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         found = list(pool.map(partial(_garbage, store, replaced), folders, folders.values()))
     return [garbage for garbage in found if garbage and garbage.since < before]
@@ -203,7 +209,7 @@ def _old(
 def _garbage(
     store: Store, replaced: Mapping[str, datetime], name: str, keys: Sequence[str]
 ) -> Garbage | None:
-    """What the store says of the objects; None where one went meanwhile."""
+    """A folder's or object's size and age; None if one of its objects has gone meanwhile."""
     try:
         size = sum(store.size(key) for key in keys)
         written = [store.modified(key) for key in keys]

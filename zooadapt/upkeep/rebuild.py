@@ -1,4 +1,4 @@
-"""A mirror's two tables made again from its records, and damaged records set aside."""
+"""Make a mirror's two tables again from its records, and set damaged records aside."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,33 @@ from zooadapt.mirror.scan import ARCHIVE, Records, refuse_newer
 from zooadapt.stores.store import Store
 
 ASIDE = "damaged"
-"""Where damaged records go, below the mirror's root."""
+"""The folder below the mirror's root to which damaged records are moved."""
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What was made, of what."""
+    """The outcome of a rebuild: the new tables, and the records they were made from."""
 
     tables: Compacted
     records: int
-    """Sound ones."""
+    """How many records were sound."""
     aside: dict[str, Damaged]
-    """The keys under which damaged records lie now, and what is wrong with each."""
+    """What is wrong with each damaged record, by the key to which it was moved."""
 
 
 def rebuild(store: Store) -> Rebuilt:
-    """Make the tables from the records. Safe beside jobs on the mirror, as any compaction.
+    """Make the tables again from the records. Jobs can run on the mirror at the same time.
 
-    What a damaged record said is lost until the job makes it again; its bytes are kept. Raises
-    UsageError where there are no records, RunError where something is of a newer layout.
+    The outcomes in a damaged record are lost until a job makes them again; its bytes are kept.
+    Raises UsageError if there are no records, RunError if a record, a table or the archive has a
+    newer layout.
     """
     manifest.check_tables(store)
     refuse_newer(store)
     records = Records(store, archived=False)
     sound = sum(map(len, records.histories(archiving=True)))
     if not sound and not records.damaged:
-        raise UsageError(f"{store.root} holds no records to make a manifest from")
+        raise UsageError(f"{store.root} holds no records: check the mirror's URL")
     aside = {}
     for key, error in records.damaged.items():
         store.write(f"{ASIDE}/{key}", [store.read(key)])

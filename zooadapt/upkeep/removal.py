@@ -1,7 +1,7 @@
-"""Models taken down from a mirror: their rows, their weights and their original stems.
+"""Take models down from a mirror: remove their rows, their weights and their original stems.
 
-The record goes first, so that whatever happens nobody makes them again; then the rows; then the
-objects. The same call finishes what was interrupted.
+The takedown is recorded first, so that no job makes the models again, whatever happens next. Then
+the rows go, then the objects. If this is interrupted, the same call finishes it.
 """
 
 import logging
@@ -25,54 +25,55 @@ from zooadapt.upkeep import garbage
 from zooadapt.zoos import registry
 
 _OBJECTS_AT_ONCE = 16
-"""Objects removed, or asked after, at once."""
+"""How many objects are looked up or removed at the same time."""
 
 _log = logging.getLogger("zooadapt")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Some variants of a model."""
+    """A pattern that matches variants of a model by their channel count and bands."""
 
     in_chans: int | None = None
-    """None: any."""
+    """The number of channels; None matches any."""
     bands: str | None = None
-    """Comma-joined names; None: any."""
+    """The comma-joined names of the bands; None matches any."""
 
     def means(self, row: Row) -> bool:
-        """Whether the variant of a row is one of them."""
+        """Whether the pattern matches the variant of a row."""
         return self.in_chans in (None, row["in_chans"]) and self.bands in (None, row["bands"])
 
 
 ALL = (Pattern(),)
-"""The whole model, whatever may be asked of it later."""
+"""Matches the whole model, including variants that will be asked for later."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What of one model goes, or went."""
+    """The rows and objects of one model that a takedown removes."""
 
     zoo: str
     model: str
     patterns: tuple[Pattern, ...]
     variants: tuple[Row, ...]
-    """Rows of the manifest that go."""
+    """The rows that leave the manifest."""
     keys: tuple[str, ...]
-    """Objects, those of variants that were never listed or are no longer included."""
+    """The keys of the objects to remove, also of variants that aren't in the manifest."""
     bytes: int
+    """The size of these objects."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the model stays, its original stems included."""
+        """Whether the whole model goes, including its original stems."""
         return self.patterns == ALL
 
 
 def find(
     store: Store, glob: str, zoo: str | None = None, patterns: Sequence[Pattern] = ALL
 ) -> list[Removal]:
-    """What would go of the models that match, those taken down already included; removes nothing.
+    """What a takedown of the models that match `glob` would remove; removes nothing itself.
 
-    Raises UsageError where the mirror has no such model, or never had.
+    Includes models taken down before. Raises UsageError if the mirror never had such a model.
     """
     names = _models(store, glob, zoo)
     records = _records_of(store, names)
@@ -81,12 +82,12 @@ def find(
 
 
 def _records_of(store: Store, names: Iterable[tuple[str, str]]) -> list[Row]:
-    """Those of models, and of others that share their folders, as some stores know no case."""
+    """The records of the models, and of others that share their folders where case is ignored."""
     return [record for history in Records(store, models=names).histories() for record in history]
 
 
 def _models(store: Store, glob: str, zoo: str | None) -> list[tuple[str, str]]:
-    """Zoo and name of the models; one that is called just so goes before those that match."""
+    """The zoo and name of each model that is called `glob` or, if none is, that matches it."""
     known = {(history[0]["zoo"], history[0]["model"]) for history in manifest.histories(store)}
     asked = [name for name in known if zoo in (None, name[0])]
     exact = [name for name in asked if glob in (name[1], "/".join(name))]
@@ -107,11 +108,11 @@ def _removal(
         if mine and any(pattern.means(row) for pattern in patterns):
             going.append(row)
         else:
-            staying.add(row["folder"].lower())  # some stores know no upper and lower case
+            staying.add(row["folder"].lower())  # because some stores ignore case
     listed = store.list(model_folder(zoo, model))
     folders = {match[1] for key in listed if (match := garbage.OURS.fullmatch(key))}
     if patterns == ALL:
-        if any(folder.lower() in staying for folder in folders):  # another model's, of such a store
+        if any(folder.lower() in staying for folder in folders):  # another model shares a folder
             folders = {folder for folder in folders if "/source-" not in folder}
     else:
         folders &= _recorded(zoo, model, patterns, records)
@@ -123,7 +124,7 @@ def _removal(
 def _recorded(
     zoo: str, model: str, patterns: Iterable[Pattern], records: Iterable[Row]
 ) -> set[str]:
-    """The folders that some record gives for variants of the patterns."""
+    """The folders that any record of the model names for variants that the patterns match."""
     mine = [record for record in records if (record["zoo"], record["model"]) == (zoo, model)]
     variants = [variant for record in mine for variant in record["variants"]]
     return {v["folder"] for v in variants if any(pattern.means(v) for pattern in patterns)}
@@ -140,10 +141,10 @@ def _bytes(store: Store, keys: Sequence[str]) -> int:
 
 
 def remove(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> None:
-    """Take down what was found, for good; a model that is down already isn't recorded again.
+    """Take down what was found, until `undo`. Takedowns on record aren't recorded again.
 
-    What a job that is at work publishes meanwhile doesn't become a row; its objects go with the
-    next call, or with `garbage`. Raises RunError where the store refuses.
+    If a running job publishes such a variant meanwhile, it gets no row; its objects go with the
+    next call, or as garbage. Raises RunError if the store refuses to write or remove.
     """
     try:
         _record(store, found, "removed", reason, run_id)
@@ -155,13 +156,13 @@ def remove(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> 
             _tidy(store, removal)
     except OSError as cause:
         raise RunError(
-            f"not all could be removed ({one_line(cause)}); what is recorded stays, and the same "
-            f"command goes on"
+            f"not everything could be removed ({one_line(cause)}): run the same command again to "
+            f"finish"
         ) from cause
 
 
 def _tidy(store: Store, removal: Removal) -> None:
-    """Folders that became empty, and what killed jobs or those at work have sent of uploads."""
+    """Remove the folders that became empty; of a whole model, abort its unfinished uploads too."""
     for folder in {key.rpartition("/")[0] for key in removal.keys}:
         store.remove_empty(folder)
     if removal.whole:
@@ -175,7 +176,7 @@ def _tidy(store: Store, removal: Removal) -> None:
 
 
 def undo(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> None:
-    """Allow what was taken down again: the next job that is asked for it makes it anew."""
+    """Undo takedowns: the next job that is asked for these variants makes them again."""
     _record(store, found, "restored", reason, run_id)
     manifest.compact(store)
 
@@ -195,6 +196,7 @@ def _record(store: Store, found: Sequence[Removal], kind: str, reason: str, run_
 
 
 def content_of(kind: str, patterns: list[Row]) -> Row:
+    """The content of a record that takes variants down or undoes that; `kind` is one of `LISTS`."""
     nowhere = {"location": "", "identity": ""}
     now = datetime.now(UTC).isoformat()
     head = {"created_at": now, "adapter_version": 0, "versions": {}, "source": nowhere}

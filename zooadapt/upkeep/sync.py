@@ -1,4 +1,4 @@
-"""Part of a mirror, or all of it, copied to another place: a mirror of its own, for jobs too."""
+"""Copy a mirror, or part of it, to another place. The copy is a mirror that jobs can work on."""
 
 import itertools
 import json
@@ -27,22 +27,23 @@ from zooadapt.types import Row
 from zooadapt.zoos.registry import named
 
 _MODELS_AT_ONCE = 4
-"""Models copied at once."""
+"""How many models are copied at the same time."""
 
 _log = logging.getLogger("zooadapt")
 
 
 @dataclass(frozen=True)
 class Synced:
-    """What a copy came to."""
+    """The outcome of a sync."""
 
     copied: int
-    """Variants."""
+    """How many variants were copied."""
     already: int
+    """How many variants the destination had before."""
     bytes: int
-    """Of their model.safetensors."""
+    """The bytes of the copied model.safetensors files."""
     wrong: Mapping[str, str]
-    """Folders that couldn't be copied, and why."""
+    """Why a folder couldn't be copied, by folder."""
 
 
 def select(
@@ -52,9 +53,10 @@ def select(
     licenses: Sequence[str] = (),
     chans: Sequence[int] = (),
 ) -> list[Row]:
-    """The rows that match one of each kind's globs or counts, if given, and aren't excluded.
+    """The rows that match one of `models`, one of `licenses` and one of `chans`, and no `exclude`.
 
-    Raises UsageError where none is left.
+    An empty argument matches every row. Models and licences are globs; a row without a licence has
+    the licence "unknown". Raises UsageError if no row is left.
     """
     table = pa.Table.from_pandas(manifest, MANIFEST_SCHEMA, preserve_index=False)
     found = [
@@ -71,11 +73,11 @@ def select(
 
 
 def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
-    """Copy the variants of some rows of the source's manifest; the manifest comes last.
+    """Copy the variants of some rows of the source's manifest; the manifest is written last.
 
-    Every byte is verified on its way, and what the destination has recorded isn't copied again; so
-    the same command goes on where it was stopped. A variant that can't be copied stops no other.
-    Raises RunError where the destination can't be used.
+    Every byte is verified on the way. Variants that the destination has recorded aren't copied
+    again, so the same command resumes a stopped sync. If one variant can't be copied, the others
+    still are. Raises RunError if the destination can't be used.
     """
     recorded = manifest.read_records(dest)
     taken = Takedowns(recorded)
@@ -101,7 +103,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
 
 
 def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list[Row]:
-    """The rows but for those that the destination has taken down."""
+    """The rows, without those that were taken down from the destination."""
     left = [row for row in rows if not taken.removed(row)]
     if len(left) < len(rows):
         _log.warning(
@@ -112,25 +114,25 @@ def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list
 
 
 def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
-    """The source's records of these rows, by folder; none where it can't be listed."""
+    """The source's record of each row, by folder; incomplete if the source can't be listed."""
     wanted, found = {row["folder"] for row in rows}, dict[str, Row]()
     try:
         for record in itertools.chain.from_iterable(manifest.histories(source)):
             found |= {v["folder"]: record for v in record["variants"] if v["folder"] in wanted}
     except Exception as error:
-        _log.warning("%s can't be listed: %s", redact(source.root), one_line(error))
+        _log.warning("the records of %s can't be read: %s", redact(source.root), one_line(error))
     lacking = len(wanted - found.keys())
     if lacking:
         _log.warning(
-            "%d variants have no record in %s, which may not be listed: a job at the destination "
-            "won't know what they were made of, and makes them again",
+            "%d variants have no record in %s, or none that can be listed; a job at the new place "
+            "won't know what they were made from, and will make them again",
             lacking, redact(source.root),
         )  # fmt: skip
     return found
 
 
 class Copying:
-    """Copies one model after the other; from several threads."""
+    """Copies models. Several threads can call `model` at the same time."""
 
     def __init__(
         self, source: Store, dest: Store, records: Mapping[str, Row], taken: Takedowns,
@@ -141,23 +143,24 @@ class Copying:
         self.run_id = f"sync-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
     def model(self, rows: Sequence[Row]) -> dict[str, str]:
-        """Copy some variants of one model and record them; the folders that failed, and why."""
+        """Copy and record some variants of one model; returns why a folder failed, by folder."""
         wrong = {}
         for row in rows:
             try:
                 config = self._variant(row)
                 self._stem(source_stem(row["folder"], config))
                 self._record(row, config)
-            except Exception as error:  # whatever it is, the others may be copied
+            except Exception as error:  # whatever the error is, try the other variants
                 wrong[row["folder"]] = one_line(error)
         return wrong
 
     def _variant(self, row: Row) -> dict[str, Any]:
-        """Its objects; returns its config.json."""
+        """Copy the objects of a row's variant; returns the parsed config.json."""
         folder = row["folder"]
         config = self.source.read(f"{folder}/{CONFIG}")
         if not folder.endswith(content_id(row["sha256"], config)):
-            raise FetchError(f"{CONFIG} has other bytes than were written")
+            key = f"{folder}/{CONFIG}"
+            raise FetchError(f"{key} has other bytes than were written: verify the source")
         chunks = self._checked(f"{folder}/{WEIGHTS}", lambda digest: digest == row["sha256"])
         self.dest.write(f"{folder}/{WEIGHTS}", chunks)
         described: dict[str, Any] = json.loads(config)
@@ -170,17 +173,17 @@ class Copying:
             self.dest.write(key, self._checked(key, lambda digest: content_id(digest) in key))
 
     def _checked(self, key: str, is_right: Any) -> Iterator[bytes]:
-        """An object's bytes; raises FetchError at their end if they aren't right."""
+        """Yields an object's bytes; raises FetchError after the last if their hash is wrong."""
         digest = sha256()
         for chunk in self.source.chunks(key):
             digest.update(chunk)
             yield chunk
             self.bar.update(len(chunk))
         if not is_right(digest.hexdigest()):
-            raise FetchError(f"{key} has other bytes than were written")
+            raise FetchError(f"{key} has other bytes than were written: verify the source")
 
     def _record(self, row: Row, config: dict[str, Any]) -> None:
-        """What the source has recorded of the variant, or what can be told without its records."""
+        """Record the variant as the source did or, without its record, from row and config."""
         found = self.records.get(row["folder"]) or {
             "created_at": row["created_at"].isoformat(),
             "adapter_version": config["zooadapt"]["adapter_version"],
@@ -189,8 +192,8 @@ class Copying:
                        "sha256": row["source_sha256"], "bytes": row["source_bytes"]},
         }  # fmt: skip
         content = {**found, "variants": [stated(row)], "failures": []}
-        for ours in (*LISTS, "amends"):
-            content.pop(ours, None)
-        if self.taken.of(row):  # undone since: what was recorded before it doesn't count
+        for name in (*LISTS, "amends"):
+            content.pop(name, None)
+        if self.taken.of(row):  # an undone takedown voids records made before it
             content["created_at"] = datetime.now(UTC).isoformat()
         write_record(self.dest, row["zoo"], row["model"], self.run_id, content)

@@ -1,9 +1,9 @@
-"""Whether a mirror holds what its manifest says: every object of every row, byte for byte.
+"""Verify that a mirror holds what its manifest says: every object of every row, byte for byte.
 
-A row is right if a record says the same, model.safetensors has the size and sha256, the folder's id
-is that of the content, config.json agrees with the row, the original stem is there, and the figures
-are those of a variant that may be in a manifest. A deep check also proves every variant again, from
-what is stored alone.
+A row is right if a record says the same, model.safetensors has the row's size and sha256, the
+folder's id is that of its content, config.json agrees with the row, the original stem is there, and
+the row's proof figures are good enough for the manifest. A deep check also proves every variant
+again, from the stored objects alone.
 """
 
 import json
@@ -44,40 +44,41 @@ from zooadapt.types import ProofResult, Row
 from zooadapt.zoos import registry
 
 _VARIANTS_AT_ONCE = 4
-"""Variants read at once, each in up to four blocks of 16 MiB."""
+"""How many variants are read at the same time, each in up to four blocks of 16 MiB."""
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """One thing that is not as it should be."""
+    """One fault of the mirror."""
 
     where: str
-    """A folder or an object, relative to the mirror's root."""
+    """The path of the folder or object, relative to the mirror's root."""
     what: str
+    """What is wrong there; it reads on after `where`."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a check found."""
+    """The outcome of a check."""
 
     wrong: list[Wrong]
     variants: int
-    """Rows of the manifest."""
+    """How many rows the manifest has."""
     bytes: int
-    """Of their model.safetensors."""
+    """The bytes of these variants' model.safetensors files."""
     unlisted: int
-    """Variants that are recorded and not in the manifest: a job is at work, or was killed."""
+    """How many recorded variants the manifest lacks, because a job is running or was killed."""
 
 
 def verify(store: Store, deep: bool = False) -> Findings:
-    """Check every row of the manifest, and with `deep` prove it again; changes nothing.
+    """Verify every row of the manifest; with `deep` also prove its variant again. Changes nothing.
 
-    Objects are read as streams. Raises UsageError where there is no mirror, RunError where the
-    manifest or the store can't be read.
+    Without `deep` objects are read as streams. Raises UsageError if there is no mirror, RunError if
+    the manifest or the store can't be read.
     """
     rows = manifest.read_table(store, MANIFEST).select(MANIFEST_SCHEMA.names).to_pylist()
-    records, damaged = manifest.scan_records(store)  # after the manifest: no fewer variants
-    wrong = [Wrong(key, _without(key, error)) for key, error in damaged.items()]
+    records, damaged = manifest.scan_records(store)  # read last, so that no row lacks its record
+    wrong = [Wrong(key, _without_name(key, error)) for key, error in damaged.items()]
     wrong += [*_failures_table(store), *_unrecorded(rows, records)]
     check = _Check(store, deep)
     size = sum(row["bytes"] for row in rows)
@@ -98,45 +99,45 @@ def _failures_table(store: Store) -> list[Wrong]:
     try:
         manifest.read_table(store, FAILURES)
     except Damaged as error:
-        return [Wrong(FAILURES, _without(store.path(FAILURES), error))]
+        return [Wrong(FAILURES, _without_name(store.path(FAILURES), error))]
     except UsageError:
-        return [Wrong(FAILURES, "isn't there: zooadapt rebuild makes it from the records")]
+        return [Wrong(FAILURES, "isn't there: run zooadapt rebuild to make it from the records")]
     return []
 
 
-def _without(name: str, error: Damaged) -> str:
-    """What the error says of the file of that name, which a table has in another column."""
+def _without_name(name: str, error: Damaged) -> str:
+    """The error's message without the file's name, because `Wrong.where` names the file."""
     return str(error).removeprefix(f"{name} ")
 
 
 def _unrecorded(rows: list[Row], records: list[Row]) -> list[Wrong]:
-    """The rows of the manifest that no record states, to the last figure, nor all together."""
+    """The rows of the manifest that differ in any value from what the records say."""
     stated = [row for record in records for row in manifest.merge([record]).usable]
-    stated += manifest.merge(records).usable  # where several have amended one
+    stated += manifest.merge(records).usable  # rows stated by a record and its amendments
     known = {str(row) for row in layout.columns(stated, MANIFEST_SCHEMA)}
-    what = "no record says what the manifest says of it: zooadapt rebuild"
+    what = "no record says what the manifest says of it: run zooadapt rebuild"
     return [Wrong(row["folder"], what) for row in rows if str(row) not in known]
 
 
 class _Check:
-    """Checks one variant after the other; from several threads unless it is deep."""
+    """Checks variants. Unless `deep`, several threads can call `variant` at the same time."""
 
     def __init__(self, store: Store, deep: bool) -> None:
         self.store, self.deep = store, deep
         self._stopped = threading.Event()
         self._stems: dict[str, str] = {}
-        """The keys of original stems, and what is wrong with each."""
+        """What is wrong with each original stem read so far, by key; "" if nothing is."""
 
     @contextmanager
     def stopped_at_the_end(self) -> Iterator[None]:
-        """What is still being read when the block ends is given up."""
+        """Stop the threads that still read objects when the block ends."""
         try:
             yield
         finally:
             self._stopped.set()
 
     def variant(self, row: Row) -> list[Wrong]:
-        """What is wrong with the variant of a row. Raises RunError where it can't be told."""
+        """What is wrong with the variant of a row. Raises RunError if the store can't be read."""
         folder = row["folder"]
         if posixpath.dirname(folder) != model_folder(row["zoo"], row["model"]):
             return [Wrong(folder, f"isn't a folder of {row['zoo']}'s {row['model']}")]
@@ -152,9 +153,8 @@ class _Check:
             size = self.store.size(key)
             if size != row["bytes"]:
                 return [Wrong(key, f"has {size} bytes, the manifest says {row['bytes']}")]
-            if (
-                not self.deep and self._digest(key) != row["sha256"]
-            ):  # else it is read for the proof
+            # A deep check reads and verifies the bytes for the proof.
+            if not self.deep and self._digest(key) != row["sha256"]:
                 return [Wrong(key, "has other bytes: its sha256 isn't the manifest's")]
         except FileNotFoundError:
             return [Wrong(key, "isn't there")]
@@ -167,7 +167,7 @@ class _Check:
         except FileNotFoundError:
             return [Wrong(key, "isn't there")]
         if not row["folder"].endswith(content_id(row["sha256"], data)):
-            return [Wrong(key, "has other bytes: the folder's id isn't made from them")]
+            return [Wrong(key, "has other bytes: they don't give the folder's id")]
         try:
             config = json.loads(data)
             found = [Wrong(key, what) for what in _disagreements(config, row)]
@@ -188,11 +188,11 @@ class _Check:
                 yield Wrong(key, "isn't there")
 
     def _stem(self, key: str) -> str:
-        """What is wrong with an original stem, which the variants of a model share; else ""."""
+        """What is wrong with an original stem, or ""; read once, as a model's variants share it."""
         if key not in self._stems:
             try:
-                named = f"/source-{content_id(self._digest(key))}/" in key
-                self._stems[key] = "" if named else "has other bytes: its id isn't made from them"
+                is_right = f"/source-{content_id(self._digest(key))}/" in key
+                self._stems[key] = "" if is_right else "has other bytes: they don't give its id"
             except FileNotFoundError:
                 self._stems[key] = "isn't there"
         return self._stems[key]
@@ -211,14 +211,15 @@ class _Check:
                 stored = derived.pulled(Cache(Path(name), [self.store]), row)
                 result = stored.prove(devices.best())
         except (UsageError, StageError) as error:
-            return [Wrong(row["folder"], f"isn't proved again: {one_line(error)}")]
+            return [Wrong(row["folder"], f"can't be proved: {one_line(error)}")]
         if result.equivalent != row["equivalent"]:
-            return [Wrong(row["folder"], f"is proved with equivalent = {result.equivalent} now")]
+            what = f"gives equivalent = {result.equivalent} when it is proved again"
+            return [Wrong(row["folder"], f"{what}; the manifest says {row['equivalent']}")]
         return []
 
 
 def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
-    """What a config.json says otherwise than the row, and figures that it doesn't allow."""
+    """What config.json and the row disagree in, and proof figures that don't do for the variant."""
     facts, ours = registry.get(row["zoo"]).stated(config), config["zooadapt"]
     stated = {
         "architecture": config.get("architecture", row["architecture"]),
@@ -235,10 +236,10 @@ def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
     }
     others = [name for name, value in stated.items() if value != row[name]]
     if others:
-        yield f"and the manifest differ in {', '.join(others)}"
+        yield f"differs from the manifest in {', '.join(others)}"
     figures = ProofResult(**{part.name: row[part.name] for part in fields(ProofResult)})
     try:
         rule = targets.get_scheme(ours["scheme"])
         compare.check(figures, described_stems(config), rule, stored_matrix(config))
     except ValidationError as error:
-        yield f"and the manifest's figures don't agree: {error}"
+        yield f"contradicts the manifest's figures: {error}"

@@ -1,12 +1,12 @@
 "use strict";
-// The catalogue and the table of models: searched, sorted, and shown a page at a time.
-// What the tables say becomes text nodes only, never HTML.
+// The catalogue and the table of models: search and sort them, and show a page at a time.
+// What the tables say only becomes text nodes, never HTML.
 (() => {
-  const ROWS = 50; // of a page
+  const ROWS = 50; // on a page
   const data = JSON.parse(document.getElementById("data").textContent);
   const collator = new Intl.Collator("en", { numeric: true });
 
-  // The rows of a table that is stored as columns; text is stored as numbers into its values.
+  // The rows of a table that is stored as columns. A text is stored as the number of its value.
   function rowsOf(columns) {
     const names = Object.keys(columns);
     const count = (columns.in_chans || []).length;
@@ -23,7 +23,7 @@
     return made;
   }
 
-  // A name that may go on in the next line after each of its parts.
+  // A name that can break into the next line after each of its parts.
   const breakable = (name) =>
     (name.match(/[^._-]+[._-]*|[._-]+/g) || []).flatMap((part) => [part, element("wbr")]);
 
@@ -50,7 +50,7 @@
 
   // The line that pulls a variant
 
-  // One word of a shell. What a terminal would obey, or show as something else, is written out.
+  // The text as one word for a shell. Characters that a terminal would obey or hide are escaped.
   function quoted(text) {
     const unseen = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f]/g;
     if (/^[\w@%+=:,./-]+$/.test(text)) return text;
@@ -59,7 +59,7 @@
     return `$'${text.replace(/[\\']/g, "\\$&").replace(unseen, code)}'`;
   }
 
-  // Of bands of one's own the scheme has a hash, and only their file says what they are.
+  // Where the scheme has a hash, the bands are from somebody's own file, and only it defines them.
   const OWN = "FILE.yaml";
   const own = (row) => row.scheme.includes(".");
 
@@ -79,7 +79,7 @@
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      // Pages that didn't come over https have no clipboard: copy as browsers did before.
+      // Pages that didn't come over https have no clipboard: copy from a text field instead.
       const area = element("textarea", { value: text, className: "unseen" });
       document.body.append(area);
       area.select();
@@ -107,7 +107,7 @@
     button.addEventListener("click", async () => {
       const text = command(row);
       const done = await copy(text);
-      const file = own(row) ? `; ${OWN} is the file that these bands were made from` : "";
+      const file = own(row) ? `; instead of ${OWN}, name the file that defines these bands` : "";
       say((done ? "Copied" : "Copy this line") + file, text);
       button.focus();
     });
@@ -116,7 +116,7 @@
 
   const channels = (row) => row.bands || `${row.in_chans} channel${row.in_chans === 1 ? "" : "s"}`;
 
-  // A table with its form, its sorting and its pages
+  // A table with its form, sorting and pages
 
   function listing(section, what, rows, cells, matcher) {
     const table = section.querySelector("table.cards");
@@ -170,7 +170,7 @@
       pager.querySelector(".place").textContent =
         all ? `${grouped(start + 1)}–${grouped(last)} of ${grouped(all)}` : "none";
       for (const button of pager.querySelectorAll("button")) {
-        // Not `disabled`: that would lose the keyboard's focus on the last page.
+        // Not `disabled`, because the keyboard would then lose its focus on the last page.
         const end = Number(button.dataset.step) < 0 ? start === 0 : last === all;
         button.setAttribute("aria-disabled", String(end));
       }
@@ -274,7 +274,7 @@
 
   const UNNAMED = "unnamed";
 
-  // Fill a choice with the values that there are; without two of them it goes, and its column.
+  // Fill a choice with the values that occur. With fewer than two, hide it, and a scheme's column.
   function offer(section, name, rows) {
     const counts = new Map();
     for (const row of rows) counts.set(row[name], (counts.get(row[name]) || 0) + 1);

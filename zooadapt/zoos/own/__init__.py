@@ -1,1 +1,1 @@
-"""Checkpoints of one's own: folders below a URL, and lists of Hub repositories."""
+"""Zoos of users' own checkpoints: folders below a URL, and listed repositories on the Hub."""

@@ -1,4 +1,4 @@
-"""Fine-tuned timm checkpoints in the Hub's layout, wherever they lie: any bands, any classes."""
+"""The zoos of fine-tuned timm models with any bands and classes: below a URL, or on the Hub."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ from zooadapt.zoos.own.folder_search import README
 from zooadapt.zoos.timm import TimmZoo
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Under which a training script's checkpoint holds the weights; timm takes the first there is."""
+"""The keys under which training scripts save weights; timm uses the first that a file has."""
 
 
 class FolderZoo(TimmZoo):
@@ -28,7 +28,10 @@ class FolderZoo(TimmZoo):
     place = "URL"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """Named by their paths below the URL, in that order. Raises UsageError where none is."""
+        """All models below the URL, named and sorted by their paths there.
+
+        Raises UsageError where there is none, or the URL can't be listed.
+        """
         return [
             self._entry_of(folder.name, folder.config, folder.readme, url=folder.weights)
             for folder in folder_search.found(listing)
@@ -47,16 +50,19 @@ class FolderZoo(TimmZoo):
         )
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
-        """From its config.json. Raises CheckpointError where that can't be understood, and
-        Unsupported for an architecture that the installed timm doesn't know."""
+        """The facts that the model's config.json states.
+
+        Raises CheckpointError where it can't be understood, FetchError where it couldn't be read,
+        and Unsupported for an architecture that the installed timm doesn't know.
+        """
         return timm_configs.described(entry.config or "").facts
 
     def arguments(self, entry: ModelEntry) -> Mapping[str, Any]:
-        """With which timm builds the model. Raises as `facts` does."""
+        """The arguments that timm builds the model with. Raises the same errors as `facts`."""
         return timm_configs.described(entry.config or "").arguments
 
     def _created(self, entry: ModelEntry, **options: Any) -> nn.Module:
-        """As timm makes it of a folder with that config.json."""
+        """The model that timm creates from a folder with the model's config.json."""
         described = timm_configs.described(entry.config or "")
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(described.config))
@@ -71,12 +77,12 @@ class FolderZoo(TimmZoo):
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """What timm makes of a folder's checkpoint: weights unwrapped, then its own filter."""
+        """The checkpoint as timm loads it from a folder: unwrapped, then through timm's filter."""
         found = (content[key] for key in _WRAPPERS if isinstance(content.get(key), dict))
         return super().convert(entry, model, clean_state_dict(next(found, content)))
 
     def config(self, entry: ModelEntry, base: nn.Module, facts: ModelFacts) -> dict[str, Any]:
-        """As timm's, with the arguments that build this model, and its own classes and labels."""
+        """The ``config.json`` of a timm variant, with this model's own arguments and classes."""
         config = super().config(entry, base, facts)
         size = {"input_size": [facts.chans, *facts.size], "num_classes": facts.num_classes}
         return {
@@ -87,13 +93,16 @@ class FolderZoo(TimmZoo):
 
 
 class HubZoo(FolderZoo):
-    """Such checkpoints in repositories of the Hub that a file lists, one id a line."""
+    """Fine-tuned timm models in repositories on the Hub, whose ids a file lists, one a line."""
 
     name = "hub"
     place = "FILE"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """Named by their ids, in the order of the file."""
+        """One model for each id, named by it, in the order of the file.
+
+        Raises UsageError where the file can't be read, RunError where the Hub doesn't answer.
+        """
         return [
             self._entry_of(
                 repo.id,

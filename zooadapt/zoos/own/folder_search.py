@@ -1,4 +1,4 @@
-"""The checkpoints below a URL: folders that hold a config.json and weights beside it."""
+"""Find the checkpoints below a URL: the folders that hold both a config.json and weights."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,45 +16,46 @@ from zooadapt.urls import absolute
 
 README = "README.md"
 _LARGEST = 2**24
-"""Bytes of a text that is read."""
+"""The largest size, in bytes, of a text file that is read."""
 _READERS = 16
-"""Texts read at once."""
+"""Text files that are read at once."""
 
 _MOST_NAMED = 5
+"""The most ignored folders that the warning names."""
 
 Files = Mapping[str, Mapping[str, Any]]
-"""By path below the URL, which begins with "/": what fsspec says of each."""
+"""Files below a URL: what fsspec says of each, by its path below the URL, which begins with "/"."""
 
 _log = logging.getLogger("zooadapt")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One checkpoint."""
+    """One folder with a checkpoint."""
 
     name: str
-    """Its path below the URL; the URL's last component for the URL itself."""
+    """The folder's path below the URL; for the URL itself, the URL's last component."""
     config: str
-    """The text of its config.json; "" where that can't be read."""
+    """The text of config.json; "" where it can't be read."""
     readme: str
-    """Likewise; "" where there is none."""
+    """The text of README.md; "" where there is none or it can't be read."""
     weights: str
-    """The URL of its weights; may hold what the listed URL holds of secrets."""
+    """The URL of the weights. It contains any secret that the listed URL contains."""
 
 
 def found(listing: Listing) -> list[Folder]:
-    """Every checkpoint below `listing.place`, at any depth, by name.
+    """Every folder with a checkpoint below `listing.place`, at any depth, sorted by path.
 
-    A relative path is made absolute. Raises UsageError where there is none, or the URL can't be
-    listed.
+    `listing.place` is a URL or a path; a relative path is made absolute. Raises UsageError where
+    there is no checkpoint, or the URL can't be listed.
     """
     url = absolute(listing.place, "--zoo folder")
     parts = url.split("::")
     named = parts[_place(parts)]
     if "?" in named and named.startswith(("http://", "https://")):
         raise UsageError(
-            f"--zoo folder: what lies below {redact(url)} can't be named with a query behind it; "
-            f"give credentials as source_storage_options"
+            f"--zoo folder: {redact(url)} has a query (?…), so that files below it have no URL; "
+            f"give credentials as source_storage_options instead"
         )
     filesystem, files = _files(url, listing.options)
     held = {_parent(path) for path in files if path == f"{_parent(path)}/{CONFIG}"}
@@ -63,8 +64,8 @@ def found(listing: Listing) -> list[Folder]:
     _say_ignored(url, [folder for folder in weights if folder not in there])
     if not there:
         raise UsageError(
-            f"--zoo folder: no folder below {redact(url)} holds a {CONFIG} and beside it "
-            f"{' or '.join(FILES)}"
+            f"--zoo folder: no folder below {redact(url)} holds a {CONFIG} together with a "
+            f"{' or a '.join(FILES)}"
         )
     wanted = [f"{folder}/{name}" for folder in there for name in (CONFIG, README)]
     texts = _texts(filesystem, {path: files[path] for path in wanted if path in files})
@@ -84,11 +85,11 @@ def _parent(path: str) -> str:
 
 
 def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
-    """The filesystem, and all files below the URL."""
+    """The URL's filesystem, and all files below the URL. Raises UsageError."""
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
         files = filesystem.find(root, detail=True)
-        if not files:  # which may be for want of an answer
+        if not files:  # perhaps because the place gave no answer: then ls raises
             filesystem.ls(root)
     except Exception as cause:
         raise UsageError(
@@ -108,22 +109,22 @@ def _say_ignored(url: str, folders: Sequence[str]) -> None:
         named = ", ".join(f"{folder.lstrip('/') or '.'}" for folder in folders[:_MOST_NAMED])
         more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
         _log.warning(
-            "below %s these hold a %s and no weights (%s), and are left out: %s%s",
+            "folders below %s that hold a %s but no weights (%s) are left out: %s%s",
             redact(url), CONFIG, " or ".join(FILES), named, more,
         )  # fmt: skip
 
 
 def _texts(filesystem: Any, files: Files) -> dict[str, str]:
-    """What the files hold, by path; "" for what can't be read, which is said in a line."""
+    """The texts of the files, by path; "" where one can't be read, which a warning says."""
 
     def text(path: str) -> str:
         facts = files[path]
         try:
             if (facts.get("size") or 0) > _LARGEST:
-                raise ValueError(f"it has {facts['size']} bytes")
+                raise ValueError(f"it has {facts['size']} bytes, more than {_LARGEST}")
             content: bytes = filesystem.cat_file(facts["name"])
             return content.decode()
-        except Exception as cause:  # of any filesystem; the others go on
+        except Exception as cause:  # filesystems may raise anything; the other files are still read
             _log.warning("%s can't be read: %s", path.lstrip("/"), one_line(cause))
             return ""
 
@@ -138,7 +139,9 @@ def _last(url: str) -> str:
 
 
 def below(url: str, path: str) -> str:
-    """The URL of what lies at `path`, "/…", below another URL; of chained ones in the first.
+    """The URL of the file at `path`, which begins with "/", below another URL.
+
+    In a chained URL the path goes into the first part that is a URL.
 
     >>> below("zip://models::s3://bucket/all.zip", "/net/config.json")
     'zip://models/net/config.json::s3://bucket/all.zip'
@@ -152,5 +155,5 @@ def below(url: str, path: str) -> str:
 
 
 def _place(parts: Sequence[str]) -> int:
-    """Which part of a chained URL is to name what lies below it."""
+    """The index of the part of a chained URL to which the path of a file is added."""
     return next((at for at, part in enumerate(parts) if "://" in part), len(parts) - 1)

@@ -1,4 +1,4 @@
-"""An explicit list of Hub repositories, and the small files that describe what is in each."""
+"""Read a list of Hub repositories, and from each the small files that describe its model."""
 
 import re
 from collections.abc import Sequence
@@ -17,25 +17,26 @@ _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
 _REPOS_AT_ONCE = 16
 """Repositories that are read at once."""
 _NOTHING = ("", "~", "null")
+"""The texts that mean "no value" in YAML."""
 
 
 @dataclass(frozen=True)
 class Repo:
-    """A repository of the list."""
+    """A repository of the list, and its description."""
 
     id: str
-    """``owner/name``, perhaps with ``@revision``."""
+    """``owner/name`` or ``owner/name@revision``."""
     texts: dict[str, str | None] = field(default_factory=dict)
-    """By file name; None for a file that it hasn't."""
+    """The description's files: text by file name; None for a file that isn't there."""
     error: str = ""
-    """Why it can't be read; "" where it was. It concerns no other."""
+    """Why this repository can't be read; "" where it was read."""
 
 
 def read_list(listing: Listing, files: Sequence[str]) -> list[Repo]:
     """The repositories that the file at `listing.place` lists, with these text files of each.
 
-    A repository that isn't there or may not be read has an `error`. Raises UsageError where the
-    list can't be read, RunError where nothing answers.
+    A repository that isn't there, or that the user may not read, has an `error`. Raises UsageError
+    where the list can't be read, RunError where the Hub doesn't answer.
     """
     return read(names(listing), listing, files)
 
@@ -53,7 +54,10 @@ def names(listing: Listing) -> list[str]:
 
 
 def parsed(text: str, where: str) -> list[str]:
-    """The ids of a list: one a line, "#" begins a comment, each counts once. Raises UsageError."""
+    """The ids in the text of a list: one a line, without "#" comments and repetitions.
+
+    `where` names the list in messages. Raises UsageError for a line that isn't an id, or no id.
+    """
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     for number, line in enumerate(lines, 1):
         if line and not _ID.fullmatch(line):
@@ -65,7 +69,10 @@ def parsed(text: str, where: str) -> list[str]:
 
 
 def read(ids: Sequence[str], listing: Listing, files: Sequence[str]) -> list[Repo]:
-    """`read_list` for these ids: from the Hub, or from below the listing's source root."""
+    """The repositories with these ids, read from the Hub or from below `listing.source_root`.
+
+    Errors are those of `read_list`.
+    """
     with ThreadPoolExecutor(_REPOS_AT_ONCE) as pool:
         return list(pool.map(lambda name: _read(name, listing, files), ids))
 
@@ -74,25 +81,25 @@ def license_of(readme: str | None) -> str | None:
     """The licence in the YAML front matter of a README; None where it states none."""
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", readme or "", re.DOTALL)
     try:
-        # Text alone: of what looks like a date or a number, YAML's own may raise anything.
+        # BaseLoader reads all values as text; others may raise anything for a bad date or number.
         stated = yaml.load(front[1], Loader=yaml.BaseLoader) if front else None
     except (yaml.YAMLError, RecursionError):
         return None
     if not isinstance(stated, dict):
         return None
     found, name = (_first(stated.get(key)) for key in ("license", "license_name"))
-    # "other" is the Hub's word for one that it has no name for.
+    # "other" is what the Hub calls a licence that it has no name for.
     return name or found if found == "other" else found
 
 
 def _first(value: Any) -> str | None:
-    """A text, or the first of a list of them; None for YAML's nothing."""
+    """A text, or the first text of a list; None where YAML states no value."""
     found = value[0] if isinstance(value, list) and value else value
     return found if isinstance(found, str) and found not in _NOTHING else None
 
 
 def _read(name: str, listing: Listing, files: Sequence[str]) -> Repo:
-    """Raises RunError where nothing answers: then no other can be read either."""
+    """One repository. Raises RunError where the Hub doesn't answer: no other can be read either."""
     try:
         return Repo(name, {file: _text(name, file, listing) for file in files})
     except Unreachable as cause:

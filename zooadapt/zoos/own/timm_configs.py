@@ -1,7 +1,7 @@
-"""What the config.json of a fine-tuned timm checkpoint states, as timm reads it, or why it can't.
+"""Read the config.json of a fine-tuned timm checkpoint as timm does, or say what is wrong with it.
 
-Anybody may have written it: what isn't as it should be is one line, and nothing it asks for takes
-memory or time without bound.
+Anybody can have written it. Whatever it contains, an error is one line, and the memory and time
+that it can ask for are bounded.
 """
 
 import json
@@ -23,46 +23,48 @@ from zooadapt.types import ModelFacts
 from zooadapt.zoos import meta, timm_releases
 
 _OURS = ("bands", "zooadapt")
-"""Keys that say more than timm knows."""
+"""Keys of zooadapt, which timm doesn't know."""
 _UNREAD = "zooadapt couldn't read it"
+"""The only key of the text that stands for a config.json that couldn't be read; see `unread`."""
 _MOST_CLASSES = 10**7
+"""The largest number of classes that is accepted."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """A checkpoint by its config.json."""
+    """What a config.json says of its checkpoint."""
 
     config: Mapping[str, Any]
-    """For timm."""
+    """The config.json without the keys of zooadapt, as timm reads it."""
     arguments: Mapping[str, Any]
-    """With which timm builds the model."""
+    """The arguments with which timm builds the model."""
     facts: ModelFacts
 
 
 def stated(text: str) -> dict[str, str]:
-    """What a config.json names, for a list: `architecture`, `tag`, `license`. Never raises."""
+    """The `architecture`, `tag` and `license` that a config.json names, if any. Never raises."""
     try:
         config = json.loads(text)
         named = {**config.get("pretrained_cfg", config), "architecture": config["architecture"]}
-    except Exception:  # whatever it is, `described` says it
+    except Exception:  # `described` says what is wrong
         return {}
     names = ("architecture", "tag", "license")
     return {name: named[name] for name in names if isinstance(named.get(name), str)}
 
 
 def unread(why: str) -> str:
-    """What stands for a config.json that couldn't be read."""
+    """A text in place of a config.json that couldn't be read, with the reason."""
     return json.dumps({_UNREAD: why})
 
 
 def described(text: str) -> Described:
-    """All that a model's config.json says.
+    """What the text of a config.json says of its checkpoint.
 
-    Raises CheckpointError where it can't be understood, FetchError where it is `unread`, and
-    Unsupported for an architecture that the installed timm doesn't know.
+    Raises CheckpointError where it can't be understood, FetchError where it is that of `unread`,
+    and Unsupported for an architecture that the installed timm doesn't know.
     """
     if not text:
-        raise CheckpointError(f"its {CONFIG} couldn't be read; the same with --retry-failed")
+        raise CheckpointError(f"its {CONFIG} couldn't be read; run again with --retry-failed")
     try:
         config = json.loads(text)
         if isinstance(config, dict) and config.keys() == {_UNREAD}:
@@ -106,11 +108,11 @@ def _check_arguments(arguments: Any) -> None:
     absurd = [n for n in _numbers(arguments) if not abs(n) <= _MOST_CLASSES]
     absurd += [n for n in _numbers({**arguments, "num_classes": 0}) if abs(n) > meta.MOST]
     if absurd:
-        raise CheckpointError(f"model_args has {absurd[0]:g}, and no model is so large")
+        raise CheckpointError(f"model_args has {absurd[0]:g}, and no model is that large")
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """All numbers in a JSON value."""
+    """All numbers in a JSON value, at any depth of nesting."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, dict | list):
@@ -119,7 +121,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _size(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
-    """(channels, height, width)."""
+    """The (channels, height, width) of the model's images."""
     chans, *size = cfg.input_size
     own = arguments.get("img_size") or size
     height, width = (own, own) if isinstance(own, int) else own
@@ -131,24 +133,27 @@ def _size(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> tuple[int, int, i
 def _classes(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> int:
     number = arguments.get("num_classes", cfg.num_classes)
     if not isinstance(number, int) or not number <= _MOST_CLASSES:
-        raise CheckpointError(f"num_classes is {number!r:.40}")
+        raise CheckpointError(f"num_classes is {number!r:.40} instead of a number of classes")
     return max(0, number)
 
 
 def _for_each(values: Sequence[float], chans: int, name: str) -> tuple[float, ...]:
-    """The mean or std of each channel; of another number of channels the average.
+    """The mean or std of each channel: the values' average where their number isn't `chans`.
 
-    timm leaves those of RGB in the description of a model that it made for other channels.
+    timm keeps RGB's values in the config of a model that it builds for other channels.
     """
     if not values or not all(math.isfinite(value) and value >= 0 for value in values):
-        raise CheckpointError(f"{name} is {values!r:.40}")
+        raise CheckpointError(f"{name} is {values!r:.40} instead of finite numbers >= 0")
     if len(values) == chans:
         return tuple(map(float, values))
     return (sum(values) / len(values),) * chans
 
 
 def _bands(config: Mapping[str, Any], chans: int) -> Bands:
-    """By the key `bands`, or what a variant of ours was made for; RGB where there are three."""
+    """The bands of the key `bands`, else those of the variant that the model was tuned from.
+
+    Else RGB where there are three channels, and any other number is only counted.
+    """
     named, ours = config.get("bands"), config.get("zooadapt")
     made_for = ours.get("bands") if isinstance(ours, dict) else None
     if not named and not made_for:
