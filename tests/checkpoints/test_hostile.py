@@ -31,7 +31,7 @@ from zooadapt.zoos.registry import list_models
 READ_ALL = """
 import json, resource, sys
 from pathlib import Path
-from zooadapt import checkpoint
+from zooadapt.checkpoints import checkpoint
 from zooadapt.errors import CheckpointError
 
 def status(name):

@@ -1,4 +1,4 @@
-"""The commands of those who use a mirror."""
+"""The commands for people who use a mirror."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def root(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mirror(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one that the environment names."""
+    """The mirror, named by the environment."""
     monkeypatch.setenv("ZOOADAPT_MIRROR", str(root))
     return root
 
@@ -172,7 +172,7 @@ sys.exit(main(sys.argv[1:]))
     ],
 )
 def test_without_torch_timm_and_ray(arguments: list[str], code: int, mirror: Path) -> None:
-    """To find and to pull is light; the rest says what to install."""
+    """Finding and pulling need little; other commands say what to install."""
     done = subprocess.run(
         [sys.executable, "-c", ALONE, *arguments], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Ray's autoscaler, with raylets on this machine as the nodes that it brings and takes away."""
+"""Ray's autoscaler, with raylets on this machine as the nodes that it adds and removes."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ MEMORY = 2 * 10**9
 
 
 def kind(most: int, **resources: int) -> dict[str, Any]:
-    """A kind of node, of which there is none at first."""
+    """A kind of node. At first the cluster has none of it, later at most `most`."""
     given = {"memory": MEMORY, "object_store_memory": 10**8, **resources}
     return {"resources": given, "node_config": {}, "min_workers": 0, "max_workers": most}
 
@@ -47,10 +47,10 @@ CONFIG: dict[str, Any] = {
     "available_node_types": {
         HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "cpu": kind(2, CPU=1),
-        # Its CPU is there to tempt: configs/rayjob.yaml has none.
+        # Its CPU is there to tempt tasks. The GPU nodes of configs/rayjob.yaml have none.
         "gpu": kind(1, CPU=1, GPU=1),
     },
-    # What Ray would do to nodes that it reaches by SSH, which it wants to be told.
+    # Ray demands the commands that it would run on nodes that it reaches by SSH.
     **{f"{what}_commands": [] for what in ("initialization", "setup", "head_setup")},
     **{f"{what}_commands": [] for what in ("worker_setup", "head_start_ray", "worker_start_ray")},
     "auth": {},
@@ -61,19 +61,19 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """A cluster of a head alone, to which the autoscaler may add two CPU nodes and a GPU node."""
+    """A cluster of a head alone. The autoscaler can add two CPU nodes and a GPU node."""
     config = tmp_path_factory.mktemp("head") / "cluster.json"
     config.write_text(json.dumps(CONFIG))
     with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
         patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
-        env["RAY_AUTH_MODE"] = "disabled"  # as of this process, where Ray has read it already
+        env["RAY_AUTH_MODE"] = "disabled"  # as in this process, where Ray has already read it
         settings = {
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "PYTHONPATH": str(ROOT),  # where the autoscaler finds its provider
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
             "RAY_FAKE_CLUSTER": "1",
             "RAY_NODE_TYPE_NAME": HEAD,
-            "RAY_enable_autoscaler_v2": "1",  # as KubeRay's
+            "RAY_enable_autoscaler_v2": "1",  # as with KubeRay
         }
         options = [f"--autoscaling-config={config}", "--node-ip-address=127.0.0.1"]
         with ray_head({**env, **settings}, 0, *options):
@@ -90,13 +90,13 @@ def kind_of(resources: dict[str, float]) -> str:
 
 
 def nodes() -> Counter[str]:
-    """The nodes that the autoscaler brought and hasn't taken away, by kind."""
+    """How many nodes the autoscaler has added and not removed, by kind."""
     kinds = Counter(kind_of(node["Resources"]) for node in ray.nodes() if node["Alive"])
     return kinds - Counter(head=1)
 
 
 def came() -> list[tuple[float, str]]:
-    """When each node came that there ever was, and its kind; the head first."""
+    """When each node joined that the cluster ever had, and its kind; the head first."""
     found = list_nodes(detail=True)
     return sorted((node.start_time_ms / 1e3, kind_of(node.resources_total)) for node in found)
 
@@ -107,7 +107,7 @@ def ordered() -> set[str]:
     return {name for each in demand for bundle in each.bundles_by_count for name in bundle.bundle}
 
 
-@pytest.mark.slow  # waits for nodes to come, and to have been idle
+@pytest.mark.slow  # waits for nodes to join, and to be idle
 def test_nodes_come_with_the_work_and_go_with_it(
     head: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,7 @@ def test_nodes_come_with_the_work_and_go_with_it(
     with running(tmp_path, asked=Workers(gpus=1, cpus=2, memory=MEMORY)) as run:
         run.until_begun("adapt", 2)
         until(lambda: not ordered())
-        assert nodes() == {"cpu": 2}, "nothing is there to be validated"
+        assert nodes() == {"cpu": 2}, "nothing waits to be proved"
         run.let("adapt-m0")
         run.until_begun("prove", 1)
         assert nodes() == {"cpu": 2, "gpu": 1}
@@ -139,7 +139,7 @@ def test_a_job_orders_no_gpu_before_it_has_something_to_validate(
     before = len(came())
 
     ok(head.job(*options, "--source-root", str(tmp_path)), 1)
-    assert [kind for _, kind in came()[before:]] == ["cpu"], "no checkpoint, so nothing to validate"
+    assert [kind for _, kind in came()[before:]] == ["cpu"], "no checkpoint, so nothing to prove"
     until(lambda: not nodes())
 
     options += ["--retry-failed", "--source-root", str(small)]

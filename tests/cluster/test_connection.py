@@ -56,7 +56,7 @@ def test_a_folder_that_every_node_sees(local_ray: None, tmp_path: Path) -> None:
 def test_a_folder_that_a_node_does_not_see(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "write_text", lambda self, text: None)  # nobody finds the probe
+    monkeypatch.setattr(Path, "write_text", lambda self, text: None)  # no node finds the probe
     monkeypatch.setattr(Path, "unlink", lambda self: None)
     with pytest.raises(UsageError, match="isn't the same folder on"):
         connection.check_local_dest(tmp_path, "run")

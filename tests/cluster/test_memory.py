@@ -1,4 +1,4 @@
-"""A model that Ray's memory monitor kills again and again is set aside; the others finish."""
+"""A model whose process Ray's memory monitor kills again and again is given up; others finish."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tests.support import checkpoints
 from tests.support.workers import KILLER, eat_memory, ray_whose_workers, run
 from zooadapt.types import Job
 
-pytestmark = pytest.mark.slow  # what else runs on the machine counts, too
+pytestmark = pytest.mark.slow  # whatever else runs on the machine takes memory too
 
 
 def memory_of_this_machine() -> dict[str, int]:
-    """In kB."""
+    """The figures of /proc/meminfo, in kB."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 

@@ -1,4 +1,4 @@
-"""What Prometheus finds at a node's metrics port."""
+"""The metrics that Prometheus reads at a node's metrics port."""
 
 import time
 import urllib.request
@@ -25,7 +25,7 @@ def port() -> Iterator[int]:
 
 
 def exported(port: int) -> dict[str, float]:
-    """Our metrics by their names and labels, without those of Ray's own."""
+    """zooadapt's metrics by their names and labels, without Ray's own labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     found = {}
@@ -60,6 +60,6 @@ def test_a_run_is_counted(port: int) -> None:
         metrics.ended(SUMMARY)
         metrics.progressed({"adapt": 2, "prove": 1}, retries)
     deadline = time.monotonic() + 60
-    while not WANTED.items() <= (found := exported(port)).items():  # they are sent now and then
+    while not WANTED.items() <= (found := exported(port)).items():  # sent from time to time
         assert time.monotonic() < deadline, found
         time.sleep(0.5)

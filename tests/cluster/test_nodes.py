@@ -1,4 +1,4 @@
-"""Several nodes: real raylets on this machine, with different resources, that come and go."""
+"""Several nodes that join and leave: real raylets on this machine, with different resources."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster whose head takes no work, as one that scales to zero has."""
+    """A cluster whose head takes no work, like that of a cluster that scales to zero."""
     with ray_folder() as env:
         monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         monkeypatch.setattr(ray_executor, "LOOK_AROUND", 0.5)
@@ -68,13 +68,13 @@ def test_what_no_node_has_is_said_and_waited_for(
     assert not run.failed
 
 
-@pytest.mark.slow  # Ray takes its time to miss a node
+@pytest.mark.slow  # Ray notices a lost node only after a while
 def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
     nodes: Cluster, tmp_path: Path
 ) -> None:
     lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
     with running(tmp_path, models=1) as run:
-        for times in (1, 2, 3, 4):  # more often than a model may kill its process
+        for times in (1, 2, 3, 4):  # more often than a model's process can die
             run.until_begun("adapt", times)
             nodes.remove_node(lost, allow_graceful=False)
             lost = nodes.add_node(num_cpus=1, memory=2 * 10**9)
@@ -88,7 +88,7 @@ def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
 def test_a_model_goes_to_a_node_that_can_hold_it_and_to_no_other(
     nodes: Cluster, tmp_path: Path
 ) -> None:
-    nodes.add_node(num_cpus=2, memory=10**9)  # a model of 100 MB may take 1.13 GB
+    nodes.add_node(num_cpus=2, memory=10**9)  # a model of 100 MB can take 1.13 GB
     large = nodes.add_node(num_cpus=1, memory=2 * 10**9)
     with running(tmp_path) as run:
         run.let("adapt", "prove")
@@ -113,7 +113,7 @@ def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> N
     assert isinstance(run.failed["m0"], TooLarge)
 
 
-# What there is, counted
+# Counting what the cluster has
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,6 @@ def test_where_nodes_are_brought_a_gpu_node_s_cpus_are_not_counted_on(
     monkeypatch.setattr(ray, "nodes", lambda: both)
     fixed, growing = workers(), workers(Workers(cpus=2))
     assert [capacity(each).adapting for each in (fixed, growing)] == [13, 4]
-    assert growing.memory == 64 * 10**9, "that a larger model may go to"
+    assert growing.memory == 64 * 10**9, "a larger model can go to the GPU node"
     monkeypatch.setattr(ray, "nodes", lambda: both[1:])
     assert capacity(workers(Workers(gpus=2))).adapting == 8

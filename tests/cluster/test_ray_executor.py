@@ -29,7 +29,7 @@ BREAKER = "test_efficientnet.r160_in1k"
 
 
 def _die_of_the_killer() -> None:
-    """Run in every worker: models that kill their process, its validator, or its device."""
+    """Runs in every worker: makes models kill their process, their validator or their device."""
     adapt, prove = pipeline.adapt, pipeline.prove
 
     def adapt_or_die(request: Request, job: Job, located: Located | None) -> object:
@@ -66,7 +66,7 @@ def entry(name: str) -> ModelEntry:
     return next(entry for entry in list_models("timm") if entry.name == name)
 
 
-@pytest.mark.slow  # as test_resume holds
+@pytest.mark.slow  # test_resume tests it too
 def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     local_ray: None, small: Path, tmp_path: Path
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_model_that_kills_its_process_is_a_failure_and_the_others_go_on(
     assert [row["model"] for row in tables.failures] == [KILLER]
 
 
-@pytest.mark.slow  # two minutes of processes that start again
+@pytest.mark.slow  # processes restart for two minutes
 def test_a_validator_whose_device_broke_is_replaced(
     local_ray: None, small: Path, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_validator_whose_device_broke_is_replaced(
 
 def test_two_jobs_share_a_cluster(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("one", str(tmp_path), source_root=str(small))
-    crowd = Workers(cpus=3)  # more than there are
+    crowd = Workers(cpus=3)  # more than the cluster has
     with ray_executor.RayExecutor(job, crowd):
         assert run(replace(job, run_id="two"), SMALL)[SMALL].made == ("4",)
 
@@ -139,7 +139,7 @@ def test_a_cluster_that_is_gone_ends_the_run_and_fails_no_model(
     assert manifest.read_records(open_store(str(tmp_path))) == []
 
 
-@pytest.mark.slow  # as one whose device broke, and takes a minute
+@pytest.mark.slow  # like the test of the broken device; takes a minute
 def test_a_validator_that_dies_is_replaced(local_ray: None, small: Path, tmp_path: Path) -> None:
     job = Job("kill-validators", str(tmp_path), source_root=str(small))
     assert run(job, SMALL)[SMALL].failures[0].stage == "worker"

@@ -1,4 +1,4 @@
-"""The order of models, the window on memory, and an end for every model, whatever happens."""
+"""The order of models, the limit of memory, and that every model ends, whatever happens."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +23,12 @@ def request(name: str) -> Request:
 
 @dataclass
 class InOrder:
-    """Carries out one thing after the other, in the order in which they were begun."""
+    """An executor that carries out one task after the other, in the order of their start."""
 
     sizes: Callable[[str], int]
     """Bytes of a model's checkpoint."""
     deadly: Counter[str] = field(default_factory=Counter)
-    """How many processes a model kills."""
+    """How many processes each model still kills."""
     capacity: Capacity = CAPACITY
     begun: list[tuple[Task, str]] = field(default_factory=list)
     queue: list[tuple[Task, Batch]] = field(default_factory=list)
@@ -88,7 +88,7 @@ def run(executor: InOrder, names: Iterable[str]) -> tuple[list[str], dict[str, S
 
 
 def size(name: str) -> int:
-    """A model's name is its size in GB."""
+    """Bytes of a model's checkpoint: the model's name is its size in GB."""
     return int(float(name.partition("-")[0]) * GB)
 
 
@@ -106,7 +106,7 @@ def test_sources_are_looked_up_ahead_but_not_all_at_once() -> None:
 
 
 def test_no_more_at_once_than_fits_in_memory_and_small_ones_fill_the_gaps() -> None:
-    executor = InOrder(size)  # which asserts that it fits
+    executor = InOrder(size)  # asserts that what runs fits in memory
     run(executor, [*(f"8-{number}" for number in range(3)), *(f"1-{n}" for n in range(9))])
     assert [name[0] for name in executor.order[:3]] == ["8", "1", "1"]
 

@@ -1,4 +1,4 @@
-"""What configs/ offers to be copied: manifests that are valid, commands and options that exist."""
+"""The files in configs/: their manifests are valid, their commands and options exist."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def manifest(request: pytest.FixtureRequest) -> Any:
 
 
 def keys(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where each key of a document is."""
+    """The path of each key in a document."""
     entries = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in entries:
         if isinstance(document, dict):
@@ -48,7 +48,7 @@ def keys(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 FREE = {"rayStartParams", "nodeSelector", "requests", "limits"}
-"""Mappings whose keys are anybody's."""
+"""Mappings that can have any keys."""
 
 
 def test_a_manifest_is_valid(manifest: Any) -> None:
@@ -61,7 +61,7 @@ def test_each_misspelt_key_is_refused(name: str) -> None:
     places = [path for path in keys(document) if len(path) < 2 or path[-2] not in FREE]
     assert len(places) > 100
     for path in places:
-        damaged = copy.deepcopy(json.loads(json.dumps(document)))  # nothing shared by anchors
+        damaged = copy.deepcopy(json.loads(json.dumps(document)))  # no parts shared by anchors
         inner = damaged
         for key in path[:-1]:
             inner = inner[key]
@@ -74,7 +74,7 @@ def test_each_misspelt_key_is_refused(name: str) -> None:
     [
         (("backoffLimit",), "0"),
         (("submissionMode",), "K8sMode"),
-        (("shutdownAfterJobFinishes",), False),  # with a ttl
+        (("shutdownAfterJobFinishes",), False),  # though a ttl is given
         (("rayClusterSpec", "authOptions", "mode"), "tokens"),
         (("rayClusterSpec", "workerGroupSpecs", 1, "replicas"), "1"),
         (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
@@ -110,7 +110,7 @@ def test_a_job_that_fails_is_not_run_again_and_leaves_no_cluster(manifest: Any) 
     assert job["shutdownAfterJobFinishes"] is True
     assert job["ttlSecondsAfterFinished"] > 0
     for group in manifests.groups(manifest):
-        # autoscaler v2 takes nothing else
+        # autoscaler v2 accepts nothing else
         assert group["template"]["spec"]["restartPolicy"] == "Never"
 
 
@@ -158,14 +158,14 @@ def test_both_manifests_have_the_same_cluster() -> None:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Of configs/Dockerfile."""
+    """The instructions of configs/Dockerfile, with their arguments."""
     text = re.sub(r"^#.*\n", "", (ROOT / "configs" / "Dockerfile").read_text(), flags=re.M)
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines)]
 
 
 def argument(name: str) -> str:
-    """The one instruction of this name."""
+    """The argument of the one instruction of this name."""
     (found,) = [rest for kind, rest in instructions() if kind == name]
     return found
 
@@ -204,7 +204,7 @@ def test_the_image_installs_an_extra_that_exists() -> None:
 
 
 def test_what_the_image_copies_is_enough_and_has_the_manifests_paths(tmp_path: Path) -> None:
-    """A folder with these files only has a job that knows its options."""
+    """In a folder with only these files, the job shows its options."""
     for kind, rest in instructions():
         if kind == "COPY":
             *sources, target = rest.split()
@@ -265,7 +265,7 @@ def test_what_the_job_s_file_has_in_comments_is_valid(tmp_path: Path) -> None:
 
 
 def check_it_runs(folder: Path) -> None:
-    """The job in `folder` shows its options, with that folder's code."""
+    """Check that the job in `folder` shows its options, with the code of that folder."""
     done = subprocess.run(
         [sys.executable, *SCRIPT[1:2], "--help"],
         cwd=folder,

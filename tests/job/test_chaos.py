@@ -1,4 +1,4 @@
-"""The closing test: hundreds of faults, and in the end the mirror of a quiet run."""
+"""The closing test: after hundreds of faults the mirror is that of a quiet run."""
 
 import os
 from collections import Counter
@@ -22,7 +22,7 @@ TAGS = [
     "lcnet_050.ra2_in1k", "mobilenetv3_small_050.lamb_in1k", "tinynet_e.in1k",
     "resnet18.a1_in1k", "resnet18.a2_in1k", "resnet18.a3_in1k", "resnet18.tv_in1k",
 ]  # fmt: skip
-"""The last four are large enough to be sent in parts and composed."""
+"""The last four models are large enough to be sent in parts and composed."""
 RESUBMISSIONS = 6
 SEED = int(os.environ.get("CHAOS_SEED", "20261124"))
 OF_SOURCE = {
@@ -35,7 +35,7 @@ OF_STORE = {
     **dict.fromkeys(("cut", "short", "wrong", "drip", "503", "503-after"), 0.04),
     "whole": 0.1,
 }
-"""At what rates requests are struck. A store's clients ask for much more than a source's."""
+"""The rates of faults. A store gets many more requests than a source."""
 KINDS = {*READING, *WRITING} - {"silent"}
 
 
@@ -62,7 +62,7 @@ class Troubled:
 
 @contextmanager
 def troubled(zoo: Path, server: SeaweedFS, seed: int) -> Iterator[Troubled]:
-    """The Hub's bodies and all of S3's answers are struck."""
+    """A Hub with faults in its bodies, and an S3 store with faults in all its answers."""
     reading = faults.seeded(seed, OF_SOURCE, of_source)
     writing = faults.seeded(seed, OF_STORE, of_weights)
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Processes of a running job are killed; what the mirror holds in the end doesn't show it."""
+"""Processes of a running job are killed. In the end the mirror is the same as without kills."""
 
 import os
 import signal
@@ -30,14 +30,14 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quiet(alone: Runner, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The mirror that a run without disturbance makes."""
+    """The mirror that a run without kills makes."""
     dest = str(tmp_path_factory.mktemp("quiet"))
     ok(alone.job(*options, dest))
     return dest
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below one, as far as they live."""
+    """The ids of the live processes below a process."""
     children: dict[int, list[int]] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,7 +61,7 @@ def title(pid: int) -> str:
 
 
 def kill_one(job: "subprocess.Popen[str]", beginning: str, but: set[int]) -> int:
-    """Kill the next process of the job whose title begins so; returns its id."""
+    """Kill the next process of the job whose title starts with `beginning`, and return its id."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for pid in descendants(job.pid):
@@ -91,11 +91,11 @@ BOUNDARIES = [
     "weights/**/config.json",
     "records/**/*.json",
 ]
-"""What a model's stages leave, in their order."""
+"""What the stages of a model write, in the order of the stages."""
 
 
 def wait_for(folder: Path, glob: str, process: "subprocess.Popen[str]") -> None:
-    """Until there is one more file than now."""
+    """Wait until the folder has one more matching file than now."""
     before, deadline = len(list(folder.glob(glob))), time.monotonic() + SECONDS
     while len(list(folder.glob(glob))) <= before:
         assert process.poll() is None, f"it ended before there was {glob}"

@@ -1,4 +1,4 @@
-"""Options: where they come from, and one clear line for each that is wrong."""
+"""Options: where they come from, and one clear line for each wrong one."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on stderr of a command line that exits with 2."""
+    """The one line that a command line with exit code 2 prints on stderr."""
     with pytest.raises(SystemExit) as stopped:
         parse(*arguments)
     assert stopped.value.code == USAGE

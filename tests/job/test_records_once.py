@@ -1,4 +1,4 @@
-"""A run reads each record once, at its start; at its end it reads the new ones, whoever's."""
+"""A run reads each record once, at its start. At its end it reads all new records, of any job."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,7 +22,7 @@ from zooadapt.types import ModelSummary
 
 @pytest.fixture
 def mirror(small: Path, tmp_path: Path) -> Path:
-    """A mirror of one real model, and of a record of another."""
+    """A mirror with one real model, and with a record of another model."""
     run(entry(SMALL), counted(4), small, tmp_path / "mirror")
     record(open_store(str(tmp_path / "mirror")), 1, [variant(1)], [], model="other")
     return tmp_path / "mirror"
@@ -62,7 +62,7 @@ def test_a_nightly_run_with_nothing_to_do(
     assert adapted(small, mirror, "4") == 0
     assert "0 variants to make, 1 done already" in capsys.readouterr().out
     assert list(of_records(reads).values()) == [1, 1]
-    # The tables are looked at for damage, and compared with what is to replace them.
+    # Each table is read to check it for damage, and to compare it with the new one.
     assert reads[manifest.MANIFEST] <= 2
     assert reads[manifest.FAILURES] <= 2
 

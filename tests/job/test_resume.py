@@ -1,4 +1,4 @@
-"""A run that is stopped, that has bad models, or that isn't alone on its mirror."""
+"""A run that is stopped, that has bad models, or that shares its mirror with another run."""
 
 import signal
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def cluster(s3: SeaweedFS) -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def quiet(families: Path, cluster: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mirror of four models that a run without disturbance makes."""
+    """The mirror of four models that a run without a stop makes."""
     dest = tmp_path_factory.mktemp("quiet")
     ok(cluster.job(*four_models(families), "--dest", str(dest)))
     return dest

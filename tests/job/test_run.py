@@ -1,4 +1,4 @@
-"""The main job, as its users run it: a subprocess, real Ray, real weights, a real S3 server."""
+"""The job as its users run it: a subprocess, real Ray, real weights and a real S3 server."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def sample(alone: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def loaded(folder: str | Path) -> torch.nn.Module:
-    """A variant in plain timm."""
+    """A variant, loaded by plain timm."""
     model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval()
 
@@ -104,7 +104,7 @@ def photographs() -> dict[str, Image.Image]:
 
 
 def prepared(image: Image.Image) -> Tensor:
-    """A photograph as the sample takes it: (1, 3, 224, 224)."""
+    """A photograph as input of the sample model, of shape (1, 3, 224, 224)."""
     transform = timm.data.create_transform((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
     batch: Tensor = transform(image)[None]
     return batch
@@ -236,7 +236,7 @@ def test_source_and_mirror_on_s3(
         ]  # fmt: skip
 
 
-@pytest.mark.slow  # a job; test_two_stores holds it too
+@pytest.mark.slow  # a whole job; test_two_stores tests it too
 def test_storage_options_in_the_config(
     s3: SeaweedFS, bucket: str, small: Path, alone: Runner, tmp_path: Path
 ) -> None:
@@ -269,7 +269,7 @@ def test_bad_arguments_are_one_line_and_exit_2(
 
 
 def test_a_destination_that_cannot_be_written_is_one_line_and_exit_2(alone: Runner) -> None:
-    """Found after all imports, of which none says a word."""
+    """The fault is found after all imports, and none of these prints anything."""
     done = alone.job("--chans", "4", "--dest", "/proc/mirror")
     assert done.returncode == 2
     assert "can't be written" in done.stderr
@@ -285,7 +285,7 @@ def test_a_cluster_that_is_not_there(
     assert "no Ray cluster at RAY_ADDRESS" in capsys.readouterr().err
 
 
-# What the mirror doesn't tell
+# What isn't in the mirror
 
 
 @pytest.mark.slow  # three jobs
@@ -300,7 +300,7 @@ def test_a_failure_counts_though_an_older_success_stands(
     assert len(rows(tmp_path / "mirror")) == 1
 
 
-@pytest.mark.slow  # a job; test_secrets holds it too
+@pytest.mark.slow  # a whole job; test_secrets tests it too
 def test_no_secret_of_a_url_is_kept_or_printed(alone: Runner, tmp_path: Path) -> None:
     options = ["--chans", "4", "--models", SMALL, "--dest", str(tmp_path)]
     done = alone.job(*options, "--source-root", "http://bob:s3cr@tpw@127.0.0.1:9/zoo")

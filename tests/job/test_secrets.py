@@ -1,4 +1,4 @@
-"""No secret reaches what is printed, the mirror, or what Ray logs and shows."""
+"""No secret is printed, gets into the mirror, or gets into what Ray logs and shows."""
 
 import json
 import sys
@@ -54,9 +54,9 @@ class Traces:
     printed: str
     mirror: dict[str, bytes]
     logs: dict[str, bytes]
-    """Of Ray."""
+    """Ray's log files."""
     state: str
-    """Ray's tasks, actors, jobs, as its dashboard shows them."""
+    """Ray's tasks, actors and jobs, as its dashboard shows them."""
 
     def found(self, text: str | bytes) -> list[str]:
         """The names of the secrets in a text."""
@@ -66,7 +66,7 @@ class Traces:
 
 @pytest.fixture(scope="module")
 def traces(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
-    """Of jobs on a cluster with a dashboard, in which one model succeeds and two fail."""
+    """The traces of jobs on a cluster with a dashboard. One model succeeds and two fail."""
     folder = tmp_path_factory.mktemp("secrets")
     for tag in (SMALL, FORBIDDEN):
         checkpoints.write_hub_repo(folder / "zoo", tag)

@@ -1,4 +1,4 @@
-"""What --check-sources follows: weights, licences, sources that went and came back."""
+"""What --check-sources follows: changed weights and licences, and sources that go or come back."""
 
 import shutil
 from dataclasses import replace
@@ -32,7 +32,7 @@ THERE = Source("here", "1", 1, "")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A mirror of one model with two variants and another one."""
+    """A mirror of two models: one with two variants, one with one."""
     store = open_store(str(tmp_path))
     record(store, 1, [variants(1), variants(4)], [])
     record(store, 2, [variants(1)], [], model="other.a")
@@ -84,7 +84,7 @@ def test_what_is_gone_is_kept_marked_and_unmarked_when_it_is_back(store: Store) 
     assert abs((datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()) < 60
     records = store.list("records")
     assert str(follow(store, {**BOTH, NET: Absent("here isn't there")})) == ""
-    assert store.list("records") == records  # it is told once, since when
+    assert store.list("records") == records  # recorded once, with the time
     for silent in (Unreachable("no answer"), FetchError("refused")):
         follow(store, {**BOTH, NET: silent})
         assert gone(store)["net"]
@@ -94,7 +94,7 @@ def test_what_is_gone_is_kept_marked_and_unmarked_when_it_is_back(store: Store) 
 
 
 def verify_rows(store: Store) -> list[str]:
-    """What no record says."""
+    """The rows that no record states."""
     return [wrong.what for wrong in verify(store).wrong if "no record" in wrong.what]
 
 
@@ -124,7 +124,7 @@ def test_what_is_not_asked_for_has_not_vanished(of: Config, store: Store) -> Non
 
 
 def test_what_is_listed_and_not_selected_has_not_vanished(store: Store) -> None:
-    """As by --max-models."""
+    """``--max-models`` leaves models out so."""
     assert str(follow(store, {NET: THERE}, listed=[NET, OTHER])) == ""
 
 
@@ -146,7 +146,7 @@ def test_another_source_root_says_nothing_of_what_was_made_elsewhere(store: Stor
 
 
 def test_the_licence_of_weights_that_another_run_replaced_meanwhile(store: Store) -> None:
-    """It read the records, and another run made the variant of new weights; then it amends."""
+    """A run amends a variant that another run has made from new weights meanwhile."""
     seen = manifest.read_records(store)
     record(store, 30, [variants(1, folder="new", sha256="new")], [])
     follow(store, {**BOTH, replace(NET, license="apache-2.0"): THERE}, seen, listed=[NET, OTHER])
@@ -154,7 +154,7 @@ def test_the_licence_of_weights_that_another_run_replaced_meanwhile(store: Store
     of = rows[rows["model"] == "net"].set_index("in_chans")
     assert of["sha256"].to_dict() == {1: "new", 4: "sha256"}
     assert of["license"][4] == "apache-2.0"
-    assert of["license"][1] == "mit"  # that run's own; the next night's run sees to it
+    assert of["license"][1] == "mit"  # as the other run states it, until the next run follows
     again = {OTHER: THERE, replace(NET, license="apache-2.0"): THERE}
     assert follow(store, again).licences == 1
     assert set(table(store)["license"]) == {"apache-2.0", "mit"}
@@ -163,7 +163,7 @@ def test_the_licence_of_weights_that_another_run_replaced_meanwhile(store: Store
 
 @pytest.mark.parametrize("first", ["licence", "gone"])
 def test_two_runs_at_once_lose_nothing_of_each_other(first: str, store: Store) -> None:
-    """Both read the same records; one finds another licence, one that the source is gone."""
+    """Both read the same records. One finds another licence, the other finds the source gone."""
     seen = manifest.read_records(store)
     changes: dict[str, source_changes.Found] = {
         "licence": {replace(NET, license="apache-2.0"): FetchError("refused"), OTHER: THERE},
@@ -254,7 +254,7 @@ def test_a_copy_of_what_was_amended_is_no_amendment(tmp_path: Path) -> None:
     made(source, 1, "net", 1)
     follow(source, {NET: Absent("gone")})
     rows = manifest.read_table(source, manifest.MANIFEST).to_pylist()
-    with pytest.MonkeyPatch.context() as patched:  # made-up bytes have made-up hashes
+    with pytest.MonkeyPatch.context() as patched:  # the bytes and hashes are made up
         patched.setattr(sync.Copying, "_variant", lambda self, row: {"zooadapt": {}})
         patched.setattr(sync.Copying, "_stem", lambda self, key: None)
         patched.setattr(sync, "source_stem", lambda folder, config: "")
@@ -276,7 +276,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_what_a_source_says_when_it_is_gone(tmp_path: Path, hub: LoopbackHub) -> None:
-    """On the Hub, in a folder, behind a web server, below a source root."""
+    """On the Hub, behind a web server and below a source root."""
     net = replace(NET, hub_id="timm/net", url=None)
     job = Job("run", "mirror")
     web = replace(NET, url=f"{hub.url}/files/timm/net/model.safetensors")

@@ -1,4 +1,4 @@
-"""The job on a Ray cluster that is running, as ``ray job submit`` runs it."""
+"""The job on a running Ray cluster, as ``ray job submit`` runs it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support.jobs import Runner, ok, ray_folder, ray_head, rows
 
 @dataclass(frozen=True)
 class Cluster:
-    """A head node that was started with settings for the job in its environment."""
+    """A head node whose environment has settings for the job."""
 
     runner: Runner
     address: str
@@ -46,7 +46,7 @@ def test_the_literal_command_on_a_cluster(cluster: Cluster) -> None:
     assert rows(cluster.dest)["in_chans"].tolist() == [1, 4, 8, 25]
 
 
-@pytest.mark.slow  # test_deploy runs what is sent
+@pytest.mark.slow  # test_deploy runs the files that are sent
 def test_with_a_working_directory_and_its_own_environment(cluster: Cluster, tmp_path: Path) -> None:
     variables = {"ZOOADAPT_DEST": str(tmp_path), "ZOOADAPT_ZOO": "sample"}
     environment = json.dumps({"env_vars": variables})

@@ -1,4 +1,4 @@
-"""The checkpoints' store and the mirror's have endpoints and credentials of their own."""
+"""The sources' store and the mirror's store each have their own endpoint and credentials."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ ROOT = f"s3://{seaweed.BUCKET}/checkpoints"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """A second server, with a checkpoint, that knows other keys than the first."""
+    """A second server, with a checkpoint. It accepts other keys than the first server."""
     folder = tmp_path_factory.mktemp("source")
     with seaweed.running(folder, 20, access_key="other-key", secret_key="other-81c2") as server:
         local = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), [SMALL])
@@ -33,14 +33,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 class Seen(list[Asked]):
-    """Requests, kept by a rule that strikes none."""
+    """A rule of a proxy that makes no faults, and keeps the requests that it saw."""
 
     def __call__(self, asked: Asked) -> None:
         self.append(asked)
 
     @property
     def keys(self) -> set[str]:
-        """Who signed them."""
+        """The keys that signed the requests."""
         found = (re.findall(r"Credential=([^/]+)/", a.headers["authorization"]) for a in self)
         return {key for keys in found for key in keys}
 
@@ -75,11 +75,11 @@ def test_each_store_is_asked_with_its_own_keys(
     assert {asked.method for asked in here} >= {"PUT", "GET"}
 
 
-@pytest.mark.slow  # a whole job; the stages are held above
+@pytest.mark.slow  # a whole job; the stages are tested above
 def test_a_job_with_the_mirror_by_environment_and_the_source_by_profile(
     alone: Runner, s3: SeaweedFS, source: SeaweedFS, bucket: str, tmp_path: Path
 ) -> None:
-    """As configs/timm.yaml has it."""
+    """configs/timm.yaml suggests it so."""
     credentials = tmp_path / "credentials"
     credentials.write_text(
         f"[checkpoints]\naws_access_key_id = {source.access_key}\n"

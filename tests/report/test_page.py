@@ -1,4 +1,4 @@
-"""The mirror's page: what it says and never says, and what can be done with it in a browser."""
+"""The mirror's page: what it says, what it never says, and what people can do with it."""
 
 import json
 import logging
@@ -72,12 +72,12 @@ class Parsed(HTMLParser):
 
 
 def data(html: str) -> dict[str, Any]:
-    """What the page's script is given."""
+    """The data that the page's script gets."""
     found: dict[str, Any] = json.loads(Parsed(html).scripts[0])
     return found
 
 
-# What it says
+# What the page says
 
 
 def test_it_states_what_is_there_and_what_is_not() -> None:
@@ -155,7 +155,7 @@ def test_figures_that_are_not_finite() -> None:
     assert found["control_error"] == ["inf"]
 
 
-# What it never says or does
+# What the page never says or does
 
 
 def test_what_a_table_says_is_text() -> None:
@@ -204,7 +204,7 @@ def test_the_url_of_a_mirror(url: str, shown: str) -> None:
 
 
 def test_the_same_contents_give_the_same_page() -> None:
-    """In another process, too, with other hashes and another clock."""
+    """Also in another process, with other hashes and another time zone."""
     contents = "many(40), [lacking(), lacking('b', 1)], [run(2), run(1)]"
     program = (
         "import sys; from tests.support.rows import *; from zooadapt.report.page import *; "
@@ -235,12 +235,12 @@ def test_eight_thousand_rows_are_small() -> None:
     assert len(rendered(many(8000))) < 800_000
 
 
-# Where it comes from
+# Where the page comes from
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A mirror of one model with 1 and 4 channels; 8 failed."""
+    """A mirror of one model for 1 and 4 channels; the variant for 8 failed."""
     store = open_store(str(tmp_path / "mirror"))
     failure = {name: lacking(chans=8)[name] for name in FAILURES_SCHEMA.names[2:9]}
     record(store, 1, [variant(1), variant(4)], [failure])
@@ -269,7 +269,7 @@ def test_a_mirror_too_large_for_a_page(
     assert main(["report", store.root]) == 0
     monkeypatch.setattr(page, "LARGEST", 1000)
     assert main(["report", store.root]) == 2
-    assert not store.exists(manifest.PAGE)  # it tells of what was taken down since
+    assert not store.exists(manifest.PAGE)  # the old page may show what was taken down since
     assert "no browser shows a page of so many variants" in capsys.readouterr().err
 
 
@@ -329,7 +329,7 @@ def test_a_page_that_cannot_be_written_is_one_line(
 
 
 def test_s3_is_told_that_it_is_a_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SeaweedFS sees it by the name; others serve what they aren't told of as a download."""
+    """SeaweedFS tells by the name. Other stores must be told, or serve the page as a download."""
     store, told = open_store(bucket), {}
     manifest.compact(store)
     call = store.fs.call_s3
@@ -366,7 +366,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def large() -> str:
-    """The page of 8,000 variants of 2,000 models, and of a few unlike them."""
+    """A page with 8,000 variants of 2,000 models, and with a few other variants."""
     rows = [
         *many(8000),
         usable("odd.in1k", 12, bands=SENTINEL, scheme="nearest", license="mit", params=1),
@@ -384,7 +384,7 @@ def large() -> str:
 
 @contextmanager
 def shown(browser: Browser, html: str, **options: Any) -> Iterator[Opened]:
-    """The page on a screen; at the end, it has loaded nothing and complained of nothing."""
+    """The page in a browser. At the end it has loaded nothing else and logged no error."""
     with browsers.opened(browser, html, **options) as opened:
         yield opened
         assert opened.requests == ["/index.html"]
@@ -410,7 +410,7 @@ def count(section: Locator) -> str:
 
 
 def copied(opened: Opened, search: str) -> str:
-    """What the first button of what is found copies."""
+    """What the first Copy button copies, after a search."""
     section = catalogue(opened)
     section.get_by_label("Search", exact=True).fill(search)
     section.get_by_role("button", name="Copy the line").first.click()
@@ -490,7 +490,7 @@ def test_sorting(opened: Opened) -> None:
 
 
 def test_copying(opened: Opened) -> None:
-    """By a click, the line that pulls the variant; it is also shown."""
+    """A click copies the line that pulls the variant, and shows it."""
     line = f"zooadapt pull net77.in1k --chans 1 --mirror {MIRROR}"
     assert copied(opened, "net77.") == line
     assert opened.page.locator(".toast code").inner_text() == line
@@ -507,7 +507,7 @@ def test_copying(opened: Opened) -> None:
     ],
 )
 def test_what_is_copied_can_be_pasted(opened: Opened, search: str, words: list[str]) -> None:
-    """And `zooadapt pull` understands it."""
+    """`zooadapt pull` understands the copied line."""
     expected = ["zooadapt", "pull", *words, "--mirror", MIRROR]
     assert shlex.split(copied(opened, search)) == expected
     with pull.make_context("pull", expected[2:]) as context:
@@ -528,7 +528,7 @@ def test_models_of_two_zoos_are_told_apart(chromium: Browser) -> None:
 
 
 def test_copying_without_a_clipboard(chromium: Browser, large: str) -> None:
-    """As over plain http, where browsers have none."""
+    """Over plain http, browsers have no clipboard."""
     with shown(chromium, large) as opened:
         opened.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
         opened.page.evaluate(
@@ -565,7 +565,7 @@ def test_the_coverage_of_each_model(opened: Opened) -> None:
 
 
 def test_by_keyboard_alone(opened: Opened) -> None:
-    """All is reached with Tab, and where one is can be seen."""
+    """Tab reaches everything, and the focused element is visibly marked."""
     keyboard, active = opened.page.keyboard, "document.activeElement"
     keyboard.press("Tab")
     assert opened.page.evaluate(f"{active}.textContent") == "Skip to the catalogue"
@@ -636,7 +636,7 @@ def test_on_a_phone_rows_are_cards_and_can_be_sorted(chromium: Browser, large: s
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_written_is_legible(chromium: Browser, large: str, scheme: str) -> None:
-    """Every text has the contrast that WCAG asks for, 4.5, and every plot's colour 3."""
+    """Every text has the contrast of 4.5 that WCAG asks for, and every colour of the plots 3."""
     with shown(chromium, large, color_scheme=scheme) as opened:
         ratios = opened.page.evaluate(CONTRAST)
         assert min(ratio for ratio, _ in ratios["text"]) >= 4.5, sorted(ratios["text"])[:3]
@@ -680,4 +680,4 @@ CONTRAST = """() => {
   }
   return found;
 }"""
-"""The contrast of every text, and of every shape in a series' colour, with what is behind it."""
+"""The contrast with the background: of every text, and of every shape in a series' colour."""

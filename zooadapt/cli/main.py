@@ -27,7 +27,7 @@ def zooadapt() -> None:
 @click.command()
 @run_options
 def adapt(config: Config) -> int:
-    """Adapt a zoo's pretrained models to other channels, given by --chans or --bands or both."""
+    """Adapt a zoo's pretrained models to other channels. Give --chans, --bands or both."""
     from zooadapt.job import dry_run, run  # not for --help: they import torch, timm and Ray
 
     return dry_run.dry_run(config) if config.dry_run else run.adapt(config)

@@ -54,7 +54,7 @@ def status_lines(found: Mapping[str, Any]) -> str:
         lines.append(f"the latest variant was made {_ago(age)}, at {found['latest'][:16]} UTC")
     if found["timm"] is None:
         return "\n".join(
-            [*lines, "timm isn't installed here, so nothing is known of models that are lacking"]
+            [*lines, "timm isn't installed here: which of its models the mirror lacks is unknown"]
         )
     lacking = found["lacking"]
     named = ", ".join(lacking[:_MOST_NAMED]) + (" …" if len(lacking) > _MOST_NAMED else "")

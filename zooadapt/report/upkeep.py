@@ -44,8 +44,8 @@ def removal_table(removals: Sequence[Removal]) -> str:
     lines = []
     for removal in removals:
         rows = removal.variants
-        widths = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
-        shown = widths or ("no variant listed" if removal.keys else "nothing left")
+        channels = ",".join(row["bands"].replace(",", "-") or str(row["in_chans"]) for row in rows)
+        shown = channels or ("no variant listed" if removal.keys else "nothing left")
         stems = " and its original stems" if removal.whole and removal.keys else ""
         lines.append(f"  {size(removal.bytes):>8}  {removal.zoo}/{removal.model}  {shown}{stems}")
     return "\n".join(lines)
