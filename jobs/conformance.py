@@ -37,9 +37,17 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
 
 
 @click.command(help=__doc__)
-@click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
-@click.option("--scheme", type=click.Choice(COUNTED), default="repeat", show_default=True)
-@click.option("--zoo", default="timm", show_default=True)
+@click.option(
+    "--chans", default="1,4,8,25", callback=parse_chans, show_default=True, help="Channel counts."
+)
+@click.option(
+    "--scheme",
+    type=click.Choice(COUNTED),
+    default="repeat",
+    show_default=True,
+    help="The scheme to adapt by.",
+)
+@click.option("--zoo", default="timm", show_default=True, help="The zoo to measure.")
 @click.option("--models", callback=parse_names, help="Globs over model names; all by default.")
 @click.option(
     "--forward-params",
@@ -47,8 +55,19 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
     show_default=True,
     help="Run whole models up to this many parameters; of larger models run only the stems.",
 )
-@click.option("--workers", default=os.cpu_count(), show_default="the number of CPUs")
-@click.option("--out", default="conformance.parquet", show_default=True, type=Path)
+@click.option(
+    "--workers",
+    default=os.cpu_count(),
+    show_default="the number of CPUs",
+    help="Processes that measure.",
+)
+@click.option(
+    "--out",
+    default="conformance.parquet",
+    show_default=True,
+    type=Path,
+    help="The Parquet file to write.",
+)
 def main(
     chans: tuple[int, ...], scheme: str, zoo: str, models: tuple[str, ...], forward_params: float,
     workers: int, out: Path,

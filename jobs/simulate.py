@@ -65,12 +65,14 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 
 @click.command(help=__doc__)
 @click.option("--models", default=20_000, show_default=True, help="Models; timm has 1826.")
-@click.option("--nodes", default="1,10,100,1000", callback=_numbers, show_default=True)
-@click.option("--sources", default=",".join(SOURCES), callback=parse_names, show_default=True)
+@click.option("--nodes", default="1,10,100,1000", callback=_numbers, show_default=True,
+              help="Numbers of nodes to simulate.")  # fmt: skip
+@click.option("--sources", default=",".join(SOURCES), callback=parse_names, show_default=True,
+              help="Where checkpoints come from.")  # fmt: skip
 @click.option("--cpus", default=8, show_default=True, help="CPUs of a node, beside one GPU.")
 @click.option("--bandwidth", default=1250.0, show_default=True, help="MB/s of a node, each way.")
 @click.option("--source-bandwidth", default=0.0, help="MB/s of the source; 0: no limit.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The seed of the jitter.")
 @click.option("--plot", type=Path, help="The SVG file to write the plot to.")
 def main(
     models: int, nodes: Sequence[int], sources: tuple[str, ...], cpus: int, bandwidth: float,

@@ -1,4 +1,4 @@
-"""Named bands are parsed, and nothing that is wrong gets past; their matrices follow the rule."""
+"""Named bands are parsed, wrong ones are refused, and their matrices follow the rule."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whatever a model, a band or a file is called: it stays in its place and collides with none."""
+"""Whatever a model, band or file is called, it stays in its folder and collides with no other."""
 
 import tempfile
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def test_an_ordinary_name_is_itself() -> None:
 
 
 class Renamed(TimmZoo):
-    """One small model, whatever it is called."""
+    """A zoo that builds the same small model under every name."""
 
     def facts(self, entry: ModelEntry) -> ModelFacts:
         return super().facts(replace(entry, name=SMALL))
@@ -80,7 +80,7 @@ class Renamed(TimmZoo):
 
 
 class Caseless(DirFileSystem):  # type: ignore[misc]
-    """A folder whose names have no case."""
+    """A folder that ignores the case of names."""
 
     protocol = "caseless"
 
@@ -90,7 +90,7 @@ class Caseless(DirFileSystem):  # type: ignore[misc]
 
 @pytest.fixture(params=["local", "s3", "caseless"])
 def dest(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A mirror on a store of each kind, which has a neighbour."""
+    """A mirror on a store of each kind, in a folder that holds nothing else."""
     fsspec.register_implementation("caseless", Caseless, clobber=True)
     (tmp_path / "room" / "mirror").mkdir(parents=True)
     if request.param == "s3":
@@ -146,14 +146,14 @@ def test_a_download_stays_in_its_spool(
     with scratch_folder() as mine:
         file, _ = fetch.fetch(located, mine)
         assert file.read_bytes() == b"weights"
-        with scratch_folder():  # which removes those that nobody holds
+        with scratch_folder():  # removes the folders that nobody holds
             assert file.resolve().parent == mine.resolve()
         assert len(list(tmp_path.iterdir())) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_else_names_the_download(small: Path, tmp_path: Path) -> None:
-    with hub.serving(small) as served:  # it says so: Content-Disposition: …/../outside
+    with hub.serving(small) as served:  # its Content-Disposition names ../../outside
         job = Job("run", "mirror", source_root=f"{served.url}/files")
         file, _ = fetch.fetch(sources.locate(entry(SMALL), job), tmp_path)
     assert [*tmp_path.rglob("*")] == [file]

@@ -1,4 +1,4 @@
-"""Blocks come in order and whole, several at once."""
+"""Blocks come in order and whole, though several are read at the same time."""
 
 import threading
 

@@ -6,7 +6,7 @@
     │   └── Damaged           a record or a table of the mirror can't be understood
     ├── Conflict              another process changed an object before it was replaced
     └── StageError            one model failed at one stage; the other models go on
-        ├── FetchError        the checkpoint can't be read from its source, or is another one
+        ├── FetchError        the checkpoint can't be read, or has other bytes than stated
         │   ├── Absent        the source answers that the checkpoint isn't there
         │   └── Unreachable   the source doesn't answer
         ├── CheckpointError   the checkpoint is damaged, unsafe, or doesn't fit the model
@@ -42,7 +42,7 @@ class Damaged(RunError):
 
 
 class Conflict(ZooadaptError):
-    """Another process changed an object between our reading and our replacing it."""
+    """Another process changed an object after we had read it and before we replaced it."""
 
 
 class StageError(ZooadaptError):

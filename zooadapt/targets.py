@@ -31,7 +31,7 @@ SCHEMES = {
 
 
 def get_scheme(scheme: str) -> Scheme:
-    """The scheme of that name. What follows a dot tells apart bands of the same names."""
+    """The scheme of that name. A dot and a digest of the bands can follow the name."""
     return SCHEMES[scheme.partition(".")[0]]
 
 
@@ -46,7 +46,7 @@ class Band:
     width: float = 0.0
     """The full width in nm; 0 if it is unknown."""
     weights: tuple[tuple[str, float], ...] = ()
-    """Explicit weights: the share that the band takes of each base channel's filter, by name."""
+    """Explicit weights: names of base channels, each with the share of its filter that is taken."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ STAGES = ("fetch", "adapt", "publish", "validate")
 """The stages whose seconds events and summaries state; "validate" is their name for proving."""
 
 Proof = Literal["forward", "stem"]
+"""See `ProofResult.proof`."""
 Use = Literal["plain", "standardise", "shift"]
+"""See `Stem.use`."""
 
 
 DESCRIBED = " described="
-"""Stands in a source's identity before the hash of the description beside the checkpoint."""
+"""Comes before the hash of the model's description in the identity of a source."""
 
 
 @dataclass(frozen=True, slots=True)  # slots, because a zoo can list a million
@@ -137,7 +139,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Gain:
-    """The per-filter gain of a stem that standardises its weight; it can restore the norm."""
+    """The per-filter gain of a stem that standardises its weight. It restores each filter's norm."""
 
     name: str
     """The name of the gain tensor, whose shape is (filters, 1, 1, 1)."""
@@ -214,7 +216,7 @@ class Job:
     dest: str = field(repr=False)
     """The mirror's root, an absolute fsspec URL."""
     source_root: str | None = field(default=None, repr=False)
-    """The folder or URL that is read instead of the models' own sources; None for those."""
+    """The folder or URL that is read instead of the models' own sources; None to read those."""
     dest_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options of `dest`."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -226,7 +228,7 @@ class Checkpoint:
     """The facts of a checkpoint that was read; `uri` and `identity` are those of its `Source`."""
 
     location: str
-    """The stable address at which the checkpoint was asked for; later runs skip work by it."""
+    """The stable address of the checkpoint; later runs skip the variants that were made from it."""
     uri: str
     identity: str
     sha256: str

@@ -126,6 +126,7 @@ _FACTS = ModelFacts(Bands.counted(3), 1, 1, (), (), 0)
 
 @lru_cache(maxsize=2**16)
 def estimated(size: int, variants: int) -> estimate.Estimate:
+    """The estimate for a model with a checkpoint of `size` bytes; kept, as sizes repeat."""
     return estimate.of_model(size, variants, composes=True)
 
 

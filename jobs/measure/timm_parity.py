@@ -26,7 +26,8 @@ def verdict(
 ) -> str:
     """What timm's loader, given `model` for `count` channels, makes of the original stems.
 
-    `equal` (to `adapted`, bit for bit, in all of DTYPES), `random` (left random) or `differs`.
+    Returns `equal` (to `adapted`, bit for bit, in all of DTYPES), `random` (timm leaves a stem
+    random) or `differs`.
     """
     verdicts = {
         _compared(stems_by_timm(model, originals(dtype), count), adapted(dtype)) for dtype in DTYPES

@@ -1,4 +1,4 @@
-"""The matrices, and the contraction that must equal timm's bit for bit."""
+"""Matrices follow their formulas, and the contraction equals timm's bit for bit."""
 
 from collections.abc import Callable
 

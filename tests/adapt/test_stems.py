@@ -1,4 +1,4 @@
-"""Stems are found by building twice, and never guessed."""
+"""Stems are found by building a model twice, and never guessed."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from zooadapt.zoos.registry import get, list_models
 
 
 def plain(model: nn.Module, name: str, chans: int) -> Layer | None:
-    """A zoo all of whose layers are torch's own."""
+    """The `Zoo.layer` of a zoo that has only torch's own layers."""
     return None
 
 
@@ -29,7 +29,7 @@ def found(name: str) -> tuple[Stem, ...]:
 
 
 class Net(nn.Module):
-    """A model whose stem is whatever the test wants."""
+    """A model with any module that a test wants as its stem."""
 
     def __init__(self, stem: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_adapting_keeps_shape_and_is_contiguous() -> None:
     assert torch.equal(adapted[:, 3], adapted[:, 0])
 
 
-# Layouts, each written down by hand: the weight of input i of a filter belongs to channel k(i).
+# Layouts, written by hand: the channel of a filter's input i, and the pixels of each channel.
 
 LAYOUTS: dict[str, tuple[Callable[[int, int], int], int]] = {
     "test_resnet": (lambda i, chans: i, 1),  # (O, C, kH, kW)

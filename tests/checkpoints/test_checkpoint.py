@@ -17,7 +17,7 @@ TENSORS = {"weight": torch.randn(4, 3), "bias": torch.randn(4)}
 
 
 class Net(nn.Module):
-    """A linear layer with a buffer it computes and a parameter it draws."""
+    """A model with a linear layer, a buffer that it computes, and a parameter that is random."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_a_training_checkpoint_with_a_namespace_is_read(tmp_path: Path) -> None:
 
 
 class Malicious:
-    """Unpickling this touches a file."""
+    """An object that touches a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary

@@ -1,4 +1,4 @@
-"""The bytes used are the ones the source states, wherever they come from."""
+"""A fetched file has the bytes that its source states, wherever it comes from."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ JOB = Job("run", "mirror")
 
 @pytest.fixture
 def served(small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """The loopback Hub over the small source root, as the Hub of this process."""
+    """A loopback Hub over the small source root, which this process takes for the Hub."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with hub.serving(small) as server:
         for name, value in server.env.items():

@@ -1,4 +1,4 @@
-"""Whatever a checkpoint's bytes are, it is refused in one line or read as what it says."""
+"""Whatever bytes a checkpoint has, it is read correctly or refused in one line."""
 
 import math
 import tempfile
@@ -15,7 +15,7 @@ from zooadapt.errors import CheckpointError
 
 
 def read_or_refused(content: bytes) -> bool:
-    """Whether a file is read, the same each time; if not, it is refused in one line."""
+    """Whether a file is read. Asserts that it reads the same twice, or is refused in one line."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.pth"
         file.write_bytes(content)
@@ -34,7 +34,7 @@ def read_or_refused(content: bytes) -> bool:
 
 
 def stored(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of which the tensor shows some."""
+    """All bytes of the tensor's storage, of which the tensor can show a part."""
     return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
 

@@ -1,4 +1,4 @@
-"""No file makes its reader run code, take what it likes, or pass off what it doesn't hold."""
+"""No file makes its reader run code, take unbounded memory, or see values that aren't there."""
 
 import io
 import json
@@ -48,11 +48,11 @@ for file in sorted(Path(sys.argv[1]).iterdir()):
         said[file.name] = str(error)
 print(json.dumps({"said": said, "taken": status("VmHWM") - before}))
 """
-"""Reads a folder's files under a limit, and tells what was said of each and how much it took."""
+"""A script that reads a folder's files under a memory limit; prints outcomes and memory used."""
 
 
 def refused(cases: Cases, folder: Path, name: str = "model.pth") -> None:
-    """Each file is refused by its own line, whatever its name."""
+    """Assert that each file is refused with the message for its case, whatever its name."""
     for what, (content, message) in cases.items():
         file = folder / name
         file.write_bytes(content)
@@ -152,14 +152,14 @@ def test_tied_tensors_stay_tied(tmp_path: Path) -> None:
 
 
 def changed(tag: str, change: dict[str, Any]) -> bytes:
-    """A checkpoint of the model with other tensors; those for None are left out."""
+    """A checkpoint of the model in which `change` replaces tensors; None removes a tensor."""
     tensors = {**checkpoints.random_state_dict(tag), **change}
     data: bytes = safetensors.torch.save({n: t for n, t in tensors.items() if t is not None})
     return data
 
 
 def adapted(tag: str, content: bytes, job: Job) -> Adapted | ModelSummary:
-    """One model through the pipeline up to its publication, with this for its checkpoint."""
+    """Run one model through the pipeline up to publishing, with `content` as its checkpoint."""
     folder = Path(job.source_root or "") / "timm" / tag
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(content)
@@ -168,7 +168,7 @@ def adapted(tag: str, content: bytes, job: Job) -> Adapted | ModelSummary:
 
 
 def bad_models(canary: Path) -> Cases:
-    """Models of timm with checkpoints that can't be used, and what must be said of each."""
+    """timm models with unusable checkpoints, and the message that each must give."""
     classes = (1000,)
     tensors: dict[str, tuple[dict[str, Any], str]] = {
         "test_nfnet": ({"head.fc.bias": torch.full(classes, torch.nan)}, "NaN or infinite"),

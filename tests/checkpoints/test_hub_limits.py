@@ -1,4 +1,4 @@
-"""The Hub is asked once for each file, no faster than it allows; again where a URL has run out."""
+"""The Hub is asked once for each file, no faster than it allows, and again if a URL has expired."""
 
 import threading
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ MODELS = [ModelEntry("timm", f"m{n}.a", f"m{n}", "a", None, hub_id=f"timm/m{n}")
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """A loopback Hub with a file for each of MODELS, as the Hub of a process that begins."""
+    """A loopback Hub with a file for each of MODELS, for a process that has asked nothing yet."""
     for number, model in enumerate(MODELS):
         file = tmp_path / "hub" / str(model.hub_id) / "model.safetensors"
         file.parent.mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_every_model_is_fetched_through_a_limit_lower_than_their_number(
         assert read(located, tmp_path) == bytes([number]) * SIZE
     assert len(served.resolves()) == len(MODELS)
     assert set(served.resolves().values()) == {1}
-    assert served.resolves(429).total() <= 7 + 2  # what was on its way when a window was used up
+    assert served.resolves(429).total() <= 7 + 2  # requests on their way when a window was used up
 
 
 @pytest.mark.parametrize("headers", [("RateLimit",), ("Retry-After",)])
@@ -64,7 +64,7 @@ def test_it_waits_as_long_as_it_is_told(served: LoopbackHub, headers: tuple[str,
     for model in MODELS[:5]:
         locate(model)
     assert set(served.resolves().values()) == {1}
-    # What is left is told in RateLimit only; Retry-After comes with a refusal.
+    # Only RateLimit says how many requests are left; Retry-After comes with a refusal.
     assert served.resolves(429).total() == (0 if headers == ("RateLimit",) else 2)
     times = [request.when for request in served.asked if request.status == 302]
     assert times[2] - times[0] >= 2

@@ -1,4 +1,4 @@
-"""A spool is empty, gone at the end, and never another living process's."""
+"""A scratch folder is empty, gone at the end, and never that of another living process."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from zooadapt.checkpoints.scratch import scratch_folder
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
+    """The folder for temporary files."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 

@@ -28,7 +28,7 @@ BREAK_AND_SHOW = """
 import os, ray, sys
 from ray.util import state
 from zooadapt.cluster import ray_executor
-from zooadapt.records import Job, ModelEntry, Request
+from zooadapt.types import Job, ModelEntry, Request
 
 def broken(*given):
     raise OSError("no http://bob:" + os.environ["HF_TOKEN"] + "@host/mirror/object")

@@ -1,4 +1,4 @@
-"""Siblings are made by the store from the first variant, and are what they would be if sent."""
+"""Siblings that the store composes from the first variant equal siblings that are sent."""
 
 import hashlib
 from pathlib import Path

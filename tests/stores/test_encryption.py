@@ -1,4 +1,4 @@
-"""Options of server-side encryption reach every write; nothing takes an ETag for an MD5."""
+"""Options of server-side encryption reach every write, and no ETag is mistaken for an MD5."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ KMS = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/mirror"}
 
 @dataclass
 class Watched:
-    """A mirror's place, and the requests that made objects there."""
+    """A mirror's URL and options, and the requests that made objects in it."""
 
     url: str
     options: dict[str, Any]
@@ -46,12 +46,12 @@ class Watched:
 
     @property
     def stated(self) -> set[str | None]:
-        """What the requests said of encryption."""
+        """The encryption that the requests asked for."""
         return {asked.headers.get(ENCRYPTION) for asked in self.made}
 
 
 def makes_an_object(asked: Asked) -> bool:
-    """Parts, and what completes an upload, go by what was said when it was begun."""
+    """Whether a request starts an object; an upload's other requests inherit its encryption."""
     _, _, query = asked.path.partition("?")
     begun = asked.method == "POST" and query.startswith("uploads")
     return begun or (asked.method == "PUT" and "partNumber" not in query)
@@ -95,7 +95,7 @@ def write_table(store: Store) -> None:
 
 
 def variant(store: Store, chans: int, first: Published | None = None) -> Published:
-    """A variant of a large model; composed of the first where there is one."""
+    """A variant of a large model, composed from `first` if that is given."""
     target = Target(Bands.counted(chans), "repeat")
     shared = publish.shared_bytes(BODY, first) if first else None
     stems = {"stem": torch.full((8, chans, 3, 3), 0.5)}
@@ -121,7 +121,7 @@ def test_every_kind_of_write_asks_for_encryption(
 
 
 def assert_encrypted(store: Store) -> None:
-    """The server says so of every object."""
+    """Assert that the server states encryption for every object."""
     keys = store.list("")
     assert keys
     for name in keys:
@@ -144,14 +144,14 @@ def test_a_whole_mirror_is_encrypted_and_read(
 
 
 def test_without_the_options_nothing_is_asked_for(watched: Watched) -> None:
-    """The check above would see it."""
+    """The tests above would fail without the encryption option."""
     del watched.options["s3_additional_kwargs"]
     write_once(watched.store)
     assert watched.stated == {None}
 
 
 def test_the_key_of_a_kms_is_named(s3: SeaweedFS, bucket: str, small_parts: None) -> None:
-    """To a store that refuses, as the tests' own has no KMS."""
+    """The proxy refuses all writes, because the tests' own store has no KMS."""
     made: list[Asked] = []
 
     def refuse(asked: Asked) -> str | None:
@@ -174,7 +174,7 @@ def test_the_key_of_a_kms_is_named(s3: SeaweedFS, bucket: str, small_parts: None
 
 @pytest.fixture
 def opaque(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ETags as under SSE-KMS: they look like MD5s and are something else."""
+    """Change ETags as SSE-KMS does: they look like MD5s but aren't."""
     call = s3fs.S3FileSystem._call_s3
 
     async def disguised(self: Any, method: str, *positional: Any, **arguments: Any) -> Any:
@@ -188,7 +188,7 @@ _TAGS = {"ETag", "IfMatch", "CopySourceIfMatch"}
 
 
 def _mirrored(value: Any) -> Any:
-    """With the digits of every ETag in reverse; twice gives the real ones."""
+    """`value` with the digits of every ETag reversed; a second call restores them."""
     if isinstance(value, list):
         return [_mirrored(item) for item in value]
     if not isinstance(value, dict):
@@ -207,10 +207,10 @@ def _reversed(etag: str) -> str:
 def test_etags_that_are_no_md5s(
     bucket: str, opaque: None, small_parts: None, tmp_path: Path
 ) -> None:
-    # encrypted, SeaweedFS states a copied part's ETag in the form of an MD5, as S3 does
+    # If it encrypts, SeaweedFS gives a copied part an ETag in the form of an MD5, as S3 does.
     store = open_store(bucket, {"s3_additional_kwargs": AES256})
     made = variant(store, 5, variant(store, 3))
-    assert made.seams == ()  # so all of it is read back
+    assert made.seams == ()  # so the whole object is read back
     whole = variant(open_store(str(tmp_path / "other")), 5)
     assert store.local_file(key(made), tmp_path)[1] == made.sha256 == whole.sha256
     store.replace("table", b"one", None)

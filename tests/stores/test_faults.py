@@ -1,4 +1,4 @@
-"""A source or a store that misbehaves: the bytes used are the right ones, or it is an error."""
+"""If a source or a store misbehaves, either the right bytes are used or an error is raised."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -25,18 +25,18 @@ MIB = 2**20
 
 
 def once(fault: str, wanted: Callable[[Asked], bool] = lambda asked: True) -> faults.Rule:
-    """The first time that a request is made."""
+    """A rule that strikes a request the first time it is made."""
     return lambda asked: fault if asked.number == 0 and wanted(asked) else None
 
 
 def always(fault: str, wanted: Callable[[Asked], bool] = lambda asked: True) -> faults.Rule:
-    """Every time."""
+    """A rule that strikes a request every time."""
     return lambda asked: fault if wanted(asked) else None
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between attempts; small blocks and parts."""
+    """Don't wait between attempts; use small blocks and parts."""
     for tried_again in (fetch.read_range, fetch.read_at, multipart.call_s3):
         monkeypatch.setattr(tried_again.retry, "wait", wait_none())
     monkeypatch.setattr(ranges, "BLOCK", 100_000)
@@ -50,7 +50,7 @@ RETRIED = ["cut", "short", "wrong", "drip", "429", "429-after", "503", "503-afte
 
 @pytest.fixture
 def cdn(small: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy before the server from which a loopback Hub's weights come."""
+    """A proxy in front of the server from which a loopback Hub's weights come."""
     with hub.serving(small) as served, faults.proxy(served.cdn) as proxy:
         for name, value in served.env.items():
             monkeypatch.setenv(name, value)
@@ -132,10 +132,10 @@ def test_a_redirect_that_goes_round_in_circles(cdn: FaultProxy, tmp_path: Path) 
 
 @pytest.fixture
 def faulty(s3: SeaweedFS) -> Iterator[tuple[FaultProxy, Store, Store]]:
-    """A proxy before S3, the store seen through it, and the store as it is."""
+    """A proxy in front of S3, the store through the proxy, and the store without it."""
     with faults.proxy(s3.endpoint_url) as proxy:
         url = f"s3://{BUCKET}/faulty"
-        retries = {"config_kwargs": {"retries": {"max_attempts": 2}}}  # not to wait for long
+        retries = {"config_kwargs": {"retries": {"max_attempts": 2}}}  # to keep the wait short
         options = {**s3.options, **retries, "skip_instance_cache": True}
         yield (
             proxy,

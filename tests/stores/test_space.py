@@ -1,4 +1,4 @@
-"""Where there is no room the error says so, nothing is half there, and it goes on when there is."""
+"""A full disk gives a clear error and no half-written object; with more room the job continues."""
 
 import shutil
 import subprocess
@@ -20,12 +20,12 @@ from zooadapt.mirror.scan import Records
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Adapted, Job, ModelSummary, Request
 
-REQUEST = Request(entry(SMALL), counted(1, 4))  # of 1.9 MB each
+REQUEST = Request(entry(SMALL), counted(1, 4))  # the variants have 1.9 MB each
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of a megabyte."""
+    """A filesystem with room for one megabyte."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -88,7 +88,7 @@ def test_a_manifest_for_which_there_is_no_room(small_disk: Path) -> None:
 
 
 def failures(count: int, zoo: Path, server: seaweed.SeaweedFS) -> set[str]:
-    """Adapt to so many channels in a bucket of the server, and prove; the stages that failed."""
+    """Adapt a model to `count` channels in the server's bucket and prove it; the failed stages."""
     job = Job("run", f"s3://{seaweed.BUCKET}/mirror", str(zoo), server.options)
     result = pipeline.adapt(Request(entry(SMALL), counted(count)), job)
     summary = pipeline.prove(result, job) if isinstance(result, Adapted) else result
@@ -96,14 +96,14 @@ def failures(count: int, zoo: Path, server: seaweed.SeaweedFS) -> set[str]:
 
 
 def fails(count: int, zoo: Path, server: seaweed.SeaweedFS) -> bool:
-    """Whether the variant couldn't be written, or not even its failure recorded."""
+    """Whether the variant couldn't be written, or its failure couldn't be recorded either."""
     try:
         return failures(count, zoo, server) == {"publish"}
     except OSError:
         return True
 
 
-@pytest.mark.slow  # a store of its own, restarted
+@pytest.mark.slow  # starts a store of its own, twice
 def test_a_full_s3_store(small: Path, tmp_path: Path) -> None:
     with seaweed.running(tmp_path, volumes=10, megabytes=1) as server:
         full = next(count for count in range(1, 100) if fails(count, small, server))

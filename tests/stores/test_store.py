@@ -21,7 +21,7 @@ Open = Callable[[], Store]
 
 @pytest.fixture(params=["local", "s3", "other"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A new store of each kind; "other" is one that fsspec knows and we don't."""
+    """A new store of each kind; "other" is a filesystem that has no subclass of `Store`."""
     if request.param == "s3":
         return open_store(request.getfixturevalue("bucket") + "/mirror")
     if request.param == "other":
@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def broken(data: bytes) -> Iterator[bytes]:
-    """Chunks of which the last never comes."""
+    """Chunks whose last one raises an error instead of coming."""
     yield data
     raise OSError("the disk under the checkpoint went away")
 
@@ -89,7 +89,7 @@ def test_all_is_listed_from_the_root(store: Store) -> None:
 
 
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
-    """Or a loop would name each object forty times, and who removes one would remove them all."""
+    """If they were, a loop would list each object forty times, and removing one would remove it."""
     store = open_store(str(tmp_path))
     store.write("a/b/object", [b""])
     (tmp_path / "a" / "loop").symlink_to(".")

@@ -1,1 +1,1 @@
-"""Real servers and realistic checkpoints for the tests."""
+"""What several test modules share: servers, checkpoints, mirrors, and ways to check them."""

@@ -1,4 +1,4 @@
-"""Headless Chromium that reads a page from loopback, and tells what the page did."""
+"""A headless Chromium that opens a page from loopback and reports what the page did."""
 
 import shutil
 from collections.abc import Iterator
@@ -30,23 +30,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Opened:
-    """A page on the screen."""
+    """A page that is open in the browser."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
-    """The paths of all that was asked for."""
+    """The paths of all requests."""
     complaints: list[str] = field(default_factory=list)
-    """What the console and uncaught errors say."""
+    """The messages of the console and of uncaught errors."""
 
     def clipboard(self) -> str:
-        """What was copied."""
+        """The text that was copied."""
         text: str = self.page.evaluate("navigator.clipboard.readText()")
         return text
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser; skips where none is installed."""
+    """A running browser. Skips the test if none is installed."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")
@@ -60,7 +60,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, html: str, **options: Any) -> Iterator[Opened]:
-    """The page in a window with Playwright's `options`, such as its size and colours."""
+    """The page, open in a window with Playwright's `options`, such as its size and colours."""
     with web.serving(_Handler, html=html.encode()) as url:
         context = browser.new_context(**options)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)

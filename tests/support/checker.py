@@ -1,8 +1,8 @@
-"""What must hold of any mirror, checked without a line of zooadapt's own.
+"""What must hold for every mirror, checked without any code of zooadapt.
 
-`check` raises AssertionError with all that is wrong: a row of the manifest without its objects, its
-bytes, its record or its proof; an object without a row; a folder that is half there. `summary` says
-what a mirror holds in a form in which two mirrors can be compared.
+`check` raises AssertionError with all faults: a row of the manifest without its objects, the right
+bytes, a record or a proof; an object without a row; an incomplete folder. `summary` states what a
+mirror holds in a form in which two mirrors can be compared.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ Row = dict[str, Any]
 WEIGHTS, CONFIG, STEM = "model.safetensors", "config.json", "stem.safetensors"
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
 LARGEST_ERROR = {"float32": 1e-3, "float16": 0.5, "bfloat16": 0.5}
-"""Of an equivalent variant, by the dtype of its weights: the README's figures for rounding."""
+"""The largest error of an equivalent variant, by dtype: the README's figures for rounding."""
 LEAST_CONTROL = 1e-2
 PASSING = {
     "run_id", "created_at", "equivalence_error", "control_error", "checked_on", "verification",
     "zooadapt_version", "timm_version", "torch_version", "error", "attempts",
 }  # fmt: skip
-"""Columns that differ between two runs that did the same."""
+"""Columns that differ between two runs with the same outcome."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Summary:
     """What two mirrors of the same models have in common."""
 
     objects: dict[str, str]
-    """The sha256 of each below weights/, by its key."""
+    """The sha256 of each object below weights/, by key."""
     manifest: list[Row]
     failures: list[Row]
 
 
 def check(url: str, options: Mapping[str, Any] | None = None) -> None:
-    """Raise AssertionError, with a line for each thing, where something is wrong."""
+    """Raise AssertionError, with a line for each fault, if anything is wrong."""
     wrong = []
     try:
         for line in _Mirror(url, options).wrong():
@@ -54,7 +54,7 @@ def check(url: str, options: Mapping[str, Any] | None = None) -> None:
 
 
 def summary(url: str, options: Mapping[str, Any] | None = None) -> Summary:
-    """The mirror's objects and rows, without what differs from run to run."""
+    """The mirror's objects and rows, without the columns that differ from run to run."""
     mirror = _Mirror(url, options)
     return Summary(
         objects={key: _sha256(mirror.read(key)) for key in mirror.keys if _top(key) == "weights"},
@@ -111,7 +111,7 @@ class _Mirror:
         yield from self._strays(rows)
 
     def _half_there(self) -> Iterator[str]:
-        """Folders below weights/ without all of their objects."""
+        """The faults of folders below weights/ that lack objects or hold others."""
         folders: dict[str, set[str]] = {}
         for key in (PurePosixPath(key) for key in self.keys if _top(key) == "weights"):
             folders.setdefault(str(key.parent), set()).add(key.name)
@@ -121,7 +121,7 @@ class _Mirror:
                 yield f"{folder} holds {sorted(names)}"
 
     def _strays(self, rows: list[Row]) -> Iterator[str]:
-        """Folders below weights/ that nothing refers to."""
+        """The faults of folders below weights/ to which no row refers."""
         needed = {row["folder"] for row in rows}
         for folder in list(needed):
             if f"{folder}/{CONFIG}" in self.keys:
@@ -159,7 +159,7 @@ class _Mirror:
     def _of_stem(
         self, row: Row, key: str, tensors: dict[str, Any], ratio: tuple[int, int]
     ) -> Iterator[str]:
-        """The original stem: its bytes, and that the variant's is as much wider as N is than B."""
+        """The faults of the original stem, and of a variant's stem that isn't N/B times as wide."""
         if key not in self.keys:
             yield f"{key} not there"
             return
@@ -175,7 +175,7 @@ class _Mirror:
 
 
 def _states(record: Row, outcomes: str, row: Row) -> bool:
-    """Whether the record is of the row's run and says the same of the variant."""
+    """Whether the record is of the row's run and states the same about the variant."""
     if any(record[name] != row[name] for name in ("zoo", "model", "run_id")):
         return False
     return any(
@@ -186,11 +186,11 @@ def _states(record: Row, outcomes: str, row: Row) -> bool:
 
 
 def _same(one: object, other: object) -> bool:
-    return one == other or (one != one and other != other)  # NaN is itself
+    return one == other or (one != one and other != other)  # NaN equals NaN here
 
 
 def _proved(row: Row) -> bool:
-    """Whether the figures are what `equivalent` says; what isn't equivalent may have any."""
+    """Whether the figures agree with `equivalent`; if it is false they can be any."""
     if not row["equivalent"]:
         return True
     error, control = float(row["equivalence_error"]), float(row["control_error"])

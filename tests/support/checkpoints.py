@@ -1,4 +1,4 @@
-"""Seeded random checkpoints that let the image through to the output, in the Hub's layout."""
+"""Seeded random checkpoints in the Hub's layout, with outputs that depend on the image."""
 
 from collections.abc import Iterable
 from pathlib import Path

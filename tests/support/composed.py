@@ -1,4 +1,4 @@
-"""Variants of which the store copies the shared part, made by hand."""
+"""Variants made by hand, whose shared part the store copies."""
 
 import torch
 
@@ -24,7 +24,7 @@ def variant(store: Store, chans: int, shared: SharedBytes | None = None) -> Publ
 
 
 def two(store: Store) -> tuple[Published, Published]:
-    """A variant that was sent, and one composed from it."""
+    """A variant that was sent, and one that the store composed from it."""
     first = variant(store, 3)
     return first, variant(store, 5, publish.shared_bytes(BODY, first))
 
@@ -34,7 +34,7 @@ def key(made: Published) -> str:
 
 
 def change(store: Store, made: Published, where: int) -> None:
-    """Replace the object by one that differs in one byte."""
+    """Change the byte at `where` in a variant's stored weights."""
     data = bytearray(store.read(key(made)))
     data[where] ^= 1
     store.write(key(made), [bytes(data)])

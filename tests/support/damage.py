@@ -6,14 +6,14 @@ import pyarrow.parquet as pq
 
 
 def flip(file: Path) -> None:
-    """Change one byte in the middle."""
+    """Change one byte in the middle of a file."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
 def one(mirror: Path, glob: str) -> Path:
-    """The first file that matches."""
+    """The first file of the mirror that matches the glob."""
     return sorted(mirror.glob(glob))[0]
 
 

@@ -29,7 +29,7 @@ def read(folder: str = "") -> str:
 
 
 def section(folder: str, title: str) -> str:
-    """What stands in a folder's README below a heading, its subsections included."""
+    """The text below a heading of a folder's README, with its subsections."""
     text = read(folder)
     found = list(headings(text))
     (start,) = [heading for heading in found if heading.title == title]
@@ -43,14 +43,14 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def headings(text: str) -> Iterator[Heading]:
-    """The headings, none of which is in a code block."""
+    """The headings outside code blocks."""
     for number, line in enumerate(_prose(text).splitlines()):
         if found := re.fullmatch(r"(#+) (.+)", line):
             yield Heading(len(found[1]), found[2], number)
 
 
 def links(text: str) -> list[str]:
-    """What links and images point to, none of which is in a code block."""
+    """The targets of the links and images outside code blocks."""
     return re.findall(r"\]\(([^)\s]+)\)", _prose(text))
 
 
@@ -60,7 +60,7 @@ def anchors(text: str) -> set[str]:
 
 
 def anchor(title: str) -> str:
-    """A heading's anchor, where no other heading before it is the same."""
+    """A heading's anchor, if no heading before it has the same title."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
@@ -78,6 +78,6 @@ def dead(readme: Path) -> list[str]:
 
 
 def _prose(text: str) -> str:
-    """The text with its code blocks blank."""
+    """The text with blank lines in place of its code blocks."""
     blank = re.compile(r"^( *)```.*?^\1```$", re.M | re.S)
     return blank.sub(lambda block: "\n" * block[0].count("\n"), text)

@@ -1,4 +1,4 @@
-"""What Ray's autoscaler starts its nodes with in tests: raylets on this machine."""
+"""The provider with which Ray's autoscaler starts nodes in tests: raylets on this machine."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 
 
 class Provider(FakeMultiNodeProvider):  # type: ignore[misc]
-    """Ray's own, which would have a node's memory be a custom resource, and Ray refuses that."""
+    """Ray's own provider, but it doesn't make memory a custom resource, which Ray refuses."""
 
     def _create_node_with_resources_and_labels(
         self,

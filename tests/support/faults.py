@@ -1,7 +1,7 @@
 """An HTTP proxy on loopback that answers some requests wrongly, on purpose and repeatably.
 
-It stands before a real server and forwards every request, but for those for which a rule names a
-fault. Which fault hit which request is kept, to be asserted on.
+It stands in front of a real server and forwards every request, except those for which a rule names
+a fault. It notes which fault struck which request, for tests to assert.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ READING = (
 )  # fmt: skip
 """Faults of the answers to GET requests."""
 WRITING = ("500", "slow-down", "409", "reset", "lost", "error-inside")
-"""Faults of PUT, POST and DELETE; the last of CompleteMultipartUpload only."""
+"""Faults of PUT, POST and DELETE requests; "error-inside" is for CompleteMultipartUpload only."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Asked:
 
     method: str
     path: str
-    """With the query."""
+    """The path with its query."""
     range: str
     size: int
-    """Bytes of its body."""
+    """Bytes of the request's body."""
     number: int
     """How many requests of the same method, path and range came before; upload ids don't count."""
     headers: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Under their names in small letters."""
+    """The headers by their names in lower case."""
 
 
 Rule = Callable[[Asked], str | None]
@@ -57,7 +57,7 @@ class FaultProxy:
     rule: Rule
     url: str = ""
     struck: list[tuple[str, Asked]] = field(default_factory=list)
-    """The faults that clients saw."""
+    """The faults that struck, each with its request."""
     _known: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,10 +75,9 @@ class FaultProxy:
 
 
 def seeded(seed: int, rates: Mapping[str, float], wanted: Callable[[Asked], bool]) -> Rule:
-    """A rule that strikes requests that are `wanted` at these rates, the same for the same seed.
+    """A rule that strikes `wanted` requests at these rates; the same seed gives the same faults.
 
-    The first three times that a request is made may be struck, later ones aren't: so that a client
-    that tries again gets on.
+    Only the first three attempts of a request can be struck, so that a client that retries gets on.
     """
 
     def rule(asked: Asked) -> str | None:
@@ -98,7 +97,7 @@ def seeded(seed: int, rates: Mapping[str, float], wanted: Callable[[Asked], bool
 
 
 def fits(fault: str, asked: Asked) -> bool:
-    """Whether a fault is one of such a request."""
+    """Whether a fault can strike such a request."""
     if fault in READING:
         return asked.method == "GET" and (fault != "whole" or bool(asked.range))
     if fault == "error-inside":
@@ -108,7 +107,7 @@ def fits(fault: str, asked: Asked) -> bool:
 
 @contextmanager
 def proxy(upstream: str, rule: Rule = lambda asked: None) -> Iterator[FaultProxy]:
-    """A proxy before the server at `upstream` for the block."""
+    """Run a proxy in front of the server at `upstream` during the block."""
     state = FaultProxy(upstream, rule)
     with serving(_Handler, state=state) as state.url:
         yield state
@@ -119,10 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
     state: FaultProxy
 
     def log_message(self, *arguments: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing to stderr."""
 
     def handle(self) -> None:
-        with suppress(ConnectionError, TimeoutError):  # the client went
+        with suppress(ConnectionError, TimeoutError):  # the client hung up
             super().handle()
 
     def _any(self) -> None:
@@ -141,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         if fault == "silent":
             self.connection.settimeout(20)
-            self.connection.recv(1)  # until the client goes
+            self.connection.recv(1)  # until the client hangs up
             self._reset()
             return
         if fault == "circle":

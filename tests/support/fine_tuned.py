@@ -24,10 +24,10 @@ def write(
     cfg: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Path:
-    """What timm itself saves of a model made with the arguments; returns the folder.
+    """Save a model made with the arguments, as timm itself does; returns the folder.
 
     `changes` are made to its config.json, `cfg` to the ``pretrained_cfg`` in it. With a `wrapper`
-    the weights are a training script's: a pickle that holds them under that key.
+    the weights are saved as by a training script: in a pickle, under that key.
     """
     side = arguments.get("img_size") or SIZE
     size = (arguments.get("in_chans", 3), side, side)
@@ -51,6 +51,6 @@ def edit(folder: Path, changes: dict[str, Any], cfg: dict[str, Any] | None = Non
 
 
 def loaded(folder: Path | str, **options: Any) -> torch.nn.Module:
-    """A folder in plain timm, in eval mode."""
+    """The model in a folder, loaded by plain timm, in eval mode."""
     model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody made to run code, to take all memory or time, or to be misread."""
+"""Checkpoints that are made to run code, to take all memory or time, or to be misread."""
 
 import io
 import json
@@ -37,12 +37,12 @@ from tests.support.pickled import (
 )
 
 Cases = dict[str, tuple[bytes, str]]
-"""Files by a name of what is wrong with them, and a pattern that the error must match."""
+"""Files, each with a pattern that its error must match, by a name for what is wrong."""
 
 _UTILS = "torch._utils"
 _REBUILD = f"{_UTILS}._rebuild_tensor_v2"
 _SQUARE = (10**5, 10**5)
-"""A size of 40 GB of float32."""
+"""The shape of a float32 tensor of 40 GB."""
 
 
 def calling(canary: Path) -> Cases:
@@ -125,11 +125,11 @@ def greedy_archives() -> Cases:
 
 
 def misleading_pickles() -> Cases:
-    """Pickles that hold something else than they claim, or what isn't a plain tensor."""
+    """Pickles that don't hold what they claim, or that hold more than plain tensors."""
     negated = weights(storage(2)).replace(b"(tRtR", b"(tR}" + text("neg") + b"\x88stR")
     shadowed = call("collections.OrderedDict") + entries({"keys": named("torch.device")}) + BUILD
     quantised = call(f"{_UTILS}._rebuild_qtensor", storage(2, kind="torch.QInt8Storage"))
-    # torch makes an empty storage anew at the second mention, and then doesn't fill it.
+    # When an empty storage is named again, torch makes a new one and doesn't fill it.
     none, empty = legacy_storage(0), tensor(legacy_storage(0), (0,))
     growing = entries({"w": empty, "v": tensor(none)})
     renamed = entries({"w": empty, "v": tensor(legacy_storage(2))})
@@ -157,14 +157,14 @@ def misleading_pickles() -> Cases:
 
 
 def named_in_two_codes() -> bytes:
-    """Two names that torch tells apart, and a reader that decodes the second otherwise doesn't."""
+    """Two names that torch tells apart, but a reader that decodes the second as Latin-1 doesn't."""
     one, other = legacy_storage(2, "Ã©"), legacy_storage(2, "é")
     other = other.replace(text("é"), b"U\x02" + "é".encode())
     return entries({"w": tensor(one), "v": tensor(other)})
 
 
 def misleading_archives() -> Cases:
-    """Archives that are none of torch's, or damaged, or two in one."""
+    """Archives that torch didn't write, that are damaged, or that are two in one."""
     pickle, good = weights(storage(2)), zipped(weights(storage(2)))
     at = good.index(VALUES)
     npz = io.BytesIO()
@@ -234,21 +234,21 @@ def safetensors(
 
 
 def saved(content: Any) -> bytes:
-    """What torch itself writes."""
+    """The bytes that torch itself writes for `content`."""
     out = io.BytesIO()
     torch.save(content, out)
     return out.getvalue()
 
 
 def overlapping() -> bytes:
-    """A zip whose last entry begins where it should and ends behind the file."""
+    """A zip whose last entry begins in the right place and ends beyond the file."""
     good = zipped(weights(storage(2)))
     sizes = good.rindex(b"PK\1\2") + 20
     return good[:sizes] + struct.pack("<2I", len(good), len(good)) + good[sizes + 8 :]
 
 
 def listing(number: int) -> bytes:
-    """A zip that lists one entry so many times."""
+    """A zip that lists one entry `number` times."""
     good = zipped(weights(storage(2)))
     start = int.from_bytes(good[-6:-2], "little")
     listed = good[start:-22] + good[good.rindex(b"PK\1\2") : -22] * number

@@ -1,10 +1,10 @@
 """A Hugging Face Hub on loopback: real HTTP with redirects, commits, signed URLs and ranges.
 
-`/{owner}/{repo}/resolve/{revision}/{file}` answers as the Hub does: small files themselves, weights
-by a redirect to a signed `/cdn/` URL, which refuses requests that carry a token, and any that come
-after it has run out. Where there is a limit, what a window has left is told with every answer, and
-more is refused. `/files/…` is an ordinary web server over the same folder, `/html/…` answers with a
-page.
+`/{owner}/{repo}/resolve/{revision}/{file}` answers as the Hub does: it sends small files, and
+redirects requests for weights to a signed `/cdn/` URL. That URL refuses requests with a token, and
+every request once it has expired. If there is a limit, every answer states how many requests are
+left in the window, and more are refused. `/files/…` is an ordinary web server over the same folder;
+`/html/…` answers with a page.
 """
 
 import base64
@@ -26,15 +26,15 @@ from tests.support import web
 
 WEIGHTS = (".safetensors", ".bin", ".pth")
 SIGNATURE = "5ec2e7516"
-"""What every signature begins with."""
+"""The beginning of every signature."""
 _NAMED = {"Content-Disposition": 'attachment; filename="../../outside"'}
-"""A name that nobody should heed."""
+"""A file name that clients must ignore."""
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request that is answered."""
+    """A request that was answered."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Asked:
     status: int
     body_bytes: int
     when: float
-    """Seconds, as `time.monotonic`."""
+    """The time of the answer in seconds, from `time.monotonic`."""
 
 
 @dataclass
@@ -52,35 +52,35 @@ class LoopbackHub:
     root: Path
     url: str = ""
     cdn: str = ""
-    """Another host, to which weights are redirected."""
+    """The URL of another server, to which requests for weights are redirected."""
     token: str | None = None
-    """If set, every repository needs it."""
+    """The token that every repository needs, if it is set."""
     login: str | None = None
-    """If set, the ordinary web server needs it: ``user:password``."""
+    """The ``user:password`` that the ordinary web server needs, if it is set."""
     forbidden: tuple[str, ...] = ()
-    """Repositories of which nobody gets a byte, whatever is signed."""
+    """Repositories whose files are always refused, even with a signed URL."""
     ranges: bool = True
     """Whether range requests are answered with ranges."""
     limit: int | None = None
-    """Resolves that are answered in a window."""
+    """The resolve requests that are answered in a window; None for no limit."""
     window: float = 1.0
-    """Seconds; the first begins with the first resolve."""
+    """The seconds of a window; the first window begins with the first resolve request."""
     headers: tuple[str, ...] = ("RateLimit", "RateLimit-Policy", "Retry-After")
-    """Those of these in which the limit is told."""
+    """The headers that state the limit; tests leave some out."""
     uses: int | None = None
-    """Requests that a signed URL answers before it has run out."""
+    """The requests that a signed URL answers before it expires; None for no limit."""
     asked: list[Asked] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ends: float = 0.0
-    """When the window ends."""
+    """The time at which the window ends."""
     _resolved: int = 0
-    """Resolves answered in the window."""
+    """The resolve requests answered in the window."""
     _signed: Counter[str] = field(default_factory=Counter)
-    """How often each signature was used."""
+    """The uses of each signature."""
 
     @property
     def env(self) -> dict[str, str]:
-        """Points huggingface_hub, and so timm and zooadapt, here."""
+        """The variables that point huggingface_hub, timm and zooadapt to this hub."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HUB_DISABLE_XET": "1",
@@ -104,7 +104,7 @@ class LoopbackHub:
         )
 
     def take(self) -> tuple[bool, dict[str, str]]:
-        """Whether the limit allows one more resolve, and the headers that tell of it."""
+        """Whether the limit allows one more resolve request, and the headers that state the limit."""
         if self.limit is None:
             return True, {}
         with self._lock:
@@ -129,7 +129,7 @@ class LoopbackHub:
         return f"X-Amz-Signature={signature}"
 
     def accepts(self, query: str) -> bool:
-        """Whether it is the query of a signed URL that hasn't run out; counts as a use."""
+        """Whether `query` is of a signed URL that hasn't expired; counts as a use of the URL."""
         signature = query.removeprefix("X-Amz-Signature=")
         with self._lock:
             if signature not in self._signed:
@@ -146,7 +146,7 @@ class LoopbackHub:
 
 
 def sha256(file: Path) -> str:
-    """The file's hash, computed once for each state of the file."""
+    """The file's sha256, computed again only after the file has changed."""
     status = file.stat()
     return _sha256(file, status.st_size, status.st_mtime_ns)
 
@@ -159,7 +159,7 @@ def _sha256(file: Path, size: int, changed: int) -> str:
 
 @contextmanager
 def serving(root: Path, token: str | None = None) -> Iterator[LoopbackHub]:
-    """A hub over `root` for the block."""
+    """Run a hub over `root` during the block."""
     hub = LoopbackHub(root, token=token)
     with web.serving(_Handler, hub=hub) as hub.url, web.serving(_Handler, hub=hub) as hub.cdn:
         yield hub
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *arguments: Any) -> None:
-        """Nothing on stderr."""
+        """Print nothing to stderr."""
 
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")

@@ -1,4 +1,4 @@
-"""Stages that do nothing, to measure what carries stages out. Importable, as the real ones are."""
+"""Stages that do nothing, to measure the code that runs stages; importable like the real ones."""
 
 from jobs.measure.simulation import adapted, summary
 from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request, Source

@@ -1,4 +1,4 @@
-"""The batch job as its users run it: a subprocess, on a Ray of the tests' own."""
+"""The batch job as its users run it: in a subprocess, on a Ray of the tests' own."""
 
 import os
 import signal
@@ -62,16 +62,16 @@ def ray_folder() -> Iterator[dict[str, str]]:
         yield {
             "RAY_TMPDIR": folder,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",  # else whatever else runs here comes first
+            "RAY_worker_niceness": "0",  # otherwise all other processes here come first
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
         }
 
 
 def ray_port() -> int:
-    """The first of the five ports that `ray_head` may take, its cluster's own.
+    """The first of the five ports that `ray_head` can take; the cluster listens on it.
 
-    Below those that the system gives to connections.
+    The ports are below those that the system gives to connections.
     """
     return 23000 + os.getpid() % 1900 * 5
 
@@ -87,9 +87,9 @@ def ray_head(env: Mapping[str, str], cpus: int = 2, *options: str) -> Iterator[s
 
 @contextmanager
 def ray_cluster(env: Mapping[str, str], cpus: int = 2) -> Iterator[Runner]:
-    """Runs commands where a cluster without a dashboard is running; both have the environment.
+    """A runner of commands beside a running cluster without a dashboard; both get `env`.
 
-    A job's own Ray takes as long to start as a small job.
+    It saves each job the start of a Ray of its own, which takes as long as a small job.
     """
     with ray_folder() as folder:
         whole = {**env, **folder}
@@ -102,7 +102,7 @@ def ray_cluster(env: Mapping[str, str], cpus: int = 2) -> Iterator[Runner]:
 def _started(
     env: Mapping[str, str], cpus: int, *options: str
 ) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A head node that begins, and its port; the next one is its dashboard's."""
+    """A head node that is starting, and its port; the next port is its dashboard's."""
     port = ray_port()
     command = [
         RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={port + 1}",
@@ -139,7 +139,7 @@ def _wait_until_it_takes_jobs(
 
 
 def _is_there(env: Mapping[str, str]) -> bool:
-    """Whether ``ray start`` has written what it writes last."""
+    """Whether ``ray start`` has written the last of its files."""
     return Path(env["RAY_TMPDIR"], "ray", "ray_current_cluster").exists()
 
 
@@ -156,6 +156,6 @@ def rows(dest: str | Path, name: str = "manifest") -> pd.DataFrame:
 
 
 def contents(dest: Path) -> dict[str, bytes]:
-    """Every object below weights/."""
+    """The bytes of every object below weights/, by key."""
     files = (file for file in (dest / "weights").rglob("*") if file.is_file())
     return {str(file.relative_to(dest)): file.read_bytes() for file in files}

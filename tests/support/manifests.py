@@ -12,7 +12,7 @@ import yaml
 from tests.support.jobs import ROOT
 
 KUBERNETES = "1.30"
-"""The oldest version whose pods ours have to be."""
+"""The oldest Kubernetes version that has to accept our pods."""
 
 _SCHEMA = json.loads(
     (Path(__file__).parents[1] / "configs" / "data" / "kuberay.schema.json").read_text()
@@ -20,7 +20,7 @@ _SCHEMA = json.loads(
 
 
 def load(name: str) -> Any:
-    """The one document of a manifest in configs/."""
+    """The only YAML document of a manifest in configs/."""
     return yaml.safe_load((ROOT / "configs" / name).read_text())
 
 
@@ -30,14 +30,14 @@ def job(manifest: Any) -> Any:
 
 
 def groups(manifest: Any) -> Iterator[Any]:
-    """The head's group and those of the workers."""
+    """The head group and the worker groups."""
     cluster = job(manifest)["rayClusterSpec"]
     yield cluster["headGroupSpec"]
     yield from cluster["workerGroupSpecs"]
 
 
 def faults(manifest: Any) -> list[str]:
-    """What KubeRay or Kubernetes would refuse or, where a key is unknown, ignore."""
+    """What KubeRay or Kubernetes would refuse, and unknown keys, which they would ignore."""
     found = [str(error.message) for error in _validator().iter_errors(manifest)]
     return found or [fault for group in groups(manifest) for fault in _pod_faults(group)]
 

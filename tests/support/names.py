@@ -1,4 +1,4 @@
-"""Names that a folder or a key must not be made of as they are."""
+"""Names that must not become part of a folder or a key unchanged."""
 
 from zooadapt.targets import Band, Bands, Target
 

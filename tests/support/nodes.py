@@ -1,4 +1,4 @@
-"""A schedule over several nodes whose stages wait until a test lets them end."""
+"""A schedule over several nodes, with stages that wait until a test lets them end."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ HALF = {"num_gpus": 0.5, "num_cpus": 0}
 
 
 def until(happened: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait for what nodes tell of only when they are asked."""
+    """Wait until `happened` returns True, by calling it again and again."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
@@ -29,7 +29,7 @@ STAGES = TaskFunctions(places.locate, places.adapt, places.prove)
 
 
 class Run:
-    """A schedule on another thread, over models of 100 MB, and where its stages ran."""
+    """A schedule that runs on another thread, over models of 100 MB, and notes where stages ran."""
 
     def __init__(self, folder: Path, asked: Workers, models: int = 4) -> None:
         self.folder, self.ended, self.failed = folder, list[str](), dict[str, StageError]()
@@ -51,15 +51,15 @@ class Run:
             Schedule(iter(self._requests), executor, ended, given_up).run()
 
     def where(self, stage: str) -> list[str]:
-        """The nodes of the stage, one for each time that it began."""
+        """The nodes on which the stage began, one for each time."""
         return [file.name.split("-")[2] for file in self.folder.glob(f"{stage}-m[0-9]*")]
 
     def until_begun(self, stage: str, times: int) -> None:
-        """Wait for the stage to have begun so often."""
+        """Wait until the stage has begun `times` times."""
         until(lambda: len(self.where(stage)) >= times)
 
     def let(self, *stages: str) -> None:
-        """Allow a stage to end."""
+        """Allow the stages to end."""
         for stage in stages:
             (self.folder / f"{stage}-may-end").touch()
 
@@ -71,7 +71,7 @@ class Run:
 
 @contextmanager
 def running(folder: Path, models: int = 4, asked: Workers | None = None) -> Iterator[Run]:
-    """A schedule that has ended when the block ends."""
+    """Run a schedule that ends, at the latest, with the block."""
     run = Run(folder, asked or Workers(), models)
     try:
         yield run

@@ -16,7 +16,7 @@ def entry(name: str) -> ModelEntry:
 
 
 def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
-    """Variants of so many unnamed channels."""
+    """The targets with these numbers of unnamed channels."""
     return tuple(Target(Bands.counted(count), scheme) for count in counts)
 
 

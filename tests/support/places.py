@@ -1,4 +1,4 @@
-"""Stages that note on which node they run, and wait for a file; importable, as the real ones."""
+"""Stages that note their node and wait for a file before they end; importable, as the real ones."""
 
 import os
 import time
@@ -25,7 +25,7 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
 
 
 def _note(job: Job, stage: str, entry: ModelEntry) -> None:
-    """A file that says where, under the job's `dest`; then wait for leave to go on."""
+    """Write a file that names the node below the job's `dest`; then wait for leave to end."""
     folder = Path(job.dest)
     node = ray.get_runtime_context().get_node_id()
     (folder / f"{stage}-{entry.name}-{node}-{os.getpid()}").touch()

@@ -12,14 +12,14 @@ _BLOCK = 2**16
 
 @dataclass
 class Counter:
-    """Bytes that went through; heads of HTTP messages included."""
+    """The bytes that went through the proxy, with the heads of HTTP messages."""
 
     url: str = ""
-    """Of the proxy; stands in for the server's."""
+    """The proxy's URL, to be used instead of the server's."""
     sent: int = 0
-    """By clients."""
+    """Bytes that clients sent."""
     received: int = 0
-    """By clients."""
+    """Bytes that clients received."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, sent: int = 0, received: int = 0) -> None:
@@ -31,7 +31,7 @@ class Counter:
 
 @contextmanager
 def counting(url: str) -> Iterator[Counter]:
-    """A proxy before the server at `url` for the block."""
+    """Run a proxy in front of the server at `url` during the block."""
     counter = Counter()
     with socket.create_server(("127.0.0.1", 0)) as server:
         counter.url = f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -25,7 +25,7 @@ def by_model(records: Sequence[Row]) -> list[list[Row]]:
 
 
 def variant(chans: int, **changes: Any) -> types.Row:
-    """What a record states for a variant that was proved."""
+    """A record's entry for a variant that was proved."""
     row: types.Row = {}
     for field in MANIFEST_SCHEMA:
         samples: dict[str, Any] = {"int64": 1, "double": 0.5, "bool": True, "string": field.name}
@@ -36,7 +36,7 @@ def variant(chans: int, **changes: Any) -> types.Row:
 
 
 def failure(chans: int, error: str = "broken", status: str = "failed") -> types.Row:
-    """What a record states for a variant that wasn't made."""
+    """A record's entry for a variant that wasn't made."""
     return {
         "in_chans": chans, "bands": "", "scheme": "repeat", "status": status,
         "stage": "fetch", "error_type": "FetchError", "error": error,
@@ -50,7 +50,7 @@ def record(
     failures: list[types.Row],
     model: str = "net",
 ) -> str:
-    """Write a record of that minute; returns its key."""
+    """Write a record that was created at that minute; returns its key."""
     content = {
         "created_at": datetime(2026, 1, 1, 0, minute, tzinfo=UTC).isoformat(),
         "adapter_version": 1,
@@ -70,7 +70,7 @@ DAY = 86_400.0
 
 
 def write(store: Store, key: str, data: bytes = b"", days: float = 90) -> str:
-    """An object that was written so many days ago, where the store lets a test set that."""
+    """Write an object, dated `days` ago if the store is local; returns its key."""
     store.write(key, [data])
     if isinstance(store, LocalStore):
         then = time.time() - days * DAY
@@ -79,7 +79,7 @@ def write(store: Store, key: str, data: bytes = b"", days: float = 90) -> str:
 
 
 def put(store: Store, name: str, days: float = 90, stem: int = 1) -> str:
-    """A folder as a job writes it, so many days ago."""
+    """Write a folder as a job does, dated `days` ago; returns its name."""
     config = {"zooadapt": {"source_stem": f"../source-{stem:016x}/stem.safetensors"}}
     objects = {"model.safetensors": b"weights", "config.json": json.dumps(config).encode()}
     if "/source-" in name:
@@ -100,7 +100,7 @@ def variant_folder(model: str, chans: int) -> str:
 
 
 def made(store: Store, minute: int, model: str, *chans: int) -> str:
-    """A model as a job leaves it: objects, then the record."""
+    """Write a model as a job leaves it, objects and record; returns the record's key."""
     for number in chans:
         put(store, variant_folder(model, number))
     put(store, f"weights/zoo/{model}/source-{1:016x}")
@@ -109,6 +109,6 @@ def made(store: Store, minute: int, model: str, *chans: int) -> str:
 
 
 def later(store: Store, key: str) -> None:
-    """Make a record one of the time to come."""
+    """Date a record in the future."""
     content = {**json.loads(store.read(key)), "created_at": "2999-01-01T00:00:00+00:00"}
     store.write(key, [json.dumps(content).encode()])

@@ -31,7 +31,7 @@ def usable(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
 
 
 def lacking(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
-    """A row of the failures."""
+    """A row of the table of failures."""
     row = {
         "zoo": "timm", "model": model, "in_chans": chans, "bands": "", "scheme": "repeat",
         "status": "failed", "stage": "fetch", "error_type": "FetchError",
@@ -41,7 +41,7 @@ def lacking(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
 
 
 def many(number: int, chans: Sequence[int] = (1, 4, 8, 25)) -> list[Row]:
-    """That many rows, of models of 1, 2, 3 … million parameters."""
+    """`number` rows of the manifest, of models with 1, 2, 3 … million parameters."""
     rows = []
     for index in range(number):
         model, figures = index // len(chans), {"equivalence_error": 1e-9 * (1 + index % 997)}
@@ -51,7 +51,7 @@ def many(number: int, chans: Sequence[int] = (1, 4, 8, 25)) -> list[Row]:
 
 
 def run(number: int = 1, **changes: Any) -> Run:
-    """A run of November 2026 that took a minute, on that day."""
+    """A run that took a minute, on day `number` of November 2026."""
     figures: dict[str, Any] = {
         "models": 3, "new": 12, "unsupported": 1, "failed": 2, "bytes_read": 3 * 10**9,
         "bytes_written": 12 * 10**9, "seconds": 60.0,

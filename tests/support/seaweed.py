@@ -17,17 +17,17 @@ import s3fs
 from botocore.exceptions import BotoCoreError
 
 BUCKET = "tests"
-"""The one bucket: SeaweedFS sets several volumes apart for each and soon has none left."""
+"""The only bucket: SeaweedFS reserves several volumes for each bucket, and soon has none left."""
 
 PUBLIC = "public"
-"""What lies below this prefix anybody may read."""
+"""The prefix below which anybody can read."""
 
 _START_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class SeaweedFS:
-    """Where a running server is, and the one identity it knows."""
+    """The address of a running server, and the only identity that it knows."""
 
     endpoint_url: str
     access_key: str = "test-key"
@@ -62,10 +62,10 @@ class SeaweedFS:
 def running(
     folder: Path, volumes: int = 100, megabytes: int = 256, **keys: str
 ) -> Iterator[SeaweedFS]:
-    """A server that keeps its data in `folder`, ready for objects; stopped at the end.
+    """Run a server during the block; it keeps its data in `folder`.
 
-    It has room for so many volumes of so many MB, the bucket's and its own, encrypts what it is
-    asked to, and knows the `keys` (see SeaweedFS).
+    The server has room for `volumes` of so many `megabytes`, for the bucket and for itself. It
+    encrypts objects if asked to, and knows the `keys` (see SeaweedFS).
     """
     ports = _free_ports(4)
     identities = folder / "identities.json"
@@ -111,7 +111,7 @@ def _identities(server: SeaweedFS) -> dict[str, Any]:
 def _free_ports(count: int) -> list[int]:
     """Free ports whose gRPC neighbours (port + 10000) are free too.
 
-    All below 32768, from where the system gives ports to connections, which may take them first.
+    They are below 32768: the system can give the ports above it to connections at any time.
     """
     found: list[int] = []
     first = (time.monotonic_ns() // 1000) % 9000
@@ -133,7 +133,7 @@ def _is_free(port: int) -> bool:
 
 
 def _wait_until_ready(server: SeaweedFS, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until an object can be written and read back."""
+    """Wait until an object can be written and read back."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:

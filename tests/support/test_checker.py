@@ -1,4 +1,4 @@
-"""The tests' own checker sees what is wrong with a mirror, and nothing in one that is right."""
+"""The tests' own checker finds the fault of a broken mirror, and none in a sound one."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def sound(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mirror(sound: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be broken."""
+    """A copy of the sound mirror, which a test breaks."""
     return Path(shutil.copytree(sound, tmp_path / "mirror"))
 
 
@@ -44,7 +44,7 @@ def unlisted(mirror: Path) -> None:
 
 
 def other_figures(mirror: Path) -> None:
-    """In the record and in the manifest."""
+    """Change a figure, in the record and in the manifest."""
     file = one(mirror, "records/*/*/*.json")
     record = json.loads(file.read_text())
     record["variants"][0]["equivalence_error"] = 0.01

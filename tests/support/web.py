@@ -1,4 +1,4 @@
-"""An HTTP server on loopback, for the block in which it is needed."""
+"""HTTP servers on loopback that run during a block."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler], **attributes: object) -> Iterator[str]:
-    """A server whose handlers have the given attributes; yields its URL."""
+    """Run a server whose handlers have these attributes; yields its URL."""
     made = type("Handler", (handler,), attributes)
     server = ThreadingHTTPServer(("127.0.0.1", 0), made)
     server.daemon_threads = True
@@ -24,7 +24,7 @@ def serving(handler: type[BaseHTTPRequestHandler], **attributes: object) -> Iter
 
 
 class Files(SimpleHTTPRequestHandler):
-    """Any static web server: it lists nothing and knows no ranges."""
+    """A plain static web server, which lists no folders and ignores ranges."""
 
     root: Path
     asked: list[str]
@@ -34,7 +34,7 @@ class Files(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        with suppress(ConnectionError):  # a client that wanted a range has gone
+        with suppress(ConnectionError):  # a client that wanted only a range hung up
             super().do_GET()
 
     def list_directory(self, path: object) -> None:
@@ -46,6 +46,6 @@ class Files(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving_files(root: Path, asked: list[str] | None = None) -> Iterator[str]:
-    """The files below `root`; `asked` gets the path of every request. Yields the URL."""
+    """Serve the files below `root`; `asked` gets the path of every request. Yields the URL."""
     with serving(Files, root=root, asked=[] if asked is None else asked) as url:
         yield url

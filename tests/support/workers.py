@@ -18,14 +18,14 @@ KILLER = "test_vit.r160_in1k"
 
 
 def eat_memory() -> None:
-    """Run in every worker: a model that takes ever more memory, up to 6 GB."""
+    """Run in every worker: make one model take more and more memory, up to 6 GB."""
     adapt = pipeline.adapt
 
-    def adapt_oreat_memory(request: Request, job: Job, located: Located | None) -> object:
+    def adapt_or_eat_memory(request: Request, job: Job, located: Located | None) -> object:
         eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
         return adapt(request, job, located) if eaten is not None else None
 
-    pipeline.adapt = adapt_oreat_memory  # type: ignore[assignment]
+    pipeline.adapt = adapt_or_eat_memory  # type: ignore[assignment]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]
 
 
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:
-    """What became of timm's models of these names."""
+    """Run timm's models of these names; returns their summaries."""
     ended: list[ModelSummary] = []
     requests = [Request(entry(name), counted(4)) for name in names]
     ray_executor.run(requests, job, Workers(), ended.append)

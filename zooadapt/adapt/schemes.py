@@ -61,8 +61,8 @@ def nearest(source: Bands, target: Bands) -> Tensor:
     - own: it has a base channel's name, or is visible, or lies within SAME of a base channel. It
       takes the filter of the nearest base channel, or of all that it covers if it covers several
       (panchromatic). M[k, c] = 1 / (number of own bands that take k), so they share the filter.
-    - near: it lies within REACH, such as the near infrared. It takes the nearest base channel's.
-      M[k, c] = 1 / (number of near bands that take k).
+    - near: it lies within REACH, such as the near infrared. It takes the filter of the nearest base
+      channel. M[k, c] = 1 / (number of near bands that take k).
     - far: any other band, such as short-wave infrared, thermal or radar. It takes all filters.
       M[k, c] = 1 / (B · number of far bands).
     - explicit: its weights are given by the user.
@@ -89,7 +89,7 @@ def nearest(source: Bands, target: Bands) -> Tensor:
 
 
 def _kind(band: Band, source: Bands) -> tuple[str, tuple[int, ...]]:
-    """The band's kind (own, near, far or explicit), and the base channels that it takes."""
+    """The band's kind (own, near, far or explicit) and the base channels whose filter it takes."""
     names = [channel.name.casefold() for channel in source.channels]
     if band.weights:
         return "explicit", ()

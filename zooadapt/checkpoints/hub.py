@@ -1,7 +1,7 @@
 """Find files on the Hugging Face Hub: one request finds a file and a signed URL to read it.
 
 The Hub limits requests in windows of five minutes (anonymous: 3,000 that resolve a file). Its
-header ``RateLimit`` says how many are left; it refuses others with 429 and ``Retry-After``.
+header ``RateLimit`` says how many are left; it refuses more with 429 and ``Retry-After``.
 huggingface_hub waits only before it repeats a refused request. Here all look-ups of the process
 wait together, and they wait as soon as an answer says that none is left. The driver does the
 look-ups of all workers (see `cluster`).
@@ -74,7 +74,7 @@ budget = _Budget()
 
 
 def _told_to_wait(response: Any) -> int:
-    """The seconds to wait after this answer, or 0. It is one more than stated, against rounding.
+    """The seconds to wait after this answer, or 0: one more than stated, as the Hub rounds them.
 
     ``Retry-After`` could also be a date, but the Hub never sends one.
     """

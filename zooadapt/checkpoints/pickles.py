@@ -17,7 +17,7 @@ import torch
 from zooadapt.errors import CheckpointError
 
 LARGEST = 8 * 2**20
-"""The most bytes of a pickle. A tensor takes some 250; loading can take 70 times as much."""
+"""The most bytes of a pickle; each tensor takes some 250. Loading can need 70 times as many."""
 
 _MOST_DIMENSIONS = 64  # torch's own limit
 _KINDS = {
@@ -230,7 +230,7 @@ def _storage(_: Any, kind: Any, key: Any, device: Any, length: Any, *view: Any) 
 def _check_tensor(
     most: int, storage: Storage, offset: Any, size: Any, stride: Any, *more: Any
 ) -> None:
-    """Check that a tensor fits into its storage; torch would fill up a legacy one with anything."""
+    """Check that a tensor fits into its storage: torch extends a legacy one by undefined values."""
     numbers = (offset, *size, *stride)
     if len(size) > _MOST_DIMENSIONS or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise TypeError("a tensor's size isn't made of whole numbers")

@@ -70,7 +70,10 @@ def archive(file: Path) -> None:
 
 
 def _oddity(opened: zipfile.ZipFile, size: int) -> str | None:
-    """Why torch didn't write this zip, or None. Others can unfold, or differ by reader."""
+    """The reason why torch can't have written this zip; None if it can.
+
+    Such a zip could unfold to any size, or be two different files to two readers.
+    """
     entries, root = opened.infolist(), _root(opened)
     names = [entry.filename for entry in entries]
     if f"{root}/constants.pkl" in names:

@@ -41,7 +41,7 @@ class Prover:
     """Proves the variants of one base model, one after the other, on one device.
 
     The prover takes the base over. It moves the base to the device, turns it to float32, and shares
-    the base's tensors with the variants. It keeps the base's outputs for the variants to come.
+    the base's tensors with the variants. It keeps the base's outputs for the next variants.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def http_status(error: BaseException) -> int | None:
     reraise=True,
 )
 def call_s3(filesystem: Any, method: str, **arguments: Any) -> Any:
-    """Call s3fs's ``call_s3``, and retry a 409, which it doesn't. Raises OSError on any failure."""
+    """Call s3fs's ``call_s3``; retry a 409, which s3fs doesn't. Raises OSError on any failure."""
     try:
         return filesystem.call_s3(method, **arguments)
     except BotoCoreError as cause:
@@ -71,7 +71,7 @@ class Multipart:
     def copy(
         self, number: int, source: dict[str, str], etag: str | None, start: int, stop: int
     ) -> str:
-        """Have the store copy a part from `source` if that still has `etag`; returns its ETag."""
+        """Copy bytes of `source`, if it still has `etag`, as a part; returns the part's ETag."""
         answer = call_s3(
             self.filesystem,
             "upload_part_copy",

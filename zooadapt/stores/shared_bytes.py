@@ -31,7 +31,7 @@ class SharedBytes:
     start: int
     """The offset in that file at which the bytes begin."""
     _known: dict[tuple[int, int, int], str] = field(default_factory=dict)
-    """Checksums by start, stop, and the size of the chunks that they are made of; 0 for none."""
+    """MD5s computed so far, by start, stop and chunk size; 0 for one MD5 of all bytes."""
 
     @property
     def size(self) -> int:

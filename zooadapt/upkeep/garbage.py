@@ -1,7 +1,6 @@
 """Find and remove the objects that no row of the manifest and no record needs any more.
 
-Garbage is only what zooadapt itself wrote below weights/, records/ and runs/, and what nobody has
-written or named since a given time:
+Garbage is only what zooadapt itself wrote, and what nobody has written or named since a given time:
 
 - a variant's folder that neither the manifest nor the latest record of the variant names. If a
   newer record replaced the folder, its age counts from then, not from when it was written;

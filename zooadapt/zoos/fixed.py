@@ -63,7 +63,7 @@ class FixedZoo(ABC):
         return content, True
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """The model of `module`; for other channels than its own, its stems are replaced by zeros.
+        """The model of `module`, with stems of zeros where `in_chans` isn't its own channel count.
 
         Raises Unsupported where the model can't be run at all, or can't with these channels.
         """
@@ -80,11 +80,11 @@ class FixedZoo(ABC):
         return model
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
-        """The modules whose weights are the first to meet the image in a forward pass."""
+        """The modules whose weights read the image, found by running the model."""
         return [name.removesuffix(".weight") for name in self._stem_weights(entry)]
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
-        """A standardised weight where the class has timm's or transformers' name for one."""
+        """`standardise` for classes with the names that timm and transformers use; else None."""
         kind = type(model.get_submodule(name)).__name__
         return Layer(use="standardise") if kind in _STANDARDISED else None
 
@@ -105,7 +105,7 @@ class FixedZoo(ABC):
         return self.with_channels(config, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """The facts that a ``config.json`` of `config` states; its channels are only counted."""
+        """The facts that a variant's ``config.json`` states; its channels are only counted."""
         chans, *frames, height, width = config["input_size"]
         return ModelFacts(
             bands=Bands.counted(chans),
@@ -156,7 +156,7 @@ class FixedZoo(ABC):
         random = sorted(expected.keys() - kept.keys())
         if random:
             names = ", ".join(random)
-            _log.warning("these tensors are left random, as the options change them: %s", names)
+            _log.warning("left random, because the options change the tensors' shapes: %s", names)
         model.load_state_dict(kept, strict=False)
         return model.eval()
 
@@ -214,6 +214,7 @@ def _has_values(model: nn.Module) -> bool:
 
 
 def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Replace the model's stems, which `config` names, by the weights in `tensors`."""
     for name in config["stems"]:
         put(model, name, tensors[name])
 

@@ -1,6 +1,6 @@
-"""The protocol of a zoo: what zooadapt asks of whoever lists, builds and loads models.
+"""The protocol of a zoo: what a class must have so that zooadapt can adapt and load its models.
 
-A plug-in is a class with all of these members, which is called without arguments. A class that
+A plug-in is a class with all of these members; zooadapt calls it without arguments. A class that
 derives from `zooadapt.zoos.fixed.FixedZoo` inherits most of them, and finds stems by itself.
 """
 
@@ -84,10 +84,10 @@ class Zoo(Protocol):
     def convert(
         self, entry: ModelEntry, model: "nn.Module", content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """A checkpoint's tensors under the names that `model` has for them, and how strict to be.
+        """A checkpoint's tensors under the names that `model` has for them, and whether to be strict.
 
-        `content` is what was read from the checkpoint file. Where the second value is True, a
-        tensor that the model doesn't have is an error, and so is a weight that is missing.
+        `content` is what was read from the checkpoint file. If strict, a tensor that the model
+        doesn't have is an error, and so is a missing weight.
         """
         ...
 
@@ -101,14 +101,14 @@ class Zoo(Protocol):
         ...
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
-        """The facts that a variant's ``config.json`` states; its channels are counted, not named.
+        """The facts that a variant's ``config.json``, as `config` makes it, states.
 
-        This is the inverse of `config`.
+        Its channels are only counted, not named.
         """
         ...
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The other JSON files of the variant with this ``config.json``: their content by name.
+        """The other JSON files of the variant with this ``config.json``: content by file name.
 
         Empty where ``config.json`` is all that the library needs.
         """

@@ -6,16 +6,12 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zooadapt import __version__
 from zooadapt.errors import UsageError, ZooadaptError, one_line
 from zooadapt.types import Listing, ModelEntry
 from zooadapt.zoos.protocol import Zoo
-
-if TYPE_CHECKING:
-    pass
-
 
 _GROUP = "zooadapt.zoos"
 """The group of entry points in which packages add zoos, each a class called without arguments."""
@@ -68,7 +64,7 @@ def get(name: str) -> Zoo:
 def versions(name: str) -> dict[str, str]:
     """The installed releases of zooadapt and of the zoo's library, as records keep them.
 
-    After a change of either, models that were unsupported are tried again.
+    When either has changed, models that were unsupported are tried again.
     """
     library = get(name).library
     return {"zooadapt": __version__, library: version(library)}

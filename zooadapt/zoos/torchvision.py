@@ -40,8 +40,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "lraspp_*": {"weights_backbone": None},
 }
 """The arguments that torchvision's builders set when they are given weights, by a glob over
-architectures; `TorchvisionZoo.arguments` adds those that depend on the weights. And the argument
-that keeps the backbone's own weights from being downloaded."""
+architectures; `TorchvisionZoo.arguments` adds those that depend on the weights.
+`weights_backbone` keeps the backbone's own weights from being downloaded."""
 
 _REFUSED = {
     "detection": (
@@ -128,7 +128,7 @@ class TorchvisionZoo(FixedZoo):
         return model
 
     def build(self, entry: ModelEntry, in_chans: int) -> nn.Module:
-        """As in `FixedZoo`; raises Unsupported also where `refusal` knows a reason."""
+        """The model as in `FixedZoo`. Raises Unsupported also for the reasons of `refusal`."""
         if reason := refusal(entry):
             raise Unsupported(reason)
         return super().build(entry, in_chans)

@@ -97,7 +97,7 @@ class TransformersZoo:
             raise
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
-        """The modules whose weights are the first to meet the image in a forward pass."""
+        """The modules whose weights read the image, found by running the model."""
         with models.nothing_kept():
             weights = fixed.first_weights(model, self.facts(entry))
         return [name.removesuffix(".weight") for name in weights]
