@@ -139,7 +139,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Gain:
-    """The per-filter gain of a stem that standardises its weight. It restores each filter's norm."""
+    """The per-filter gain of a stem that standardises its weight. It restores the filter's norm."""
 
     name: str
     """The name of the gain tensor, whose shape is (filters, 1, 1, 1)."""

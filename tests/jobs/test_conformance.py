@@ -1,4 +1,4 @@
-"""Every family is adapted as the design says, timm's own loader beside it; mutants are caught."""
+"""Every family is adapted as designed, and compared with timm's own loader; mutants are caught."""
 
 import json
 import runpy
@@ -33,7 +33,7 @@ ENTRIES = {entry.architecture: entry for entry in reversed(list_models("timm"))}
 
 
 def family(architecture: str) -> str:
-    """The module of timm that defines it."""
+    """The module of timm that defines the architecture."""
     return str(timm.models._registry._model_to_module[architecture])
 
 
@@ -70,7 +70,7 @@ def test_every_family(architecture: str) -> None:
 
 
 def random(row: Measured) -> bool:
-    """Whether timm 1.0.31 gives up on the family."""
+    """Whether timm 1.0.31 leaves the first layer of the row's model random."""
     linear = row.architecture.startswith("naflexvit")
     return linear or (row.architecture.startswith("tresnet") and row.in_chans > 1)
 

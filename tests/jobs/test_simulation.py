@@ -17,7 +17,7 @@ from zooadapt.cluster.schedule import Work
 JOB = Path(__file__).parents[2] / "jobs" / "simulate.py"
 SIZES = simulation.stretched([4 * 10**6, 10**8, 6 * 10**8, 2 * 10**9], 1000)
 FREE = Costs(task=0.0, model=0.0, lookup_cpu=0.0, lookup=0.0)
-"""Of a driver that costs nothing."""
+"""The costs with a driver that takes no time."""
 
 
 def test_every_model_ends_once() -> None:

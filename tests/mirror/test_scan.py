@@ -295,3 +295,38 @@ def test_nobody_fails_for_want_of_an_archive(
     monkeypatch.setattr(store, "write", full)
     assert len(tables(store)[0]) == 3 * len(MODELS)
     assert f"{ARCHIVE} wasn't written: no space left" in caplog.text
+
+
+def test_without_room_to_keep_them_records_are_read_again(
+    store: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.remove(ARCHIVE)
+
+    def full(self: layout.Writer, rows: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    kept = scan.Records(store, keep=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(layout.Writer, "add", full)
+        first = [*kept.histories()]
+    (line,) = [line for line in caplog.messages if "can't be kept" in line]
+    assert "No space left" in line
+    store.read_alone.clear()
+    assert [*kept.histories()] == first
+    assert len(store.read_alone) == 2 * len(MODELS)
+    store.read_alone.clear()
+    assert [*kept.histories()] == first  # now they were kept
+    assert not store.read_alone
+
+
+def test_a_record_that_was_misread_once_counts_when_it_is_read_again(store: Counting) -> None:
+    store.remove(ARCHIVE)
+    key = store.list("records")[0]
+    right = store.read(key)
+    store.write(key, [right[:50]])
+    kept = scan.Records(store, keep=True)
+    assert sum(map(len, kept.histories())) == 2 * len(MODELS) - 1
+    assert list(kept.damaged) == [key]
+    store.write(key, [right])
+    assert sum(map(len, kept.histories())) == 2 * len(MODELS)
+    assert not kept.damaged

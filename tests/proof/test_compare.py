@@ -1,4 +1,4 @@
-"""The proof passes what is right, and nothing else."""
+"""The proof accepts right variants, and nothing else."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ STEM = Stem("stem.weight", axis=1, outer=16, inner=9)
 
 
 class Net(nn.Module):
-    """A convolution and a classifier; the image's part in the output is `image`."""
+    """A convolution and a classifier; `image` scales how far the image moves the output."""
 
     def __init__(self, chans: int, image: float = 1.0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def nets(target: int, image: float = 1.0) -> tuple[Net, Net]:
 
 
 def adapt(base: Net, variant: Net) -> Net:
-    """The variant with the values that it should have."""
+    """Put the right values into a variant of a base; returns the variant."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
     adapted = contract.adapt(base.state_dict(), [STEM], targets.get_scheme("repeat"), matrix)
     variant.load_state_dict({**base.state_dict(), **adapted})
@@ -49,7 +49,7 @@ def adapt(base: Net, variant: Net) -> Net:
 
 
 def proof(base: Net, variant: Net) -> ProofResult:
-    """The comparison; mutants pass the check of the stored bits, so that the pass is tried."""
+    """The comparison by outputs: mutants pass the check of the stored bits, and are run."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
     stored = {STEM.name: variant.stem.weight.detach()}
     wide = {STEM.name: variant.stem.weight.detach().double()}
@@ -129,7 +129,7 @@ def half(base: Net, dtype: torch.dtype) -> Net:
 
 
 class Steep(Net):
-    """A model that makes much of little, as deep convolutional ones do: rounding included."""
+    """A model that amplifies small differences, rounding included, as deep models do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sin(1e5 * super().forward(x))

@@ -1,4 +1,4 @@
-"""What a device without memory left leads to: smaller, then alone, then a failure row."""
+"""A device runs out of memory: images are run one by one, then the model alone, else it fails."""
 
 import threading
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ STEM = Stem("stem.weight", 1, 4, 9)
 
 
 class Greedy(nn.Module):
-    """Has room for one image at a time."""
+    """A model that has memory for `most` images at a time."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

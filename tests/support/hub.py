@@ -104,7 +104,7 @@ class LoopbackHub:
         )
 
     def take(self) -> tuple[bool, dict[str, str]]:
-        """Whether the limit allows one more resolve request, and the headers that state the limit."""
+        """Whether the limit allows one more resolve, and the headers that state the limit."""
         if self.limit is None:
             return True, {}
         with self._lock:

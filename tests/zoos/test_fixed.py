@@ -1,4 +1,4 @@
-"""A zoo of fixed models: what a model holds besides its checkpoint has its values when loaded."""
+"""FixedZoo: a loaded model also has the values that no checkpoint holds."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 from zooadapt.bands import RGB
 from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.zoos import timm_layers
 from zooadapt.zoos.fixed import FixedZoo
 
 Keep = Callable[[nn.Module, Tensor], None]
@@ -26,7 +28,7 @@ KEEPS: dict[str, Keep] = {
 
 
 class Scaled(nn.Module):
-    """A layer, and a scale that isn't among its weights."""
+    """A convolution, and a scale that isn't among the model's weights."""
 
     scale: Any
 
@@ -42,7 +44,7 @@ class Scaled(nn.Module):
 
 
 class ScaledZoo(FixedZoo):
-    """Of that one model."""
+    """A zoo of that one model."""
 
     name = "scaled"
     library = "torch"
@@ -64,7 +66,7 @@ class ScaledZoo(FixedZoo):
 
 
 def loaded(zoo: ScaledZoo, model: nn.Module, folder: Path) -> nn.Module:
-    """The variant that a model's config and weights make."""
+    """The variant that is loaded from a model's config and weights."""
     config = zoo.config(ENTRY, model, zoo.facts(ENTRY))
     (folder / "config.json").write_text(json.dumps(config))
     zoo.built_on.clear()
@@ -88,3 +90,11 @@ def test_a_model_of_weights_alone_takes_their_memory_and_no_more(tmp_path: Path)
     assert zoo.built_on == ["meta"]
     for name, tensor in model.state_dict().items():
         assert again.state_dict()[name].data_ptr() == tensor.data_ptr()
+
+
+def test_a_layer_of_timm_s_is_known() -> None:
+    """A plug-in's model may be made of timm's layers."""
+    zoo = ScaledZoo(KEEPS["a tensor"])
+    for name, stem in (("eca_nfnet_l0", "stem.conv1"), ("tresnet_m", "body.conv1.conv")):
+        model = timm.create_model(name)
+        assert zoo.layer(model, stem, 3) == timm_layers.layer(model, stem, 3) is not None

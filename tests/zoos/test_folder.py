@@ -82,7 +82,7 @@ def runner() -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def made(own: Path, runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A mirror of it, and what the job said; the source root is for models of the Hub only."""
+    """A mirror of `own`, and the job's output. The source root plays no part for folders."""
     dest = tmp_path_factory.mktemp("made") / "mirror"
     done = runner.job(*options(own, dest), "--source-root", str(own / "nowhere"))
     assert done.returncode == 1, done.stderr
@@ -109,7 +109,7 @@ def test_every_good_one_is_proved_and_every_bad_one_said(made: tuple[Path, str])
     assert (found["zoo"] == "folder").all()
     counts = found.groupby("model").size().to_dict()
     assert counts == {"cir": 3, "team/land": 2, "team/land.v1": 3, "vit": 3}
-    # Of four channels without names nothing can be made by name.
+    # Four channels without names can't be adapted to named bands.
     assert lacking.loc[("team/land", 4), "status"] == "unsupported"
     reasons = lacking.xs(1, level="in_chans")
     assert reasons["status"].to_dict() == {
@@ -165,7 +165,7 @@ def test_labels_and_arguments_are_kept(made: tuple[Path, str]) -> None:
 
 
 def test_named_bands_go_by_their_wavelengths(made: tuple[Path, str]) -> None:
-    """Of R, G, B, NIR the base of blue, red and NIR reads each by the nearest of its filters."""
+    """The base reads blue, red and NIR; each of R, G, B, NIR gets the nearest of its filters."""
     found = rows(made[0])
     row = found[(found["model"] == "cir") & (found["bands"] == "R,G,B,NIR")].iloc[0]
     config = json.loads((made[0] / row["folder"] / "config.json").read_text())
@@ -176,7 +176,7 @@ def test_named_bands_go_by_their_wavelengths(made: tuple[Path, str]) -> None:
 
 
 def test_a_model_comes_by_its_name(made: tuple[Path, str]) -> None:
-    """One name begins as another; and what the mirror lacks is made from the stem."""
+    """A name can begin with another; a variant that the mirror lacks is made from the stem."""
     model = zooadapt.create_model("folder/team/land", in_chans=6, mirror=str(made[0]))
     assert model.num_classes == 2
     assert zooadapt.create_model("team/land.v1", in_chans=1, mirror=str(made[0])).num_classes == 5
@@ -202,7 +202,7 @@ def test_again_there_is_nothing_to_do(own: Path, made: tuple[Path, str], runner:
 
 
 def test_what_changed_in_place_is_made_again_when_asked(own: Path, tmp_path: Path) -> None:
-    """The weights, or what is said of them."""
+    """A change of the weights, or of config.json."""
     shutil.copytree(own / "cir", tmp_path / "zoo" / "cir")
     shutil.copytree(own / "team" / "land.v1", tmp_path / "zoo" / "land")
     spec, dest = f"folder:{tmp_path}/zoo", tmp_path / "made"
@@ -219,7 +219,7 @@ def test_what_changed_in_place_is_made_again_when_asked(own: Path, tmp_path: Pat
 
 
 def made_here(spec: str, dest: Path, root: Path | None = None) -> pd.DataFrame:
-    """The rows, by model, after all models of a zoo went through the stages in this process."""
+    """The manifest's rows, by model, after this process adapted and proved all models of a zoo."""
     job = Job(uuid.uuid4().hex, str(dest), source_root=str(root) if root else None)
     for entry in registry.list_models(spec, job.source_root):
         adapted = pipeline.adapt(Request(entry, (Target.of(Bands.counted(2)),)), job)
@@ -230,7 +230,7 @@ def made_here(spec: str, dest: Path, root: Path | None = None) -> pd.DataFrame:
 
 
 def due(spec: str, dest: Path, **options: Any) -> list[str]:
-    """The models that a job would make."""
+    """The names of the models that a job would adapt."""
     config = replace(config_of(spec, str(dest)), **options)
     job, entries = config.job(), plan.select(config)
     found = source_changes.ask(entries, config, job)
@@ -245,7 +245,7 @@ def config_of(spec: str, dest: str = "m") -> Config:
     )
 
 
-@pytest.mark.slow  # a job of a minute; in memory and in archives it is held above
+@pytest.mark.slow  # a job of a minute; other tests hold the same in memory and archives
 def test_on_s3_with_options_of_its_own(
     own: Path, s3: SeaweedFS, bucket: str, runner: Runner, tmp_path: Path
 ) -> None:
@@ -290,7 +290,7 @@ def test_over_http_a_password_becomes_no_name(own: Path) -> None:
 
 
 def test_over_http_a_query_is_taken_of_an_archive_only(own: Path, tmp_path: Path) -> None:
-    """What lies below a URL can't be named behind its query, which may be a secret."""
+    """A file below a URL with a query has no URL of its own; and the query can be a secret."""
     shutil.make_archive(str(tmp_path / "all"), "zip", own / "team")
     with serving_files(tmp_path) as url:
         assert "land" in listed(f"zip://::simplecache::{url}/all.zip?sig={SECRET}")

@@ -1,4 +1,4 @@
-"""Models without values have the shapes of those with values; what has values keeps them."""
+"""Models on the meta device have the right shapes; tensors elsewhere are initialised as ever."""
 
 import pytest
 import timm

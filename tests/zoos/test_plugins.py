@@ -1,4 +1,4 @@
-"""Zoos of packages that others install."""
+"""Zoos that other packages add."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ def with_plugin(site: Path) -> Iterator[Runner]:
 
 @pytest.fixture(scope="module")
 def mirror(with_plugin: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the plug-in's zoo and of the sample."""
+    """A mirror of the plug-in's zoo and of the sample."""
     dest = tmp_path_factory.mktemp("lite") / "mirror"
     ok(with_plugin.job("--zoo", "lite,sample", "--chans", "1,4", "--dest", str(dest)))
     return dest
@@ -77,7 +77,7 @@ def test_its_models_are_adapted_and_proved(mirror: Path) -> None:
 
 @pytest.mark.parametrize("chans", ["1", "4", "7"])
 def test_a_variant_is_a_model_of_its_library(mirror: Path, with_plugin: Runner, chans: str) -> None:
-    """Also what the mirror lacks. Grey in every channel, coffee is still an espresso."""
+    """Also with 7 channels, which the mirror lacks; grey coffee is still classed as espresso."""
     printed = ok(with_plugin.run(sys.executable, "-c", LOAD, str(mirror), chans))
     assert printed.split()[-1] == "967"
 
@@ -115,7 +115,7 @@ def test_all_other_rows_are_served(
     assert "0 variants to make, 2 done already" in capsys.readouterr().out
 
 
-# What isn't as it should be
+# Plug-ins with faults
 
 
 def installed(folder: Path, module: str, name: str = "mine") -> None:
@@ -133,6 +133,7 @@ def installed(folder: Path, module: str, name: str = "mine") -> None:
         ("import nosuch", "--zoo mine: their:Zoo can't be loaded: No module named 'nosuch'"),
         ("class Zoo:\n    name = 'other'", "--zoo mine: their:Zoo calls itself 'other' instead"),
         ("class Zoo:\n    def __init__(self): 1 / 0", "can't be loaded: division by zero"),
+        ("class Zoo:\n    name = 'mine'", "lacks layer, arguments, version, new in zooadapt 0.2"),
     ],
 )
 def test_one_that_cannot_be_loaded_is_one_line(
@@ -154,6 +155,7 @@ from zooadapt.records import ModelEntry
 
 class Zoo:
     name, library, place = "mine", "timm", ""
+    layer = arguments = version = None
 
     def models(self, listing):
         return [ModelEntry("mine", "one", "one", "", None, url="package://a/b")]

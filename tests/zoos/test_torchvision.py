@@ -1,4 +1,4 @@
-"""torchvision's zoo: built as torchvision builds it, adapted, proved, loaded; or said why not."""
+"""torchvision's zoo: models are built as there, adapted, proved and loaded, or refused."""
 
 import hashlib
 import json
@@ -108,7 +108,7 @@ def test_without_torchvision_it_is_said_what_to_install(monkeypatch: pytest.Monk
 
 
 def built(build: Callable[[], nn.Module]) -> nn.Module:
-    """On the meta device, or on the CPU where that isn't possible."""
+    """The model, built on the meta device, or on the CPU where that isn't possible."""
     try:
         with torch.device("meta"):
             return build()
@@ -133,7 +133,7 @@ def same_as_torchvisions(entry: ModelEntry) -> None:
 
 
 def printed(model: nn.Module) -> list[str]:
-    """Without the heads that were removed, of which a line may be left."""
+    """The lines of the printed model, without those of removed heads."""
     return [line for line in repr(model).splitlines() if not line.endswith("): None")]
 
 
@@ -288,7 +288,7 @@ def check_config(mirror: Path, row: Row) -> None:
 def check_recipe(
     mirror: Path, row: Row, model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same model, without a line of zooadapt."""
+    """The README's recipe loads the same model without zooadapt."""
     shutil.copytree(mirror / row["folder"], folder / "variant")
     monkeypatch.chdir(folder)
     code = RECIPE
@@ -324,7 +324,7 @@ def test_an_option_that_torchvision_refuses_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cheap")
 def test_the_printed_lines_load_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a job prints at its end, and what `pull` does."""
+    """The lines that a job prints at its end, and the line that `pull` prints, load the variant."""
     mirror = tmp_path / "mirror"
     (row,) = run(served(tmp_path, CLASSES), counted(4), tmp_path, mirror)
     names: dict[str, Any] = {}
@@ -336,7 +336,7 @@ def test_the_printed_lines_load_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert equal(dict(eval(hint).state_dict()), stored(mirror, row))
 
 
-# What isn't made
+# Models that can't be adapted
 
 
 def outcome(entry: ModelEntry, root: Path, *targets: Target) -> list[Row]:
@@ -375,11 +375,11 @@ def test_what_cannot_be_adapted_is_a_row_that_says_why(
 def test_what_transforms_its_input_is_refused_unasked(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Running it shows the same as the list of what is known."""
+    """Running the model leads to the same refusal as the reasons that are known."""
     monkeypatch.setattr("zooadapt.zoos.torchvision.refusal", lambda entry: "")
     with (
         torch.device("meta"),
-        pytest.raises(Unsupported, match="needs 3 channels outside its stem"),
+        pytest.raises(Unsupported, match="the model needs 3 channels outside its stem too"),
     ):
         ZOO.build(first(architecture), 4)
 

@@ -28,7 +28,7 @@ from zooadapt.zoos.hf.transformers import TransformersZoo
 from zooadapt.zoos.own import id_lists
 
 LOAD, CREATE = docs.blocks(docs.section("zooadapt/reader", "transformers"), "python")
-"""Of the README for readers, with `image` an array of (channels, height, width)."""
+"""The examples in the README for readers; `image` is an array of (channels, height, width)."""
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 VIT = {"hidden_size": 32, "image_size": 32, "patch_size": 8, **LAYERS}
 STAGES = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
@@ -82,7 +82,7 @@ def write(root: Path, name: str, kind: str, options: dict[str, Any]) -> Path:
 
 
 class Images(nn.Module):
-    """A model of transformers that is called as `seeded` does."""
+    """A wrapper by which `seeded` can call a model of transformers with images alone."""
 
     def __init__(self, kind: str, config: Any) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Images(nn.Module):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source root, or a hub's folder, with a model of each of FAMILIES, and their list."""
+    """A folder with a model of each of FAMILIES and a list of their ids; a source root or a hub."""
     root = tmp_path_factory.mktemp("repos")
     for name, (kind, options) in FAMILIES.items():
         write(root, name, kind, options)
@@ -111,7 +111,7 @@ def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
 
 
 def listed(root: Path, *names: str) -> list[ModelEntry]:
-    """Those that the zoo lists below a source root."""
+    """The models of these names, as the zoo lists them below a source root."""
     file = root / "some.txt"
     file.write_text("\n".join(names))
     return registry.list_models(f"transformers:{file}", str(root))
@@ -184,7 +184,7 @@ def check_loads(folder: Path, kind: str, row: Row) -> None:
 
 
 def test_what_three_channels_give_is_what_the_original_gives(root: Path, tmp_path: Path) -> None:
-    """So buffers that no file holds have their values, too."""
+    """Outputs can only be equal if the buffers that no file holds have their values too."""
     name = "microsoft/swin-small.1"
     rows = run(listed(root, name)[0], counted(3, 1), root, tmp_path / "mirror")
     original = transformers.AutoModelForImageClassification.from_pretrained(root / name)
@@ -260,7 +260,7 @@ def test_half_precision_is_kept(root: Path, tmp_path: Path) -> None:
 
 
 def test_old_names_are_understood_and_computed_buffers_ignored(root: Path, tmp_path: Path) -> None:
-    """As of checkpoints that older releases wrote, down to pytorch_model.bin."""
+    """Older releases wrote such names, and pytorch_model.bin instead of model.safetensors."""
     name = "microsoft/swin-small.1"
     shutil.copytree(root / name, tmp_path / name)
     file = tmp_path / name / "model.safetensors"
@@ -358,7 +358,7 @@ def test_what_is_no_model_for_images_of_n_channels_is_said(
 def test_a_number_that_no_model_has_is_said_before_anything_is_made(
     key: str, value: Any, inside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even transformers' config, in which lists may be as long as the number says."""
+    """Not even transformers' config is made: its lists can be as long as the number says."""
     config = {"model_type": "dinov2", **VIT, key: value}
     config = {"model_type": "upernet", "backbone_config": config} if inside else config
     monkeypatch.setattr(configs, "CONFIG_MAPPING", {"dinov2": None, "upernet": None})
@@ -404,7 +404,7 @@ def test_what_would_have_code_run_is_not_written(
 
 
 def test_from_the_hub(hub: LoopbackHub, root: Path, tmp_path: Path) -> None:
-    """The same entries as from a source root, one request a file, and the same bytes."""
+    """The Hub gives the same entries as a source root, with one request for each file."""
     entries = registry.list_models(f"transformers:{root / 'ids.txt'}")
     assert entries == registry.list_models(f"transformers:{root / 'ids.txt'}", str(root))
     assert [entry.name for entry in entries] == list(FAMILIES)

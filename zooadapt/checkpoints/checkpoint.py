@@ -141,7 +141,7 @@ def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite. A finite sum proves that, and takes a twentieth of the time."""
+    """Whether all values are finite. A finite sum proves it, in a twentieth of the time."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 

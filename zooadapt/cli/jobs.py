@@ -81,14 +81,14 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
 def runs(store: "Store", limit: int, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first."""
     from zooadapt.mirror import run_files
-    from zooadapt.report import runs, tables
+    from zooadapt.report import status, tables
 
     seen = run_files.seen(store, limit)
     if not seen and not as_json:
         click.echo("the mirror has no runs")
         return OK
-    found = runs.runs(seen)
-    click.echo(tables.as_json(found) if as_json else runs.run_lines(found))
+    found = status.runs(seen)
+    click.echo(tables.as_json(found) if as_json else status.run_lines(found))
     return OK
 
 

@@ -1,23 +1,8 @@
 """Estimate, before a run, what it will take: requests, bytes, hours and storage.
 
-These are the formulas for one model, with a checkpoint of S bytes and N variants. 1 MB is 10^6
-bytes. Some stores (S3 and local folders) copy what variants share, if S is at least 20 MiB.
-
-- Read from the source: S, in ranges of 16 MiB, after one look-up.
-- Sent to the store: S + (N - 1) x V. Where the store copies, V is 9 MB, as measured; else V is S.
-- Read back for the proof: S + (N - 1) x R. Where the store copies, R is V plus 2 MiB for each
-  copied part of 128 MiB, at most S; else R is S.
-- Stored: N x S. A copy is billed, and takes up disk space, like an object that was sent.
-- Requests to the store: one for each part of 32 MiB sent and of 128 MiB copied, and two more for
-  each object of several parts; one for each config.json, the original stem and the record; one for
-  each range of 16 MiB read.
-- Seconds of a GPU: 0.1 for the base and for each variant, because a CPU takes 0.2 to build a model
-  and two validators share a GPU; and for the proofs 2 + 4 N images at 10^13 floating point
-  operations a second, 400 per image and parameter (a ResNet-50 at 224 pixels has 320, a ViT-B 400),
-  with S / 4 parameters.
-
-So models for larger images, such as 512 pixels, take longer than estimated. Left out are the stems,
-which have a few kB, and whatever fails and is tried again.
+"What a dry run estimates" in jobs/README.md has the formulas for one model with a checkpoint of S
+bytes and N variants. Models for larger images, such as 512 pixels, take longer than estimated. Left
+out are the stems, which have a few kB, and whatever fails and is tried again.
 """
 
 import math

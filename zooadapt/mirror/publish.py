@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -68,5 +69,5 @@ def shared_bytes(body: Mapping[str, Tensor], first: Published) -> SharedBytes | 
     """The body in the first variant's object, for the others to share; None if it is too small."""
     if first.bytes - first.head < SMALLEST:
         return None
-    chunks = [bytes_of(tensor) for tensor in body.values()]
+    chunks = [(tensor.nbytes, partial(bytes_of, tensor)) for tensor in body.values()]
     return SharedBytes(chunks, f"{first.folder}/{WEIGHTS}", first.head)

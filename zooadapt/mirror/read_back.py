@@ -14,6 +14,10 @@ from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
 from zooadapt.types import Published
 
+_OTHER_BYTES = (
+    "was read back with other bytes than were written; check the store, then run the job again "
+    "with --retry-failed"
+)
 _MARGIN = 2**20
 """The number of bytes that are read back on each side of a seam."""
 
@@ -48,20 +52,14 @@ class Reader:
         config = self.store.read(f"{variant.folder}/{CONFIG}")
         named = variant.folder.endswith(content_id(variant.sha256, config))
         if not same or not named:
-            raise ValidationError(
-                f"{variant.folder} was read back with other bytes than were written; check the "
-                f"store, then run the job again with --retry-failed"
-            )
+            raise ValidationError(f"{variant.folder} {_OTHER_BYTES}")
         if self.first is None:
             self.first = file, variant.head, tensors
         (self.folder / CONFIG).write_bytes(config)
         for name, content in companions(json.loads(config)).items():
             (self.folder / name).write_bytes(content)
             if self.store.read(f"{variant.folder}/{name}") != content:
-                raise ValidationError(
-                    f"{variant.folder}/{name} was read back with other bytes than were written; "
-                    f"check the store, then run the job again with --retry-failed"
-                )
+                raise ValidationError(f"{variant.folder}/{name} {_OTHER_BYTES}")
         return tensors, verification
 
     def originals(self, key: str) -> dict[str, Tensor]:
@@ -88,15 +86,9 @@ def _composed(store: Store, key: str, variant: Published, body: Path, start: int
             wanted = file.read(2 * _MARGIN)
             begin = head + seam - _MARGIN
             if store.read_range(key, begin, begin + len(wanted)) != wanted:
-                raise ValidationError(
-                    f"{key} has other bytes than were composed, around byte {head + seam}; "
-                    f"check the store, then run the job again with --retry-failed"
-                )
+                raise ValidationError(f"{key}, around byte {head + seam}, {_OTHER_BYTES}")
     if store.size(key) != variant.bytes:
-        raise ValidationError(
-            f"{key} has another size than the {variant.bytes} bytes that were composed; check the "
-            f"store, then run the job again with --retry-failed"
-        )
+        raise ValidationError(f"{key}, of {variant.bytes} bytes, {_OTHER_BYTES}")
     return store.read_range(key, 0, head + variant.seams[0])
 
 
@@ -107,5 +99,5 @@ def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:
     """
     file, digest = store.local_file(key, folder)
     if content_id(digest) not in key:
-        raise ValidationError(f"{key} has other bytes than were written; check the store")
+        raise ValidationError(f"{key} {_OTHER_BYTES}")
     return dict(safetensors.torch.load_file(file))

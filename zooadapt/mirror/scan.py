@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from typing import IO
@@ -83,10 +83,12 @@ class Records:
         self._folders = None if models is None else {records.folder_of(*model) for model in models}
         self._kept: layout.Encoded | None = None
         """The sound records that a pass has stored; None before there is such a pass."""
-        self._stored = _Archive()
-        """The store's archive; empty where no pass has used it."""
+        self._archive_size = 0
+        """The number of records in the store's archive, as far as a pass has used it."""
         self._is_due = False
         """Whether the store's archive lacks so many records that it is to be replaced."""
+        self._is_newer = False
+        """Whether the store's archive is of a newer layout, which is never replaced."""
 
     def histories(self, archiving: bool = False) -> Iterator[list[Row]]:
         """One pass: each model's sound records as a list, the oldest first; models go by folder.
@@ -137,18 +139,19 @@ class Records:
 
     def _known(self, keys: Sequence[str]) -> "_Archive":
         """The records that needn't be read from their own objects."""
+        archive = _Archive(self._kept)
         if not self._kept and self._archived and len(keys) > RECORDS_AT_ONCE:
-            self._stored = _opened(self.store)
-        lacking = len(keys) - len(self._stored)
-        self._is_due = lacking > RECORDS_AT_ONCE and not self._stored.is_newer
-        return _Archive(self._kept) if self._kept else self._stored
+            archive = _opened(self.store)
+            self._archive_size, self._is_newer = len(archive), archive.is_newer
+        self._is_due = len(keys) - self._archive_size > RECORDS_AT_ONCE and not self._is_newer
+        return archive
 
     def _sound(self, archiving: bool) -> Iterator[tuple[str, Row]]:
-        keys = self._list_keys()
+        keys, self.damaged = self._list_keys(), {}
         archive = self._known(keys)
         made = _NewArchive() if self._keep or (archiving and self._is_due) else None
         for start in range(0, len(keys), RECORDS_AT_ONCE):
-            batch = [k for k in keys[start : start + RECORDS_AT_ONCE] if k not in self.damaged]
+            batch = keys[start : start + RECORDS_AT_ONCE]
             archived = archive.take(batch)
             contents = archived | _read(self.store, [key for key in batch if key not in archived])
             sound, damaged = records.parse(contents, archived)
@@ -157,8 +160,7 @@ class Records:
             if made:
                 made.add({"key": key, "record": contents[key]} for key in good)
             yield from ((key, sound[key]) for key in good)
-        if made:
-            self._kept = made.closed()
+        self._kept = made.closed() if made else None
 
 
 def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
@@ -173,16 +175,32 @@ def _read(store: Store, keys: Sequence[str]) -> dict[str, bytes]:
 
 
 class _NewArchive:
-    """An archive that is being made, in a temporary file."""
+    """An archive that is being made in a temporary file; it is given up where that is full."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `Records` keeps it
-        self._writer = layout.Writer(_SCHEMA, self._file)
-        self.add = self._writer.add
+        self._writer: layout.Writer | None = layout.Writer(_SCHEMA, self._file)
 
-    def closed(self) -> layout.Encoded:
-        self._writer.close()
-        return layout.Encoded(self._file)
+    def add(self, rows: Iterable[Row]) -> None:
+        if self._writer:
+            self._trying(lambda writer: writer.add(rows))
+
+    def closed(self) -> layout.Encoded | None:
+        """The finished archive; None where it was given up."""
+        if self._writer:
+            self._trying(layout.Writer.close)
+        return layout.Encoded(self._file) if self._writer else None
+
+    def _trying(self, write: Callable[[layout.Writer], object]) -> None:
+        assert self._writer
+        try:
+            write(self._writer)
+        except OSError as error:
+            self._writer = None
+            _log.warning(
+                "records can't be kept in %s (%s), and are read again from the mirror",
+                tempfile.gettempdir(), one_line(error),
+            )  # fmt: skip
 
 
 class _Archive:

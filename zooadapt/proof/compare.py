@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from zooadapt.adapt import contract
 from zooadapt.adapt.contract import mix_images
 from zooadapt.errors import ValidationError
-from zooadapt.proof.images import images_for, seeded_images
-from zooadapt.proof.passes import Outputs, Pass, run, run_to_stems
+from zooadapt.proof.passes import Outputs, Pass, images_for, run, run_to_stems, seeded_images
 from zooadapt.targets import Scheme
 from zooadapt.types import LEAST_CONTROL, TOLERANCE, Proof, ProofResult, Stem
 

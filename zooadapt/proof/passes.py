@@ -1,4 +1,4 @@
-"""Run a forward pass, and collect the outputs of the model and of its stem modules."""
+"""Seeded images, and forward passes that collect the outputs of a model and of its stem modules."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -8,11 +8,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zooadapt.adapt.contract import mix_images
 from zooadapt.errors import ValidationError
 from zooadapt.types import Stem
 
 Outputs = list[Tensor]
 """Float tensors with the batch as their first axis, (2, …)."""
+
+_SEED = 20240117
+_LEAST_SINGULAR = 1e-2
+"""A matrix can make any image if its least singular value is this part of its largest, or more."""
+
+
+def seeded_images(chans: int, size: tuple[int, ...]) -> Tensor:
+    """Two different images, (2, chans, *size), which are the same on every machine."""
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randn(2, chans, *size, generator=generator)
+
+
+def images_for(mixed: Tensor, matrix: Tensor) -> Tensor | None:
+    """Images x, (2, N, *size), for which M·x equals `mixed`, (2, B, *size), except for rounding.
+
+    Of all such x it is the one nearest to seeded noise, so that all N channels differ. None where
+    the (B, N) matrix M can't make every image, or could only by amplifying rounding errors.
+    """
+    singular = torch.linalg.svdvals(matrix)
+    if len(singular) < matrix.shape[0] or singular[-1] < _LEAST_SINGULAR * singular[0]:
+        return None
+    noise = seeded_images(matrix.shape[1], tuple(mixed.shape[2:])).double()
+    lacking = mixed.double() - mix_images(noise, matrix)
+    return (noise + mix_images(lacking, torch.linalg.pinv(matrix))).float()
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def write(store: Store, tables: Compacted | None = None) -> str:
     UsageError where there is no mirror or it is too large for a page, and RunError where its tables
     can't be understood.
     """
+    size = 0
     with suppress(FileNotFoundError):
         if (size := store.size(MANIFEST)) > LARGEST:
             store.remove(PAGE)  # it is out of date, and may show what was taken down
@@ -62,7 +63,7 @@ def write(store: Store, tables: Compacted | None = None) -> str:
                 f"manifest.parquet has {text.size(size)}, and no browser shows a page of so many "
                 f"variants; query the file instead, for example with pandas"
             )
-    if tables:
+    if tables and size == len(tables.usable.data):  # otherwise they were replaced meanwhile
         rows, failed = [*tables.usable.rows(page_data.COLUMNS)], [*tables.failures]
     else:
         rows = manifest.read_table(store, MANIFEST).select(page_data.COLUMNS).to_pylist()

@@ -71,7 +71,7 @@ class LocalStore(Store):
     def exclusive(self) -> Iterator[None]:
         """Hold a lock on a file in the root. The system releases it when the process ends."""
         Path(self.root).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(self.root) / ".lock"):
+        with _locked(Path(self.root) / ".lock"):
             yield
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
@@ -89,6 +89,20 @@ class LocalStore(Store):
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Lock the file as zooadapt 0.1 does, which can be at work too; on Windows as filelock does."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        with FileLock(file):
+            yield
+        return
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _unless_gone(error: OSError) -> None:

@@ -6,7 +6,7 @@ copies the rest from the first variant (`Store.compose`).
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 HEAD = 5 * 2**20
@@ -24,8 +24,8 @@ SeaweedFS's chunks: for a part of a chunk, SeaweedFS states the checksum of the 
 class SharedBytes:
     """The bytes that all variants of a model end with, in memory and in the first one's file."""
 
-    chunks: Sequence[memoryview]
-    """The bytes in order, for example in one chunk for each tensor."""
+    chunks: Sequence[tuple[int, Callable[[], memoryview]]]
+    """The bytes in order, such as a chunk for each tensor: its size, and a call that gives it."""
     key: str
     """The key of the first variant's file, which holds the bytes."""
     start: int
@@ -36,7 +36,7 @@ class SharedBytes:
     @property
     def size(self) -> int:
         """The number of shared bytes."""
-        return sum(chunk.nbytes for chunk in self.chunks)
+        return sum(size for size, _ in self.chunks)
 
     @property
     def parts(self) -> list[tuple[int, int]]:
@@ -48,10 +48,10 @@ class SharedBytes:
     def bytes(self, start: int, stop: int) -> Iterator[memoryview]:
         """The bytes from `start` to `stop`, counted from the beginning of the shared part."""
         begin = 0
-        for chunk in self.chunks:
-            end = begin + chunk.nbytes
+        for size, chunk in self.chunks:
+            end = begin + size
             if begin < stop and end > start:
-                yield chunk[max(start - begin, 0) : stop - begin]
+                yield chunk()[max(start - begin, 0) : stop - begin]
             begin = end
 
     def is_stated(self, etag: str, start: int, stop: int) -> bool | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import tracing
 from zooadapt.zoos.meta import shapes_only
 
-_STANDARDISED = ("StdConv2d", "StdConv2dSame", "WeightStandardizedConv2d")
+_STANDARDISED = ("WeightStandardizedConv2d",)
 """Convolutions that standardise their weight in every forward pass."""
 
 _log = logging.getLogger("zooadapt")
@@ -84,7 +85,12 @@ class FixedZoo(ABC):
         return [name.removesuffix(".weight") for name in self._stem_weights(entry)]
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
-        """`standardise` for classes with the names that timm and transformers use; else None."""
+        """timm's own layers; else `standardise` for a class of the name that transformers uses."""
+        if "timm" in sys.modules:  # otherwise no layer can be timm's
+            from zooadapt.zoos import timm_layers
+
+            if found := timm_layers.layer(model, name, chans):
+                return found
         kind = type(model.get_submodule(name)).__name__
         return Layer(use="standardise") if kind in _STANDARDISED else None
 

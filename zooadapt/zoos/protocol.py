@@ -84,7 +84,7 @@ class Zoo(Protocol):
     def convert(
         self, entry: ModelEntry, model: "nn.Module", content: dict[str, Any]
     ) -> tuple[Mapping[str, Any], bool]:
-        """A checkpoint's tensors under the names that `model` has for them, and whether to be strict.
+        """A checkpoint's tensors under `model`'s names for them, and whether to be strict.
 
         `content` is what was read from the checkpoint file. If strict, a tensor that the model
         doesn't have is an error, and so is a missing weight.

@@ -16,6 +16,9 @@ from zooadapt.zoos.protocol import Zoo
 _GROUP = "zooadapt.zoos"
 """The group of entry points in which packages add zoos, each a class called without arguments."""
 
+_NEW = ("layer", "arguments", "version")
+"""Members of the protocol that zoos for zooadapt 0.1 lack, unless they derive from `FixedZoo`."""
+
 _OURS = {
     "folder": "zooadapt.zoos.own.folder:FolderZoo",
     "hub": "zooadapt.zoos.own.folder:HubZoo",
@@ -52,6 +55,11 @@ def get(name: str) -> Zoo:
         if zoo.name != name:  # the manifest would store a name that nobody can look up
             raise UsageError(
                 f"--zoo {name}: {point.value} calls itself {zoo.name!r} instead: tell its author"
+            )
+        if lacking := [member for member in _NEW if not hasattr(zoo, member)]:
+            raise UsageError(
+                f"--zoo {name}: {point.value} lacks {', '.join(lacking)}, new in zooadapt 0.2: "
+                f"derive it from FixedZoo, or see zooadapt.zoos.protocol"
             )
         return zoo
     raise UsageError(

@@ -1,11 +1,11 @@
-"""Images are the same everywhere; where a matrix can make any image, they are mixed into one."""
+"""Images are the same everywhere; where M can make any image, they are mixed into a given one."""
 
 import pytest
 import torch
 
 from zooadapt.adapt import schemes
 from zooadapt.adapt.contract import mix_images
-from zooadapt.proof.images import images_for, seeded_images
+from zooadapt.proof.passes import images_for, seeded_images
 
 
 def test_the_images_are_the_same_everywhere_and_differ() -> None:
