@@ -331,7 +331,7 @@ def test_the_printed_lines_load_it(tmp_path: Path, capsys: pytest.CaptureFixture
     exec("\n".join(closing.query_and_load(str(mirror), row, False)), names)
     assert equal(dict(names["model"].state_dict()), stored(mirror, row))
     assert main(["pull", "squeezenet1_1", "--chans", "4", "--mirror", str(mirror)]) == 0
-    hint = capsys.readouterr().err.partition("load it with  ")[2]
+    hint = capsys.readouterr().err.partition("load the model with  ")[2]
     assert hint.startswith(f'zooadapt.create_model("torchvision/{CLASSES}", in_chans=4, mirror=')
     assert equal(dict(eval(hint).state_dict()), stored(mirror, row))
 
