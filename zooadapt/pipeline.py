@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zooadapt.adapt import compatible, contract, schemes, stems
+from zooadapt.adapt import contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
 from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import (
@@ -38,7 +38,7 @@ from zooadapt.proof import devices, published
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
-from zooadapt.targets import Target, get_scheme
+from zooadapt.targets import Target, check_scheme, get_scheme
 from zooadapt.types import (
     Adapted,
     Checkpoint,
@@ -151,7 +151,7 @@ def _inspected(request: Request) -> _Inspected:
     targets, failures = [], []
     for target in request.targets:
         try:
-            compatible.check(target.scheme, facts.bands, target.bands)
+            check_scheme(target.scheme, facts.bands, target.bands)
             targets.append(target)
         except Unsupported as error:
             failures.append(Failure.of(target, error))

@@ -12,7 +12,7 @@ from tests.support.records import record, variant
 from zooadapt.cli.main import main
 from zooadapt.job import run as job
 from zooadapt.job.plan import Plan
-from zooadapt.job.tally import Tally
+from zooadapt.job.run import Tally
 from zooadapt.mirror import manifest
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.opening import open_store

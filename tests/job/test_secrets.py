@@ -15,7 +15,7 @@ from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 from tests.support.seaweed import BUCKET, SeaweedFS
 from zooadapt.cli.main import main
 from zooadapt.errors import redact
-from zooadapt.job.tally import Tally
+from zooadapt.job.run import Tally
 from zooadapt.mirror.run_files import EventLog
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Source
 

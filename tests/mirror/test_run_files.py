@@ -13,7 +13,7 @@ from zooadapt import __version__
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError
 from zooadapt.job import plan, run
-from zooadapt.job.tally import Tally
+from zooadapt.job.run import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.run_files import EventLog
 from zooadapt.stores.opening import open_store

@@ -74,8 +74,8 @@ def tables(store: Store) -> tuple[list[Row], list[Row]]:
 def from_records(store: Store) -> tuple[list[Row], list[Row]]:
     """The tables of the records themselves, however they are read."""
     merged = manifest.merge(manifest.scan_records(store)[0])
-    usable = layout.columns(merged.usable, MANIFEST_SCHEMA)
-    return usable, layout.columns(merged.failures, FAILURES_SCHEMA)
+    usable: list[Row] = layout.table(merged.usable, MANIFEST_SCHEMA).to_pylist()
+    return usable, layout.table(merged.failures, FAILURES_SCHEMA).to_pylist()
 
 
 def by_key(rows: list[Row]) -> list[Row]:

@@ -23,7 +23,7 @@ from tests.support.records import record, variant
 from tests.support.rows import SENTINEL, lacking, many, run, summarise, usable
 from zooadapt.cli.main import main
 from zooadapt.cli.reading import pull
-from zooadapt.job.tally import Tally
+from zooadapt.job.run import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import FAILURES_SCHEMA
 from zooadapt.mirror.run_files import EventLog, Run

@@ -30,7 +30,7 @@ from zooadapt.errors import CheckpointError, Unsupported, UsageError
 from zooadapt.job import plan
 from zooadapt.mirror import manifest
 from zooadapt.proof.passes import tensors as outputs
-from zooadapt.report import closing
+from zooadapt.report import job
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, ModelFacts, ModelSummary, Request, Row
@@ -328,7 +328,7 @@ def test_the_printed_lines_load_it(tmp_path: Path, capsys: pytest.CaptureFixture
     mirror = tmp_path / "mirror"
     (row,) = run(served(tmp_path, CLASSES), counted(4), tmp_path, mirror)
     names: dict[str, Any] = {}
-    exec("\n".join(closing.query_and_load(str(mirror), row, False)), names)
+    exec("\n".join(job.query_and_load(str(mirror), row, False)), names)
     assert equal(dict(names["model"].state_dict()), stored(mirror, row))
     assert main(["pull", "squeezenet1_1", "--chans", "4", "--mirror", str(mirror)]) == 0
     hint = capsys.readouterr().err.partition("load the model with  ")[2]

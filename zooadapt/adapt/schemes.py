@@ -2,20 +2,9 @@
 
 For B source and N target channels a scheme gives a (B, N) matrix M. Column c states how the filter
 of target channel c is summed from those of the source channels. A stem W becomes W' = W·M along
-its channel axis, so that ``adapted(x) == base(M·x)`` for every image x with N channels.
-
-============  =====================================================================
-scheme        M[k, c]
-============  =====================================================================
-``repeat``    N = 1: 1 (the sum). N > 1: B/N where c mod B = k, else 0. N = B: identity.
-              The rule of ``timm.models.adapt_input_conv`` (timm 1.0.31).
-``preserve``  The same as ``repeat``. If the model standardises the stem's weight and has
-              a gain for it (ScaledStdConv), the gain is set to keep the function.
-``pad``       1 where c = k, else 0: the first channels keep their filters; the rest get 0.
-``mean``      1/N: every channel gets the same filter.
-``nearest``   Set by the names and wavelengths of the bands: see `nearest`.
-``rgb-only``  1 where band c is the sensor's own band for base channel k, else 0.
-============  =====================================================================
+its channel axis, so that ``adapted(x) == base(M·x)`` for every image x with N channels. README.md
+has a table of M[k, c]. `preserve` has the matrix of `repeat`: it differs in the gain of stems that
+standardise their weight (see `contract`).
 """
 
 from collections.abc import Callable
@@ -23,8 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zooadapt.adapt.compatible import check
-from zooadapt.targets import Band, Bands, get_scheme
+from zooadapt.targets import Band, Bands, check_scheme, get_scheme
 
 
 def repeat(source: int, target: int) -> Tensor:
@@ -74,7 +62,7 @@ def nearest(source: Bands, target: Bands) -> Tensor:
     Raises Unsupported if the base's or the target's channels have no names, or if weights are given
     for a base channel that the model doesn't have.
     """
-    check("nearest", source, target)
+    check_scheme("nearest", source, target)
     kinds = [_kind(band, source) for band in target.channels]
     matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
     for column, (band, (kind, read)) in enumerate(zip(target.channels, kinds, strict=True)):
@@ -115,7 +103,7 @@ def rgb_only(source: Bands, target: Bands) -> Tensor:
 
     Raises Unsupported if the base isn't RGB, or if the sensor lacks one of the three bands.
     """
-    check("rgb-only", source, target)
+    check_scheme("rgb-only", source, target)
     matrix = torch.zeros(len(source), len(target), dtype=torch.float64)
     for k, name in enumerate(target.rgb):
         matrix[k, target.names.index(name)] = 1

@@ -56,13 +56,9 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
         return _say(f"stopped by an unexpected {type(error).__name__}: {one_line(error)}", STOPPED)
 
 
-_LINUX = ("fcntl", "resource")
-"""Modules that Python has only on Linux and macOS."""
-
-
 def _lacking(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
-    if name in _LINUX:
+    if name in ("fcntl", "resource"):  # which Windows lacks
         return "this command needs Linux; ls, show, pull, status and create_model work anywhere"
     extra = "load" if name in ("torch", "timm", "safetensors") else "run"
     return f"this command needs {name}, which isn't installed: pip install 'zooadapt[{extra}]'"

@@ -154,7 +154,7 @@ def pull(
     row = mirror.siblings(model, zoo).iloc[0]
     hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
     if not row["min_timm"]:
-        from zooadapt.report.closing import creating
+        from zooadapt.report.job import creating
 
         places = list(click.get_current_context().params["mirror"])
         hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)

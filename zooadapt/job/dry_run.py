@@ -11,7 +11,7 @@ from zooadapt.mirror import manifest
 from zooadapt.report.text import counted, size
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, Source
+from zooadapt.types import Source
 
 
 def dry_run(config: Config) -> int:
@@ -28,16 +28,10 @@ def dry_run(config: Config) -> int:
     todo = plan.make(entries, config, histories, source_changes.differs(found))
     click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {todo}")
-    click.echo("\n".join(_lines(todo, _sources(todo, found, job), store, config.bandwidth)))
-    return 0
-
-
-def _sources(
-    todo: plan.Plan, found: source_changes.Found, job: Job
-) -> Sequence[Source | FetchError]:
-    """The source of each model that is due, or the error that says why it isn't known."""
     due = [request.entry for request in todo.requests]
-    return [found[entry] for entry in due] if found else source_changes.look_up(due, job)
+    sources = [found[entry] for entry in due] if found else source_changes.look_up(due, job)
+    click.echo("\n".join(_lines(todo, sources, store, config.bandwidth)))
+    return 0
 
 
 def _lines(

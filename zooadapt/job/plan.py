@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from zooadapt.adapt import compatible
 from zooadapt.checkpoints import sources
 from zooadapt.errors import StageError, Unsupported, UsageError, redact
 from zooadapt.job.options import Config
 from zooadapt.mirror.records import ADAPTER_VERSION
 from zooadapt.mirror.takedowns import Takedowns
 from zooadapt.report.text import counted
-from zooadapt.targets import Bands, Target
+from zooadapt.targets import Bands, Target, check_scheme
 from zooadapt.types import ModelEntry, Request, Row
 from zooadapt.zoos import registry
 
@@ -132,7 +131,7 @@ def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> N
 
 def _refusal(target: Target, base: Bands) -> str:
     try:
-        compatible.check(target.scheme, base, target.bands)
+        check_scheme(target.scheme, base, target.bands)
     except Unsupported as error:
         return str(error)
     return ""

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
@@ -13,20 +14,48 @@ from zooadapt.cluster import connection, nodes, ray_executor
 from zooadapt.errors import RunError, UsageError, one_line, redact
 from zooadapt.job import plan, source_changes
 from zooadapt.job.options import Config
-from zooadapt.job.tally import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import KEY, key
 from zooadapt.mirror.run_files import EventLog, Run
 from zooadapt.mirror.scan import Records
 from zooadapt.report import page
-from zooadapt.report.closing import closing
 from zooadapt.report.failures import failure_table
-from zooadapt.report.progress import Progress
+from zooadapt.report.job import Progress, closing
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry, ModelSummary, Row
 
 OK, FAILED, STOPPED = 0, 1, 3
+
+
+@dataclass
+class Tally:
+    """The figures of a run. Only what the end of the run needs is held in memory."""
+
+    events: EventLog
+    """The log that gets an event for each model."""
+    new: int = 0
+    """The number of variants that were made."""
+    failures: list[Row] = field(default_factory=list)
+    """The variants that weren't made, as rows of failures.parquet without run and attempts."""
+    models: int = 0
+    """The number of models that have ended."""
+    bytes_read: int = 0
+    bytes_written: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage, summed over all workers."""
+
+    def add(self, summary: ModelSummary) -> None:
+        """Count a model that has ended."""
+        self.models += 1
+        self.new += len(summary.made)
+        self.bytes_read += summary.bytes_read
+        self.bytes_written += summary.bytes_written
+        for stage, seconds in summary.seconds.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
+        model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
+        self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
+        self.events.add(summary)
 
 
 def adapt(config: Config) -> int:

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 import click
 
 from zooadapt.checkpoints import sources
-from zooadapt.errors import Absent, FetchError, Unreachable, UsageError, redact
+from zooadapt.errors import Absent, FetchError, Unreachable, UsageError, redact, some
 from zooadapt.job.options import Config
 from zooadapt.mirror import columns, manifest
 from zooadapt.mirror.columns import stated
@@ -108,14 +108,9 @@ class Followed:
     def __str__(self) -> str:
         parts = [f"models with another licence: {self.licences}"] if self.licences else []
         gone = f"models whose source is gone (kept and marked): {len(self.gone)}"
-        parts += [f"{gone} ({_some(self.gone)})"] if self.gone else []
+        parts += [f"{gone} ({some(self.gone, 3)})"] if self.gone else []
         parts += [f"models whose source is back: {self.back}"] if self.back else []
         return "; ".join(parts)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 class Follower:

@@ -97,12 +97,6 @@ class Encoded:
         return None
 
 
-def columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
-    """The rows as a table of that schema gives them back."""
-    found: list[Row] = table(rows, schema).to_pylist()
-    return found
-
-
 def table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     """The rows as a table of that schema. Columns that the schema doesn't have are left out.
 

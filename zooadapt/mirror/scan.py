@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
-from typing import IO
 
 import pyarrow as pa
 
@@ -119,16 +118,12 @@ class Records:
         Failing to write it only logs a warning, because the records hold the same.
         """
         if self._is_due and self._kept:
-            self._kept.file.seek(0)
+            file = self._kept.file
+            file.seek(0)
             try:
-                self.store.write(ARCHIVE, iter(lambda: self._file.read(BLOCK), b""))
+                self.store.write(ARCHIVE, iter(lambda: file.read(BLOCK), b""))
             except Exception as error:
                 _log.warning("%s wasn't written: %s", ARCHIVE, one_line(error))
-
-    @property
-    def _file(self) -> IO[bytes]:
-        assert self._kept
-        return self._kept.file
 
     def _list_keys(self) -> list[str]:
         """The keys of the records to read, sorted by `records.order`."""

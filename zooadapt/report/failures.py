@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zooadapt.errors import some
 from zooadapt.types import Row
 
 
@@ -18,10 +19,8 @@ class Group:
 
     def named(self, most: int) -> str:
         """The first models with their channel counts, and how many more there are."""
-        first = list(self.models.items())[:most]
-        shown = ", ".join(f"{name} ({','.join(map(str, counts))})" for name, counts in first)
-        more = len(self.models) - most
-        return shown + (f" and {more} more" if more > 0 else "")
+        named = [f"{name} ({','.join(map(str, counts))})" for name, counts in self.models.items()]
+        return some(named, most)
 
 
 def reason(row: Row) -> str:

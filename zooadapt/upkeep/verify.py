@@ -114,7 +114,7 @@ def _unrecorded(rows: list[Row], records: list[Row]) -> list[Wrong]:
     """The rows of the manifest that differ in any value from what the records say."""
     stated = [row for record in records for row in manifest.merge([record]).usable]
     stated += manifest.merge(records).usable  # rows stated by a record and its amendments
-    known = {str(row) for row in layout.columns(stated, MANIFEST_SCHEMA)}
+    known = {str(row) for row in layout.table(stated, MANIFEST_SCHEMA).to_pylist()}
     what = "no record says what the manifest says of it: run zooadapt rebuild"
     return [Wrong(row["folder"], what) for row in rows if str(row) not in known]
 

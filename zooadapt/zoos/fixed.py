@@ -20,9 +20,6 @@ from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import tracing
 from zooadapt.zoos.meta import shapes_only
 
-_STANDARDISED = ("WeightStandardizedConv2d",)
-"""Convolutions that standardise their weight in every forward pass."""
-
 _log = logging.getLogger("zooadapt")
 
 _found: dict[tuple[Any, ...], Sequence[str]] = {}
@@ -92,7 +89,7 @@ class FixedZoo(ABC):
             if found := timm_layers.layer(model, name, chans):
                 return found
         kind = type(model.get_submodule(name)).__name__
-        return Layer(use="standardise") if kind in _STANDARDISED else None
+        return Layer(use="standardise") if kind == "WeightStandardizedConv2d" else None
 
     def version(self) -> str:
         """The library's name and release, such as ``torchvision 0.29.0``."""

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 
 from zooadapt.checkpoints.hub import FILES
-from zooadapt.errors import UsageError, one_line, redact
+from zooadapt.errors import UsageError, one_line, redact, some
 from zooadapt.names import CONFIG
 from zooadapt.types import Listing
 from zooadapt.urls import absolute
@@ -19,9 +19,6 @@ _LARGEST = 2**24
 """The largest size, in bytes, of a text file that is read."""
 _READERS = 16
 """Text files that are read at once."""
-
-_MOST_NAMED = 5
-"""The most ignored folders that the warning names."""
 
 Files = Mapping[str, Mapping[str, Any]]
 """Files below a URL: what fsspec says of each, by its path below the URL, which begins with "/"."""
@@ -106,11 +103,10 @@ def _weights(folder: str, files: Files) -> str | None:
 
 def _say_ignored(url: str, folders: Sequence[str]) -> None:
     if folders:
-        named = ", ".join(f"{folder.lstrip('/') or '.'}" for folder in folders[:_MOST_NAMED])
-        more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
+        names = [folder.lstrip("/") or "." for folder in folders]
         _log.warning(
-            "folders below %s that hold a %s but no weights (%s) are left out: %s%s",
-            redact(url), CONFIG, " or ".join(FILES), named, more,
+            "folders below %s that hold a %s but no weights (%s) are left out: %s",
+            redact(url), CONFIG, " or ".join(FILES), some(names, 5),
         )  # fmt: skip
 
 
