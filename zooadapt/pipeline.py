@@ -1,22 +1,24 @@
 """One model through all stages: locate, fetch, adapt, publish, prove, record. Read this file first.
 
-`adapt` composes the stages up to publishing, `prove` the others. What passes between the two is a
-small frozen record, so that they can run in different processes. Whichever of them ends a model
-writes its record, as the last thing.
+`make` composes all of them in one process, on the CPU. Where there are GPUs, `adapt` composes the
+stages up to publishing and `prove` the others. What passes between these two is a small frozen
+record, so that they can run in different processes. Whichever ends a model writes its record, as
+the last thing.
 
 Nothing here knows of Ray: all that is needed is a process, a scratch folder and a store.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zooadapt.adapt import contract, schemes, stems
 from zooadapt.checkpoints import checkpoint, fetch, sources
@@ -31,10 +33,11 @@ from zooadapt.errors import (
     stage,
 )
 from zooadapt.mirror import publish, safetensors_file
+from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.mirror.variant_config import describe
 from zooadapt.names import model_folder
-from zooadapt.proof import devices, published
+from zooadapt.proof import cores, devices, published
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
@@ -57,29 +60,51 @@ from zooadapt.zoos import registry
 from zooadapt.zoos.meta import shapes_only
 from zooadapt.zoos.protocol import Zoo
 
-_SIBLINGS = 4
-"""Variants published at once: one is hashed while the store copies another."""
+_AT_ONCE = 4
+"""Variants published at once to a remote store: one is hashed while the store copies another."""
+
+
+def make(request: Request, job: Job, located: Located | None = None) -> ModelSummary:
+    """Take one model through all stages, on the CPU.
+
+    Variants are published while others are proved. `located` is the model's checkpoint, where it
+    was located before. A fault of the model is recorded, not raised. Raises only where nothing can
+    be written to the mirror.
+    """
+    watch = Stopwatch()
+    try:
+        with (
+            stage(FetchError),
+            scratch_folder() as folder,
+            scratch_folder() as read_back,
+            _published(request, job, located, folder, watch) as publishing,
+            watch.measured("validate"),
+        ):
+            store, adapted, device = publishing.store, publishing.adapted, torch.device("cpu")
+            reader = Reader(store, read_back, publishing.body)
+            series = published.Series(adapted, reader, device, publishing.model.base)
+            series.measure()  # while the first variant is being published
+            proved = series.prove(publishing.variants())
+    except StageError as error:
+        return fail(request, job, error, watch.seconds)
+    return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
     """Locate, fetch, adapt and publish one model.
 
-    Returns what `prove` continues with, or a summary where the model ended here. `located` is the
-    model's checkpoint, where it was located before. A fault of the model is recorded, not raised.
-    Raises only where nothing can be written to the mirror.
+    Returns what `prove` continues with, or a summary where the model ended here. The arguments and
+    errors are those of `make`.
     """
     watch = Stopwatch()
     try:
-        with stage(FetchError), scratch_folder() as folder:
-            with watch.measured("adapt"), stage(StemError):
-                model = _inspected(request)
-            with watch.measured("fetch"), stage(FetchError):
-                file, source = _fetched(request.entry, job, located, folder)
-            with watch.measured("adapt"), stage(CheckpointError):
-                filled = _filled(model, file)
-            with watch.measured("publish"), stage(PublishError):
-                adapted = _published(model, source, filled, job)
-            return replace(adapted, seconds=watch.seconds)
+        with (
+            stage(FetchError),
+            scratch_folder() as folder,
+            _published(request, job, located, folder, watch) as publishing,
+        ):
+            variants = tuple(publishing.variants())
+            return replace(publishing.adapted, variants=variants, seconds=watch.seconds)
     except StageError as error:
         return fail(request, job, error, watch.seconds)
 
@@ -94,17 +119,8 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     store = open_store(job.dest, job.dest_options)
     with watch.measured("validate"):
         proved = published.prove(adapted, store, device)
-    failures = (*adapted.failures, *proved.failures)
-    _record(store, job, adapted.entry, adapted.checkpoint, proved.rows, failures)
-    return ModelSummary(
-        entry=adapted.entry,
-        made=proved.made,
-        failures=failures,
-        bytes_read=adapted.checkpoint.bytes,
-        bytes_written=sum(variant.bytes for variant in adapted.variants),
-        seconds=adapted.seconds | watch.seconds,
-        checked_on=devices.name(device),
-    )
+    adapted = replace(adapted, seconds=adapted.seconds | watch.seconds)
+    return _recorded(store, job, adapted, proved, device)
 
 
 def fail(
@@ -116,11 +132,6 @@ def fail(
     source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
     _record(store, job, request.entry, source, [], failures)
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds or {}, "")
-
-
-def use_threads(number: int) -> None:
-    """Set how many threads torch uses in this process."""
-    torch.set_num_threads(number)
 
 
 # Before anything is fetched: can the model be adapted at all?
@@ -203,33 +214,92 @@ def _filled(model: _Inspected, file: Path) -> tuple[str, ...]:
 # Publish
 
 
-def _published(model: _Inspected, source: Checkpoint, filled: tuple[str, ...], job: Job) -> Adapted:
-    """Write the original stem, then for each target the stems W·M with the body that all share."""
-    store = open_store(job.dest, job.dest_options)
-    folder = model_folder(model.entry.zoo, model.entry.name)
+@dataclass(frozen=True)
+class _Publishing:
+    """A model whose variants are being published, in threads."""
+
+    store: Store
+    model: _Inspected
+    adapted: Adapted
+    """What is known of the model: all but its variants."""
+    body: Mapping[str, Tensor]
+    """The tensors that all variants share, in the order of the file."""
+    futures: Sequence["Future[Published]"]
+
+    def variants(self) -> Iterator[Published]:
+        """Each variant once it is published. Raises PublishError where one can't be."""
+        for future in self.futures:
+            with stage(PublishError):
+                variant = future.result()
+            yield variant
+
+
+@contextmanager
+def _published(
+    request: Request, job: Job, located: Located | None, folder: Path, watch: "Stopwatch"
+) -> Iterator[_Publishing]:
+    """Locate, fetch and adapt one model, and publish it during the block.
+
+    `folder` is for the checkpoint, which the model's tensors are mapped from.
+    """
+    with watch.measured("adapt"), stage(StemError):
+        model = _inspected(request)
+    with watch.measured("fetch"), stage(FetchError):
+        file, source = _fetched(request.entry, job, located, folder)
+    with watch.measured("adapt"), stage(CheckpointError):
+        filled = _filled(model, file)
+    store, place = (
+        open_store(job.dest, job.dest_options),
+        model_folder(request.entry.zoo, request.entry.name),
+    )
     body = model.base.state_dict()
     original = {name: body.pop(name) for stem in model.stems for name in stem.tensors}
     body = safetensors_file.arranged(body)
-    source_stem = publish.publish_stem(store, folder, safetensors_file.arranged(original))
+    with watch.measured("publish"), stage(PublishError):
+        stem = publish.publish_stem(store, place, safetensors_file.arranged(original))
     adapted = Adapted(
-        model.entry, source, model.facts, model.stems, filled, source_stem, (), model.failures, {}
+        request.entry, source, model.facts, model.stems, filled, stem, (), model.failures, {}
     )
 
-    def publish_one(target: Target, shared: SharedBytes | None = None) -> Published:
-        matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
-        made = contract.adapt(original, model.stems, get_scheme(target.scheme), matrix)
-        config = describe(adapted, model.zoo, model.base, target, matrix)
-        stem = safetensors_file.arranged(made)
-        return publish.publish_variant(store, folder, target, stem, body, config, shared)
+    def publish_one(target: Target, shared: SharedBytes | None) -> Published:
+        with watch.measured("publish"), cores.used():
+            matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
+            made = contract.adapt(original, model.stems, get_scheme(target.scheme), matrix)
+            config = describe(adapted, model.zoo, model.base, target, matrix)
+            stems = safetensors_file.arranged(made)
+            return publish.publish_variant(store, place, target, stems, body, config, shared)
 
-    first = publish_one(model.targets[0])
-    shared = publish.shared_bytes(body, first)
-    with ThreadPoolExecutor(_SIBLINGS) as pool:
-        others = pool.map(lambda target: publish_one(target, shared), model.targets[1:])
-        return replace(adapted, variants=(first, *others))
+    with ThreadPoolExecutor(1 if store.is_local else _AT_ONCE) as pool:
+        first = pool.submit(publish_one, model.targets[0], None)
+        shared = pool.submit(lambda: publish.shared_bytes(body, first.result()))
+        others = [
+            pool.submit(lambda target: publish_one(target, shared.result()), target)
+            for target in model.targets[1:]
+        ]
+        try:
+            yield _Publishing(store, model, adapted, body, (first, *others))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # Record
+
+
+def _recorded(
+    store: Store, job: Job, adapted: Adapted, proved: published.Proved, device: torch.device
+) -> ModelSummary:
+    """Record a model that was proved, and sum up what became of it."""
+    failures = (*adapted.failures, *proved.failures)
+    _record(store, job, adapted.entry, adapted.checkpoint, proved.rows, failures)
+    return ModelSummary(
+        entry=adapted.entry,
+        made=proved.made,
+        failures=failures,
+        bytes_read=adapted.checkpoint.bytes,
+        bytes_written=proved.bytes,
+        seconds=adapted.seconds,
+        checked_on=devices.name(device),
+    )
 
 
 def _record(
@@ -253,18 +323,23 @@ def _record(
 
 
 class Stopwatch:
-    """Adds up the seconds of each stage; a stage that ends with an error counts too."""
+    """Adds up the seconds of each stage, over all threads; one that ends with an error counts."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         """Seconds by stage, in the order in which the stages began."""
+        self._lock = Lock()
 
     @contextmanager
     def measured(self, stage: str) -> Iterator[None]:
         """Count the time of the block for a stage."""
         started = time.monotonic()
-        self.seconds.setdefault(stage, 0.0)
+        self._add(stage, 0.0)
         try:
             yield
         finally:
-            self.seconds[stage] += time.monotonic() - started
+            self._add(stage, time.monotonic() - started)
+
+    def _add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

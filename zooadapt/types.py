@@ -189,6 +189,12 @@ class Stem:
     adapted exactly."""
     gain: Gain | None = None
 
+    @staticmethod
+    def of(described: Mapping[str, Any]) -> "Stem":
+        """The stem that a config.json describes."""
+        gain = described["gain"]
+        return Stem(**{**described, "gain": Gain(**gain) if gain else None})
+
     @property
     def module(self) -> str:
         """The name of the module that holds the tensor."""
@@ -249,11 +255,11 @@ class Published:
     """The size of model.safetensors."""
     head: int
     """The bytes of model.safetensors before the part that all variants of the model share."""
+    head_sha256: str
+    """The SHA-256 of those bytes, 64 hex digits."""
     seams: tuple[int, ...] = ()
     """The offsets in the shared part at which the store's copies from the first variant begin; ()
     if everything was sent, or if the store stated no checksums of its copies."""
-    sent_sha256: str = ""
-    """The SHA-256 of the bytes before the first seam; "" where there is no seam."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
-"""Make a user's folder or URL mean the same place in every process."""
+"""Places: the cache's folder, and users' folders and URLs, which every process must understand."""
 
+import os
 from pathlib import Path
+
+import platformdirs
 
 from zooadapt.errors import UsageError
 
@@ -25,3 +28,9 @@ def absolute(url: str, option: str) -> str:
             f"job; give an absolute path or a URL, for example with ZOOADAPT_DEST"
         )
     return str(path)
+
+
+def cache_root() -> Path:
+    """The folder that ``ZOOADAPT_CACHE`` names, or else the user's cache folder."""
+    chosen = os.environ.get("ZOOADAPT_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("zooadapt")

@@ -25,7 +25,7 @@ from zooadapt.errors import StageError, StemError, Unsupported, ValidationError,
 from zooadapt.mirror.variant_config import facts_for
 from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
-from zooadapt.proof import compare
+from zooadapt.proof import compare, verdict
 from zooadapt.targets import Bands
 from zooadapt.types import ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos.meta import shapes_only
@@ -138,7 +138,7 @@ def _measured(row: Measured, subject: _Subject, prove: _Prove) -> Measured:
                 row = replace(row, timm=_parity(subject, empty, row.in_chans))
             result = prove(subject, empty, row.scheme, matrix)
             row = replace(row, **asdict(result))
-            compare.check(result, subject.stems, targets.get_scheme(row.scheme), matrix)
+            verdict.check(result, subject.stems, targets.get_scheme(row.scheme), matrix.tolist())
     except StageError as error:
         row = replace(row, status="failed", reason=one_line(error))
     return replace(row, seconds=time.monotonic() - started)
@@ -178,7 +178,7 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
             base=zoo.load(folder, tensors, in_chans=facts.chans),
             stems=subject.stems,
             originals=subject.originals(),
-            input_size=facts.size,
+            shape=(facts.chans, *facts.size),
             device=torch.device("cpu"),
         )
         variant = zoo.load(folder, {**tensors, **adapted})

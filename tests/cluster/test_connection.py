@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from tests.support.jobs import ray_folder
-from zooadapt.cluster import connection
+from zooadapt.cluster import connection, nodes
 from zooadapt.errors import UsageError
 
 
@@ -48,18 +48,25 @@ def test_a_private_ray_of_another_process_is_left_alone(
     assert connection._running_cluster() is None
 
 
-def test_a_folder_that_every_node_sees(local_ray: None, tmp_path: Path) -> None:
-    connection.check_local_dest(tmp_path, "run")
+def test_a_folder_that_every_node_sees(two_nodes: None, tmp_path: Path) -> None:
+    nodes.check_local_dest(tmp_path, "run")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def two_nodes(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray names its only node twice: with one node alone, nothing needs to be asked."""
+    (here,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [here, here])
+
+
 def test_a_folder_that_a_node_does_not_see(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_nodes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "write_text", lambda self, text: None)  # no node finds the probe
     monkeypatch.setattr(Path, "unlink", lambda self: None)
     with pytest.raises(UsageError, match="isn't the same folder on"):
-        connection.check_local_dest(tmp_path, "run")
+        nodes.check_local_dest(tmp_path, "run")
 
 
 def test_a_node_that_is_just_gone_stops_no_run(
@@ -67,4 +74,4 @@ def test_a_node_that_is_just_gone_stops_no_run(
 ) -> None:
     (here,) = ray.nodes()
     monkeypatch.setattr(ray, "nodes", lambda: [here, {**here, "NodeID": "a" * 56}])
-    connection.check_local_dest(tmp_path, "run")
+    nodes.check_local_dest(tmp_path, "run")

@@ -1,6 +1,7 @@
 """A model whose process Ray's memory monitor kills again and again is given up; others finish."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_a_model_that_takes_too_much_memory(tmp_path: Path) -> None:
     job = Job("run", str(tmp_path / "mirror"), source_root=str(tmp_path / "zoo"))
     memory = memory_of_this_machine()
     threshold = 1 - (memory["MemAvailable"] - 3_000_000) / memory["MemTotal"]
-    monitor = {"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50}
+    monitor: dict[str, Any] = {"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50}
     with ray_whose_workers(eat_memory, **monitor):
         ended = run(job, KILLER, SMALL)
     assert ended[SMALL].made == ("4",)

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from tests.support.jobs import ROOT, ray_folder
-from tests.support.nodes import ALL, HALF, node, running, until
+from tests.support.nodes import ALL, node, running, until
 from zooadapt.cluster import ray_executor
 from zooadapt.cluster.nodes import Workers, capacity, workers
 from zooadapt.errors import TooLarge
-
-SPREAD = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
 
 
 @pytest.fixture
@@ -117,24 +114,20 @@ def test_one_that_fits_no_node_is_a_failure(nodes: Cluster, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("resources", "options", "line"),
+    ("resources", "validators", "line"),
     [
-        ({"CPU": 2}, SPREAD, "no GPU: proving on CPUs, 2 validators"),
-        ({"CPU": 1}, SPREAD, "no GPU: proving on CPUs, 1 validator"),
-        ({"CPU": 16}, SPREAD, "no GPU: proving on CPUs, 16 validators"),
-        ({"CPU": 8, "GPU": 1}, HALF, "proving on 1 GPU, 2 validators each"),
-        ({"CPU": 64, "GPU": 4}, HALF, "proving on 4 GPUs, 2 validators each"),
+        ({"CPU": 1}, 0, "no GPU: proving on 1 CPU"),
+        ({"CPU": 16}, 0, "no GPU: proving on 16 CPUs"),
+        ({"CPU": 8, "GPU": 1}, 2, "proving on 1 GPU, 2 validators each"),
+        ({"CPU": 64, "GPU": 4}, 8, "proving on 4 GPUs, 2 validators each"),
     ],
 )
-def test_validators_get_the_gpus_where_there_are_any(
-    resources: dict[str, float],
-    options: dict[str, Any],
-    line: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_validators_are_for_gpus(
+    resources: dict[str, float], validators: int, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
     division = workers()
-    assert division.options == options
+    assert division.validators == validators
     assert str(division).endswith(line)
     assert division.at_once > division.validators
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.composed import BODY, change, two, variant
+from tests.support.composed import BODY, change, key, two, variant
 from zooadapt.errors import ValidationError
 from zooadapt.mirror.read_back import Reader
 from zooadapt.stores.opening import open_store
@@ -50,6 +50,38 @@ def test_damage_to_what_is_read_whole_is_seen(tmp_path: Path) -> None:
     change(store, made, made.bytes - 1)
     with pytest.raises(ValidationError, match="other bytes than were written"):
         Reader(store, tmp_path).read(made)
+
+
+@pytest.mark.parametrize("where", ["head", "body", "end"])
+def test_damage_is_seen_by_who_published(where: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    made = variant(store, 3)
+    reader = Reader(store, tmp_path, BODY)
+    tensors, verification = reader.read(made)
+    assert verification == "full"
+    assert tensors["a"] is BODY["a"], "it is compared with what is in memory"
+    change(store, made, {"head": 8, "body": made.head + 2**20 + 1, "end": made.bytes - 1}[where])
+    with pytest.raises(ValidationError, match="other bytes than were written"):
+        reader.read(made)
+
+
+@pytest.mark.parametrize("change_length", [lambda data: data[:-1], lambda data: data + b"0"])
+def test_another_length_is_seen_by_who_published(
+    change_length: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    made = variant(store, 3)
+    store.write(key(made), [change_length(store.read(key(made)))])
+    with pytest.raises(ValidationError, match="other bytes than were written"):
+        Reader(store, tmp_path, BODY).read(made)
+
+
+def test_another_config_is_seen(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    made = variant(store, 3)
+    store.write(f"{made.folder}/config.json", [b"{}"])
+    with pytest.raises(ValidationError, match="other bytes than were written"):
+        Reader(store, tmp_path, BODY).read(made)
 
 
 def test_without_a_whole_sibling_everything_is_read(bucket: str, tmp_path: Path) -> None:

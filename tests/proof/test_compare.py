@@ -1,15 +1,16 @@
 """The proof accepts right variants, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from jobs.measure.seeded import let_through
-from zooadapt import targets, types
+from zooadapt import bands, targets, types
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import ValidationError
 from zooadapt.proof import compare, devices, passes
-from zooadapt.proof.passes import Pass
 from zooadapt.types import ProofResult, Stem
 
 CPU = torch.device("cpu")
@@ -48,12 +49,13 @@ def adapt(base: Net, variant: Net) -> Net:
     return variant
 
 
-def proof(base: Net, variant: Net) -> ProofResult:
+def proof(base: Net, variant: Net, matrix: torch.Tensor | None = None) -> ProofResult:
     """The comparison by outputs: mutants pass the check of the stored bits, and are run."""
-    matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
+    if matrix is None:
+        matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
     stored = {STEM.name: variant.stem.weight.detach()}
     wide = {STEM.name: variant.stem.weight.detach().double()}
-    prover = compare.Prover(base, [STEM], {}, (32, 32), CPU)
+    prover = compare.Prover(base, [STEM], {}, (3, 32, 32), CPU)
     return prover.compare(variant, matrix, stored, wide)
 
 
@@ -61,7 +63,7 @@ def whole_proof(base: Net, variant: Net) -> ProofResult:
     """The proof as the job does it."""
     matrix = schemes.matrix("repeat", 3, variant.stem.in_channels)
     original = {STEM.name: base.stem.weight.detach()}
-    prover = compare.Prover(base, [STEM], original, (32, 32), CPU)
+    prover = compare.Prover(base, [STEM], original, (3, 32, 32), CPU)
     return prover.prove(variant, targets.get_scheme("repeat"), matrix)
 
 
@@ -90,10 +92,93 @@ def test_a_wrong_stem_does_not(target: int, mutant: str) -> None:
     assert result.equivalence_error > 100 * types.TOLERANCE
 
 
-def test_a_wrong_body_does_not() -> None:
+@pytest.mark.parametrize("target", [3, 4, 25])
+def test_source_channels_permuted_in_the_contraction_are_caught(target: int) -> None:
+    base, variant = nets(target)
+    permuted = {STEM.name: base.stem.weight.detach()[:, [1, 2, 0]]}
+    variant.stem.weight.data = contracted(permuted, schemes.matrix("repeat", 3, target))
+    assert proof(base, variant).equivalence_error > 100 * types.TOLERANCE
+
+
+def test_permuted_source_channels_are_no_fault_where_all_are_summed() -> None:
+    base, variant = nets(1)
+    permuted = {STEM.name: base.stem.weight.detach()[:, [1, 2, 0]]}
+    variant.stem.weight.data = contracted(permuted, schemes.matrix("repeat", 3, 1))
+    assert proof(base, variant).equivalent
+
+
+def test_two_swapped_channels_are_caught() -> None:
     base, variant = nets(4)
-    variant.head.weight.data[0, 0] += 0.5
+    variant.stem.weight.data = variant.stem.weight.data[:, [1, 0, 2, 3]]
+    assert proof(base, variant).equivalence_error > 100 * types.TOLERANCE
+
+
+def test_red_for_blue_is_caught() -> None:
+    sensor = bands.parse("sentinel2-l2a")
+    matrix = schemes.matrix("rgb-only", bands.RGB, sensor)
+    base, variant = nets(len(sensor))
+    right = {STEM.name: base.stem.weight.detach()}
+    variant.stem.weight.data = contracted(right, matrix)
+    assert proof(base, variant, matrix).equivalent
+    base, _ = nets(len(sensor))
+    variant.stem.weight.data = contracted(right, matrix.flip(0))
+    assert proof(base, variant, matrix).equivalence_error > 100 * types.TOLERANCE
+
+
+def contracted(tensors: dict[str, torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
+    adapted: torch.Tensor = contract.adapt(
+        tensors, [STEM], targets.get_scheme("repeat"), matrix
+    )[STEM.name]
+    return adapted
+
+
+class Constant(Net):
+    """A model that ignores the image where it has 4 channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.zeros_like(x) if x.shape[1] == 4 else x)
+
+
+def test_a_wrong_filter_that_ignores_the_image_is_caught() -> None:
+    base, variant = nets(4)
+    variant.__class__ = Constant
     assert not proof(base, variant).equivalent
+
+
+class TwoStems(Net):
+    """A second stem, whose output hardly reaches the model's."""
+
+    def __init__(self, chans: int) -> None:
+        super().__init__(chans)
+        self.other = nn.Conv2d(chans, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 1e-9 * self.other(x).mean()
+
+
+def test_one_wrong_stem_of_several_is_caught_at_its_own_output() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base, variant = TwoStems(3).eval(), TwoStems(4).eval()
+        let_through(base)
+    both = [STEM, replace(STEM, name="other.weight")]
+    matrix, scheme = schemes.matrix("repeat", 3, 4), targets.get_scheme("repeat")
+    right = contract.adapt(base.state_dict(), both, scheme, matrix)
+    for name, mutate in (("right", False), ("wrong", True)):
+        stored = {n: t.clone() for n, t in right.items()}
+        if mutate:
+            stored["other.weight"] = contract.roll(stored["other.weight"], STEM, 4)
+        variant.load_state_dict({**base.state_dict(), **stored})
+        prover = compare.Prover(base, both, {}, (3, 32, 32), CPU)
+        result = prover.compare(variant, matrix, stored, None)
+        assert (result.proof, result.equivalent) == ("forward", not mutate), name
+
+
+def test_a_body_that_differs_in_one_bit_is_an_error() -> None:
+    base, variant = nets(4)
+    variant.head.weight.data.view(torch.int32)[0, 0] ^= 1
+    with pytest.raises(ValidationError, match=r"head\.weight differs from the source's"):
+        whole_proof(base, variant)
 
 
 @pytest.mark.parametrize("image", [1e-7, 0.0])
@@ -170,18 +255,28 @@ def test_the_stem_is_put_back_untouched() -> None:
     assert torch.equal(variant.stem.weight, before)
 
 
+class Wider(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super().forward(x), x.mean((1, 2, 3))[:, None]], dim=1)
+
+
 def test_an_output_of_another_shape_is_an_error() -> None:
     base, variant = nets(4)
-    variant.head = nn.Linear(16, 6)
+    variant.__class__ = Wider
     with pytest.raises(
-        ValidationError, match=r"shapes \[\(2, 6\)\] where the base's has \[\(2, 5\)\]"
+        ValidationError, match=r"shapes \[\(1, 6\)\] where the base's has \[\(1, 5\)\]"
     ):
         proof(base, variant)
 
 
+class Infinite(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 0
+
+
 def test_an_output_that_is_not_finite_is_an_error() -> None:
     base, variant = nets(4)
-    variant.head.bias.data[0] = torch.nan
+    variant.__class__ = Infinite
     with pytest.raises(ValidationError, match="NaN"):
         proof(base, variant)
 
@@ -198,36 +293,42 @@ def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
     matrix = schemes.matrix("repeat", 3, 4)
     device = devices.best()
     original = {STEM.name: base.stem.weight.detach().clone()}
-    prover = compare.Prover(base, [STEM], original, (224, 224), device)
+    prover = compare.Prover(base, [STEM], original, (3, 224, 224), device)
     result = prover.prove(variant, targets.get_scheme("repeat"), matrix)
     assert result.equivalent
     assert devices.name(device) == torch.cuda.get_device_name()
 
 
+class Dead(Net):
+    """A model whose stem gives the same for every image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.zeros_like(x))
+
+
 def test_a_stem_that_no_image_moves_proves_nothing() -> None:
-    flat = Pass([], [torch.tensor([[1.0], [2.0]]), torch.ones(2, 1)])
-    result = compare.judge(flat, flat, flat)
-    assert not result.equivalent
+    base, variant = nets(4)
+    base.__class__ = variant.__class__ = Dead
+    assert not proof(base, variant).equivalent
 
 
-def test_the_base_is_run_once_for_all_variants_that_can_have_the_same_image() -> None:
+def test_each_variant_takes_one_pass_and_the_base_three() -> None:
     base, _ = nets(4)
-    calls = []
-    base.register_forward_hook(lambda *_: calls.append(1))
-    prover = compare.Prover(base, [STEM], base.state_dict(), (32, 32), CPU)
+    images: list[tuple[str, torch.Size]] = []
+    base.register_forward_hook(lambda m, x, y: images.append(("base", x[0].shape)))
+    prover = compare.Prover(base, [STEM], base.state_dict(), (3, 32, 32), CPU)
     for target in (4, 8, 1, 25):
         matrix = schemes.matrix("repeat", 3, target)
         variant = adapt(base, Net(target).eval())
+        variant.register_forward_hook(lambda m, x, y: images.append(("variant", x[0].shape)))
         assert prover.prove(variant, targets.get_scheme("repeat"), matrix).equivalent
-    assert len(calls) == 2
+    assert [who for who, _ in images] == [*["base"] * 3, *["variant"] * 4]
+    assert all(shape[0] == 1 for _, shape in images)
 
 
-def test_the_variants_share_the_bases_tensors_but_not_what_differs() -> None:
+def test_the_variants_share_the_bases_tensors() -> None:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    prover = compare.Prover(base, [STEM], base.state_dict(), (32, 32), CPU)
+    prover = compare.Prover(base, [STEM], base.state_dict(), (3, 32, 32), CPU)
     prover.prove(variant, targets.get_scheme("repeat"), matrix)
     assert variant.head.weight.data_ptr() == base.head.weight.data_ptr()
-    _, other = nets(4)
-    other.head.weight.data[0, 0] += 0.5
-    assert not prover.prove(other, targets.get_scheme("repeat"), matrix).equivalent

@@ -1,4 +1,4 @@
-"""A device runs out of memory: images are run one by one, then the model alone, else it fails."""
+"""A device runs out of memory: the model is run without others, else it fails."""
 
 import threading
 from collections.abc import Iterator
@@ -8,46 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from tests.conftest import SMALL
 from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.mirror import manifest
-from zooadapt.proof import compare, devices, passes
+from zooadapt.proof import compare, devices
 from zooadapt.stores.opening import open_store
-from zooadapt.types import Adapted, Job, Request, Stem
-
-STEM = Stem("stem.weight", 1, 4, 9)
-
-
-class Greedy(nn.Module):
-    """A model that has memory for `most` images at a time."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.stem, self.most = nn.Conv2d(3, 4, 3), most
-
-    def forward(self, images: Tensor) -> Tensor:
-        if len(images) > self.most:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        features: Tensor = self.stem(images)
-        return features.mean((2, 3))
-
-
-def test_images_that_do_not_fit_together_are_run_one_by_one() -> None:
-    torch.manual_seed(0)
-    model, images = Greedy(1), torch.randn(2, 3, 8, 8)
-    got = passes.run(model, images, [STEM])
-    model.most = 2
-    wanted = passes.run(model, images, [STEM])
-    assert torch.allclose(got.final[0], wanted.final[0])
-    assert got.stems[0].shape == wanted.stems[0].shape == (2, 4, 6, 6)
-
-
-def test_one_image_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        passes.run(Greedy(0), torch.randn(2, 3, 8, 8), [STEM])
+from zooadapt.types import Adapted, Job, Request
 
 
 @pytest.mark.parametrize("alone_helps", [True, False])

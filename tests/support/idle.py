@@ -12,6 +12,10 @@ def locate_small(entry: ModelEntry, job: Job) -> Located:
     return Located(Source("hf://x", "commit=0", 10**6, ""), None, "")
 
 
+def make(request: Request, job: Job, located: Located | None) -> ModelSummary:
+    return summary(request)
+
+
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
     return adapted(request.entry)
 

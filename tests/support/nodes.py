@@ -9,12 +9,11 @@ from typing import Any
 
 from tests.support import places
 from zooadapt.cluster.nodes import Workers
-from zooadapt.cluster.ray_executor import RayExecutor, TaskFunctions
+from zooadapt.cluster.ray_executor import RayExecutor
 from zooadapt.cluster.schedule import Schedule
+from zooadapt.cluster.tasks import TaskFunctions
 from zooadapt.errors import StageError
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request
-
-HALF = {"num_gpus": 0.5, "num_cpus": 0}
 
 
 def until(happened: Callable[[], bool], seconds: float = 120) -> None:
@@ -25,7 +24,7 @@ def until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-STAGES = TaskFunctions(places.locate, places.adapt, places.prove)
+STAGES = TaskFunctions(places.locate, places.make, places.adapt, places.prove)
 
 
 class Run:

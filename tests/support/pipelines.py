@@ -6,7 +6,7 @@ from zooadapt import pipeline
 from zooadapt.mirror import manifest
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Bands, Target
-from zooadapt.types import Adapted, Job, Listing, ModelEntry, Request, Row
+from zooadapt.types import Job, Listing, ModelEntry, Request, Row
 from zooadapt.zoos.timm import TimmZoo
 
 
@@ -23,8 +23,6 @@ def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
 def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path | str) -> list[Row]:
     """The rows of the manifest after one model's run."""
     job = Job("run", str(dest), source_root=str(root))
-    adapted = pipeline.adapt(Request(entry, targets), job)
-    assert isinstance(adapted, Adapted), adapted
-    summary = pipeline.prove(adapted, job)
+    summary = pipeline.make(Request(entry, targets), job)
     assert not summary.failures, summary.failures
     return list(manifest.compact(open_store(str(dest))).usable)

@@ -14,6 +14,11 @@ def locate(entry: ModelEntry, job: Job) -> Located:
     return idle.locate(entry, job)
 
 
+def make(request: Request, job: Job, located: Located | None) -> ModelSummary:
+    _note(job, "adapt", request.entry)
+    return idle.make(request, job, located)
+
+
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
     _note(job, "adapt", request.entry)
     return idle.adapt(request, job, located)

@@ -19,18 +19,21 @@ KILLER = "test_vit.r160_in1k"
 
 def eat_memory() -> None:
     """Run in every worker: make one model take more and more memory, up to 6 GB."""
-    adapt = pipeline.adapt
+    make = pipeline.make
 
-    def adapt_or_eat_memory(request: Request, job: Job, located: Located | None) -> object:
+    def make_or_eat_memory(request: Request, job: Job, located: Located | None) -> object:
         eaten = [b"x" * 10**8 for _ in range(60 * (request.entry.name == KILLER))]
-        return adapt(request, job, located) if eaten is not None else None
+        return make(request, job, located) if eaten is not None else None
 
-    pipeline.adapt = adapt_or_eat_memory  # type: ignore[assignment]
+    pipeline.make = make_or_eat_memory  # type: ignore[assignment]
 
 
 @contextmanager
-def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]:
-    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own."""
+def ray_whose_workers(hook: Callable[[], None], gpus: int = 0, **config: Any) -> Iterator[None]:
+    """A local Ray of two CPUs; `hook` runs in each of its workers, `config` is Ray's own.
+
+    Its `gpus` are there in name only: validators that get one prove on the CPU.
+    """
     with pytest.MonkeyPatch.context() as patch, ray_folder() as env:
         patch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         environment = {
@@ -39,6 +42,7 @@ def ray_whose_workers(hook: Callable[[], None], **config: Any) -> Iterator[None]
         }
         ray.init(
             num_cpus=2,
+            num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
             runtime_env=environment,

@@ -1,4 +1,4 @@
-"""Compute W' = W·M for every stem, and tell whether the model then computes base(M·x)."""
+"""Compute W' = W·M for every stem; `exactness` tells whether the model then computes base(M·x)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zooadapt.adapt.schemes import pad
 from zooadapt.targets import Scheme
 from zooadapt.types import Gain, Stem
 
@@ -56,7 +55,7 @@ def adapt(
     Each weight W becomes W·M, whose channel axis is N/B times as long. If the scheme corrects the
     gain and the stem has one, the effective weight E is adapted instead of W. E is what the forward
     pass convolves with: W standardised, times the gain. The gain is set to the norm of E·M, so that
-    the forward pass uses E·M minus its mean, the nearest it can come to E·M; see `exact`.
+    the forward pass uses E·M minus its mean, the nearest it can come to E·M; see `exactness`.
     """
     adapted: dict[str, Tensor] = {}
     for stem in stems:
@@ -73,26 +72,6 @@ def unrounded(
 ) -> dict[str, Tensor]:
     """The float64 result of `adapt`, without the rounding to the stored dtypes."""
     return adapt({n: t.double() for n, t in tensors.items()}, stems, scheme, matrix)
-
-
-def exact(stem: Stem, scheme: Scheme, matrix: Tensor) -> bool:
-    """Whether the adapted model computes base(M·x), apart from rounding.
-
-    - A plain stem: always.
-    - A stem that shifts the image by a constant, W(x + s): if M keeps the constant, so that each
-      row of M sums to 1. For `repeat`, this holds for N = 1 and multiples of B.
-    - A stem that standardises its weight and whose gain is corrected: if all rows of M have the
-      same sum. Then E·M has mean 0, as E has, and loses nothing. `repeat`: the same N as above.
-    - Any stem, if M is the identity.
-    """
-    source, target = matrix.shape
-    sums = matrix.sum(dim=1)
-    if stem.use == "plain" or (source == target and torch.equal(matrix, pad(source, target))):
-        return True
-    if stem.use == "shift":
-        return torch.allclose(sums, torch.ones_like(sums))
-    even = torch.allclose(sums, sums[0].expand_as(sums))
-    return stem.gain is not None and scheme.corrects_gain and even
 
 
 def roll(tensor: Tensor, stem: Stem, chans: int) -> Tensor:

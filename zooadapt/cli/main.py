@@ -28,7 +28,8 @@ def zooadapt() -> None:
 @run_options
 def adapt(config: Config) -> int:
     """Adapt a zoo's pretrained models to other channels. Give --chans, --bands or both."""
-    from zooadapt.job import dry_run, run  # not for --help: they import torch, timm and Ray
+    click.echo(f"mirror: {redact(config.dest)}")
+    from zooadapt.job import dry_run, run  # not for --help; importing these takes a second
 
     return dry_run.dry_run(config) if config.dry_run else run.adapt(config)
 

@@ -9,7 +9,7 @@ import click
 from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors, of_mirrors_if_any
 from zooadapt.errors import UsageError
 from zooadapt.targets import SCHEMES
-from zooadapt.urls import absolute
+from zooadapt.urls import absolute, cache_root
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,6 @@ def _offered(
     model: str, license: str | None,
 ) -> "pd.DataFrame":  # fmt: skip
     """The models of a zoo that match; if `counts`, with their numbers of parameters."""
-    from zooadapt.reader.cache import default_root
     from zooadapt.reader.zoo_models import offered
 
     places, root = mirrors.places, source_root or mirrors.places.source_root
@@ -105,7 +104,7 @@ def _offered(
         places.source_storage_options,
         model=model,
         license=license,
-        cache=default_root() if counts else None,
+        cache=cache_root() if counts else None,
     )
 
 

@@ -4,43 +4,72 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
-from ray.exceptions import NodeDiedError, TaskUnschedulableError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from zooadapt.errors import RunError, UsageError, one_line
+from zooadapt.errors import RunError, one_line
 
 
-@contextmanager
-def connected() -> Iterator[str]:
-    """Connect to the running Ray cluster for the block, or else start Ray on this machine.
+class Connection:
+    """A run's connection to Ray: to the running cluster, or else to a Ray that it starts here.
 
-    Yields a line for the operator that says which of the two was done. From then on SIGTERM, which
-    ``ray job stop`` sends, acts like Ctrl-C. Raises RunError where the running cluster can't be
-    used.
+    Ray is started and shut down in a thread, while the run does something else. It is one thread
+    that stays, because Linux ends Ray's processes with the thread that has started them. Leaving
+    the context ends the connection, and waits for that.
     """
-    # New releases of Ray behave so by default. Older ones warn until this is set.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        line = _connect(quiet)
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._line: Future[str] | None = None
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+        self._thread.shutdown()
+
+    def begin(self) -> None:
+        """Begin to connect, unless that was done before."""
+        self._line = self._line or self._thread.submit(_connect)
+
+    def made(self) -> str:
+        """Connect, and return a line for the operator that says to what.
+
+        From then on SIGTERM, which ``ray job stop`` sends, acts like Ctrl-C. Raises RunError where
+        the running cluster can't be used.
+        """
+        self.begin()
+        assert self._line
+        line = self._line.result()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler ends the process at once
-        yield line
-    finally:
-        ray.shutdown()
+        return line
+
+    def end(self) -> None:
+        """Begin to end the connection, unless that was done before."""
+        if self._line:
+            self._line = None
+            self._thread.submit(_shutdown)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _connect(quiet: dict[str, Any]) -> str:
+def _shutdown() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _connect() -> str:
+    import ray  # takes a second, and only a run with something to do needs it
+
+    # New releases of Ray behave so by default. Older ones warn until this is set.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _running_cluster()
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -92,45 +121,11 @@ def _refusal(address: str) -> str:
 
 
 def _size() -> str:
+    import ray
+
     resources = ray.cluster_resources()
     nodes = len([node for node in ray.nodes() if node["Alive"]])
     return (
         f"{nodes} node{'s' * (nodes > 1)}, {resources.get('CPU', 0):g} CPUs, "
         f"{resources.get('GPU', 0):g} GPUs"
     )
-
-
-def check_local_dest(folder: Path, run_id: str) -> None:
-    """Raise UsageError unless every node of the cluster sees a probe file in the folder."""
-    probe = folder / f".probe-{run_id}"
-    probe.write_text("")
-    try:
-        nodes = {
-            node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]
-        }
-        asked = [_sees.options(**_on(node)).remote(str(probe)) for node in nodes]
-        seen = [_is_gone_or_sees(answer) for answer in asked]
-    finally:
-        probe.unlink()
-    blind = [name for name, sees in zip(nodes.values(), seen, strict=True) if not sees]
-    if blind:
-        raise UsageError(
-            f"--dest {folder} isn't the same folder on {', '.join(blind)}; use a shared folder or "
-            f"an object store"
-        )
-
-
-def _is_gone_or_sees(answer: ray.ObjectRef) -> bool:
-    try:
-        return bool(ray.get(answer))
-    except (NodeDiedError, TaskUnschedulableError):  # perhaps the autoscaler has just removed it
-        return True
-
-
-def _on(node: str) -> dict[str, Any]:
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-
-
-@ray.remote(num_cpus=0)
-def _sees(path: str) -> bool:
-    return Path(path).exists()

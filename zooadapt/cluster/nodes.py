@@ -4,11 +4,16 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import NodeDiedError, TaskUnschedulableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zooadapt.cluster.schedule import PER_GPU, Capacity
+from zooadapt.errors import UsageError
 
 PATIENCE = 300.0
 """Seconds that work waits for a resource that no node has, until a warning says so."""
@@ -29,8 +34,8 @@ class Workers:
 
     @property
     def validators(self) -> int:
-        """The most validators at once: `PER_GPU` for each GPU; without GPUs, one for each CPU."""
-        return self.gpus * PER_GPU or self.cpus
+        """The most validators at once; none without GPUs, where who adapts a model proves it."""
+        return self.gpus * PER_GPU
 
     @property
     def adapting(self) -> int:
@@ -44,22 +49,13 @@ class Workers:
     @property
     def at_once(self) -> int:
         """The most batches in progress, proofs included. Only proofs on GPUs come on top."""
-        return self.adapting + self.gpus * PER_GPU
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The Ray resources of one validator."""
-        # No CPUs: two jobs whose validators hold the CPUs of the other's tasks would wait for ever.
-        if self.gpus:
-            return {"num_gpus": 1 / PER_GPU, "num_cpus": 0}
-        return {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+        return self.adapting + self.validators
 
     def __str__(self) -> str:
         if self.gpus:
             plural = "s" * (self.gpus > 1)
             return f"proving on {self.gpus} GPU{plural}, {PER_GPU} validators each"
-        plural = "s" * (self.validators > 1)
-        return f"the cluster has no GPU: proving on CPUs, {self.validators} validator{plural}"
+        return f"the cluster has no GPU: proving on {self.cpus} CPU{'s' * (self.cpus > 1)}"
 
 
 def workers(asked: Workers = Workers()) -> Workers:
@@ -112,6 +108,14 @@ def capacity(available: Workers) -> Capacity:
     )
 
 
+@cache
+def own_cpus() -> int:
+    """The number of CPUs of the node that this process runs on, at least 1."""
+    node_id = ray.get_runtime_context().get_node_id()
+    here = [node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id]
+    return max([1, *(int(resources.get("CPU", 0)) for resources in here)])
+
+
 def lives() -> bool:
     """Whether the Ray cluster still answers."""
     try:
@@ -140,3 +144,41 @@ class Patience:
                 "or stop the run and run the same command again later to resume",
                 " or a ".join(lacking), PATIENCE / 60,
             )  # fmt: skip
+
+
+def check_local_dest(folder: Path, run_id: str) -> None:
+    """Raise UsageError unless every node of the cluster sees a probe file in the folder."""
+    if len(_alive()) == 1:
+        return  # it is the node of this process
+    probe = folder / f".probe-{run_id}"
+    probe.write_text("")
+    try:
+        names = {
+            node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]
+        }
+        asked = [_sees.options(**_on(node)).remote(str(probe)) for node in names]
+        seen = [_is_gone_or_sees(answer) for answer in asked]
+    finally:
+        probe.unlink()
+    blind = [name for name, sees in zip(names.values(), seen, strict=True) if not sees]
+    if blind:
+        raise UsageError(
+            f"--dest {folder} isn't the same folder on {', '.join(blind)}; use a shared folder or "
+            f"an object store"
+        )
+
+
+def _is_gone_or_sees(answer: ray.ObjectRef) -> bool:
+    try:
+        return bool(ray.get(answer))
+    except (NodeDiedError, TaskUnschedulableError):  # perhaps the autoscaler has just removed it
+        return True
+
+
+def _on(node: str) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: str) -> bool:
+    return Path(path).exists()

@@ -1,8 +1,8 @@
 """Run `pipeline` for many models on Ray. This module never touches a tensor.
 
-Ray tasks on CPUs fetch, adapt and publish. Ray actors prove, two to a GPU where the cluster has
-GPUs. Only small records travel between them. A process that dies is replaced, and `schedule`
-decides what becomes of its models.
+Where the cluster has GPUs, Ray tasks on CPUs fetch, adapt and publish, and Ray actors prove, two to
+a GPU. Only small records travel between them. Without GPUs, tasks take their models through all
+stages. A process that dies is replaced, and `schedule` decides what becomes of its models.
 """
 
 import concurrent.futures
@@ -11,21 +11,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
-from zooadapt import pipeline
-from zooadapt.checkpoints import sources
-from zooadapt.cluster import nodes
+from zooadapt.cluster import nodes, tasks
 from zooadapt.cluster.metrics import Metrics
 from zooadapt.cluster.nodes import Workers
 from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Task
-from zooadapt.cluster.validators import Validators, quoted
+from zooadapt.cluster.tasks import TASK_FUNCTIONS, TaskFunctions
+from zooadapt.cluster.validators import Validators
 from zooadapt.errors import FetchError, RunError, StageError, one_line
-from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
+from zooadapt.types import Adapted, Job, Located, ModelSummary, Request
 
 _LOOKUPS = 16
 """Sources looked up at once."""
@@ -37,29 +36,18 @@ _LOOK_SECONDS = 0.2
 """Seconds between two checks for look-ups that have ended, while tasks run."""
 
 
-@dataclass(frozen=True)
-class TaskFunctions:
-    """The functions of the tasks. Ray's workers import them, so they must be importable."""
-
-    locate: Callable[[ModelEntry, Job], Located]
-    adapt: Callable[[Request, Job, Located | None], Adapted | ModelSummary]
-    prove: Callable[[Adapted, Job], ModelSummary]
-
-
-TASK_FUNCTIONS = TaskFunctions(sources.locate, pipeline.adapt, pipeline.prove)
-
-
 @ray.remote(num_cpus=1, max_retries=0)  # else Ray retries for ever where memory runs out
 def _adapt(
     adapt: Callable[..., Adapted | ModelSummary],
     batch: Sequence[tuple[Request, Located | None]],
     job: Job,
 ) -> list[Adapted | ModelSummary]:
-    results = []
-    for request, located in batch:
-        with quoted(request.entry, job):
-            results.append(adapt(request, job, located))
-    return results
+    return tasks.adapt_all(adapt, batch, job, nodes.own_cpus())
+
+
+@ray.remote(num_cpus=1, max_retries=0)
+def _import() -> None:
+    tasks.import_all()
 
 
 def run(
@@ -82,6 +70,7 @@ def run(
         ended(summary)
 
     with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
+        executor.prepare(len(requests))
         Schedule(
             iter(requests),
             executor,
@@ -93,6 +82,8 @@ def run(
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
+    from zooadapt import pipeline  # it imports torch, which the driver seldom needs
+
     return pipeline.fail(request, job, error)
 
 
@@ -106,23 +97,28 @@ class RayExecutor:
         functions: TaskFunctions = TASK_FUNCTIONS,
         named: bool = True,
     ) -> None:
-        """Start the first validators now, because starting one takes a while.
+        """Start `PER_GPU` validators for each GPU that is there, because starting takes a while.
 
-        These are `PER_GPU` for each GPU that is there. Without GPUs it is one, or none where GPUs
-        are asked for. If `named`, Ray's tools show which models a task works on.
+        If `named`, Ray's tools show which models a task works on.
         """
         self._job, self._asked, self._functions, self._named = job, asked, functions, named
         available = nodes.workers(asked)
         self._on_gpus = bool(available.gpus)
-        """Whether proofs run on GPUs. This never changes, whatever nodes join or leave."""
+        """Whether validators prove, on GPUs. This never changes, whatever nodes join or leave."""
         self._patience = nodes.Patience()
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(functions.prove, job, available.options)
+        self._validators = Validators(functions.prove, job)
         self._look_around()
-        for _ in range(nodes.workers().gpus * PER_GPU or not asked.gpus):
+        for _ in range(nodes.workers().gpus * PER_GPU):
             self._validators.start()
+
+    def prepare(self, models: int) -> None:
+        """Let the workers import what they need, while the first of many sources are looked up."""
+        cpus = nodes.workers().cpus
+        for _ in range(cpus if models > cpus else 0):
+            _import.remote()
 
     def __enter__(self) -> "RayExecutor":
         return self
@@ -149,7 +145,8 @@ class RayExecutor:
         elif task == "adapt":
             remote = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch)).remote
             calls = [(work.request, work.located) for work in batch.works]
-            self._tasks[remote(self._functions.adapt, calls, self._job)] = batch
+            function = self._functions.adapt if self._on_gpus else self._functions.make
+            self._tasks[remote(function, calls, self._job)] = batch
         else:
             self._validators.prove(batch, name)
 

@@ -1,4 +1,4 @@
-"""The validators: Ray actors that prove. They start when a batch waits, and end when none does.
+"""The validators: Ray actors that prove on GPUs. They start when a batch waits.
 
 A validator gets a batch only once its process runs. So if some of the GPUs that were asked for
 never come, the batches go to validators on the other GPUs.
@@ -7,18 +7,18 @@ never come, the batches go to validators on the other GPUs.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from zooadapt import pipeline
-from zooadapt.cluster.schedule import Batch
-from zooadapt.errors import DeviceLost, RunError, one_line, redact
-from zooadapt.types import Adapted, Job, ModelEntry, ModelSummary
+from zooadapt.cluster.schedule import PER_GPU, Batch
+from zooadapt.cluster.tasks import quoted
+from zooadapt.errors import DeviceLost, RunError, one_line
+from zooadapt.types import Adapted, Job, ModelSummary
 
 IDLE = 60.0
 """Seconds after which a GPU that no batch waits for is given back."""
@@ -28,26 +28,12 @@ _ATTEMPTS = 5
 Prove = Callable[[Adapted, Job], ModelSummary]
 
 
-@contextmanager
-def quoted(entry: ModelEntry, job: Job) -> Iterator[None]:
-    """Re-raise with secrets redacted, because Ray stores and displays every exception.
-
-    Any exception of the block becomes a RunError.
-    """
-    try:
-        yield
-    except Exception as cause:
-        raise RunError(
-            f"{entry.name} can't be recorded in {redact(job.dest)}: {one_line(cause)}"
-        ) from None
-
-
-@ray.remote(max_restarts=0)
+# No CPUs: two jobs whose validators hold the CPUs of the other's tasks would wait for ever.
+@ray.remote(max_restarts=0, num_gpus=1 / PER_GPU, num_cpus=0)
 class _Validator:
     """A Ray actor: a process that keeps its device and its imports from one model to the next."""
 
     def __init__(self, function: Prove) -> None:
-        pipeline.use_threads(1)  # without GPUs there can be one validator for each CPU
         self.function = function
 
     def ready(self) -> None:
@@ -76,9 +62,8 @@ class _Call:
 class Validators:
     """All validators of a run: starting, busy or idle; and the batches that wait for one."""
 
-    def __init__(self, prove: Prove, job: Job, options: Mapping[str, Any]) -> None:
-        """`options` are the Ray resources of one validator."""
-        self._prove, self._job, self._options = prove, job, options
+    def __init__(self, prove: Prove, job: Job) -> None:
+        self._prove, self._job = prove, job
         self._waiting: deque[_Call] = deque()
         self._starting: dict[ray.ObjectRef, tuple[float, Any]] = {}
         """When each actor began to start, and the actor; the longest waiting first."""
@@ -101,8 +86,7 @@ class Validators:
 
     def start(self) -> None:
         """Start another validator, and return without waiting for it."""
-        remote = _Validator.options(**self._options)  # type: ignore[attr-defined]
-        actor = remote.remote(self._prove)
+        actor = _Validator.remote(self._prove)  # type: ignore[attr-defined]
         self._starting[actor.ready.remote()] = time.monotonic(), actor
 
     def prove(self, batch: Batch, name: str) -> None:
@@ -144,7 +128,7 @@ class Validators:
 
     def release(self) -> None:
         """Give back GPUs that no batch waits for: those idle for a while, and those yet to come."""
-        if self._waiting or not self._options.get("num_gpus"):
+        if self._waiting:
             return
         long_ago = time.monotonic() - IDLE
         while self._idle and self._idle[0][0] < long_ago:

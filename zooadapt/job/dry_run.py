@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from zooadapt.errors import FetchError, redact
+from zooadapt.errors import FetchError
 from zooadapt.job import estimate, plan, source_changes
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
@@ -26,7 +26,6 @@ def dry_run(config: Config) -> int:
     found = source_changes.ask(entries, config, job)
     histories = manifest.histories(store)
     todo = plan.make(entries, config, histories, source_changes.differs(found))
-    click.echo(f"mirror: {redact(job.dest)}")
     click.echo(f"plan: {todo}")
     due = [request.entry for request in todo.requests]
     sources = [found[entry] for entry in due] if found else source_changes.look_up(due, job)

@@ -101,7 +101,7 @@ def building_seconds(variants: int) -> float:
 
 def running_seconds(size: int, variants: int) -> float:
     """Seconds that a GPU takes to run the images of all proofs."""
-    return _OPERATIONS * (size / 4) * (2 + 4 * variants) / _SPEED
+    return _OPERATIONS * (size / 4) * (3 + variants) / _SPEED
 
 
 def _puts(size: int) -> int:

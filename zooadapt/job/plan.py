@@ -56,6 +56,11 @@ class Plan:
         return sum(len(request.targets) for request in self.requests)
 
 
+def is_quick(config: Config) -> bool:
+    """Whether `list_models` takes no time: no zoo's library must be imported, no place be read."""
+    return all(map(registry.is_quick, config.zoo))
+
+
 def list_models(config: Config) -> list[ModelEntry]:
     """All models of the zoos, in order. Raises UsageError if a zoo has none, or two of one name."""
     places = config.source_root, config.source_storage_options
@@ -118,11 +123,10 @@ def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:
 
 def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> None:
     """Raise UsageError for a target that can't be made for any model, whatever its weights."""
-    known = {name: registry.get(name) for name in {entry.zoo for entry in entries}}
     bases = set()
     for entry in entries:
-        with suppress(StageError), registry.blaming(entry.zoo):  # such a model fails by itself
-            bases.add(known[entry.zoo].facts(entry).bands)
+        with suppress(StageError):  # such a model fails by itself
+            bases.add(registry.facts(entry).bands)
     for target in targets:
         refusals = [reason for base in bases if (reason := _refusal(target, base))]
         if bases and len(refusals) == len(bases):

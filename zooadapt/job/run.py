@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Thread
 
 import click
 
-from zooadapt.cluster import connection, nodes, ray_executor
+from zooadapt.cluster.connection import Connection
 from zooadapt.errors import RunError, UsageError, one_line, redact
 from zooadapt.job import plan, source_changes
 from zooadapt.job.options import Config
@@ -64,12 +65,18 @@ def adapt(config: Config) -> int:
     It is 0, 1 if models failed, or 3 if the time was up. Raises UsageError (2), RunError (3), and
     on Ctrl-C or SIGTERM KeyboardInterrupt, after the records have been compacted.
     """
-    started = time.monotonic()
-    job, listed = config.job(), plan.list_models(config)
+    with Connection() as connection:
+        if not plan.is_quick(config):
+            connection.begin()  # Ray starts while the zoos are listed
+        return _adapt(config, connection)
+
+
+def _adapt(config: Config, connection: Connection) -> int:
+    started, job = time.monotonic(), config.job()
+    listed = plan.list_models(config)
     entries = plan.select(config, listed)
     plan.check_targets(entries, config.targets)
     store = open_mirror(config, job)
-    click.echo(f"mirror: {redact(job.dest)}")
     with store.session(job.run_id), tempfile.TemporaryFile() as log:
         manifest.check_tables(store)
         records = Records(store, keep=True)
@@ -78,8 +85,9 @@ def adapt(config: Config) -> int:
         tally = Tally(EventLog(log))
         try:
             if todo.requests:
-                work(todo, config, job, store, tally)
+                work(todo, config, job, store, tally, connection)
         finally:
+            connection.end()
             try:
                 tables = compacted(records, job)
             finally:
@@ -120,24 +128,26 @@ def planned(
     return todo
 
 
-def work(todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally) -> None:
+def work(
+    todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally, connection: Connection
+) -> None:
     """Adapt and prove what is due, on Ray, until the time is up."""
+    from zooadapt.cluster import nodes, ray_executor  # Ray: not where nothing is due
+
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
-    with connection.connected() as line:
-        click.echo(f"ray: {line}")
-        if store.is_local:
-            connection.check_local_dest(Path(store.root), job.run_id)
-        asked = nodes.Workers(
-            config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9)
-        )
-        click.echo(f"ray: {nodes.workers(asked)}")
-        with Progress(len(todo.requests)) as progress:
+    click.echo(f"ray: {connection.made()}")
+    if store.is_local:
+        nodes.check_local_dest(Path(store.root), job.run_id)
+    asked = nodes.Workers(config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9))
+    click.echo(f"ray: {nodes.workers(asked)}")
+    Thread(target=page.prepare).start()
+    with Progress(len(todo.requests)) as progress:
 
-            def ended(summary: ModelSummary) -> None:
-                tally.add(summary)
-                progress.model_ended(summary)
+        def ended(summary: ModelSummary) -> None:
+            tally.add(summary)
+            progress.model_ended(summary)
 
-            ray_executor.run(todo.requests, job, asked, ended, lambda: time.monotonic() > deadline)
+        ray_executor.run(todo.requests, job, asked, ended, lambda: time.monotonic() > deadline)
 
 
 def compacted(records: Records, job: Job) -> manifest.Compacted:

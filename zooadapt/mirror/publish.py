@@ -4,13 +4,11 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from zooadapt.mirror.safetensors_file import bytes_of, digest_of, serialise
+from zooadapt.mirror.safetensors_file import digest_of, pieces, serialise
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, safe
 from zooadapt.stores.shared_bytes import SMALLEST, SharedBytes
 from zooadapt.stores.store import Store
@@ -47,14 +45,9 @@ def publish_variant(
     for name, content in companions(config).items():
         store.write(f"{folder}/{name}", [content])
     store.write(f"{folder}/{CONFIG}", [text])
-    published = Published(target, folder, digest, size, len(head))
-    if shared and composed:
-        seams = tuple(start for start, _ in shared.parts)
-        sent = hashlib.sha256(head)
-        for chunk in shared.bytes(0, seams[0]):
-            sent.update(chunk)
-        return replace(published, seams=seams, sent_sha256=sent.hexdigest())
-    return published
+    seams = tuple(start for start, _ in shared.parts) if shared and composed else ()
+    head_sha256 = hashlib.sha256(head).hexdigest()
+    return Published(target, folder, digest, size, len(head), head_sha256, seams)
 
 
 def publish_stem(store: Store, model_folder: str, stems: Mapping[str, Tensor]) -> str:
@@ -69,5 +62,4 @@ def shared_bytes(body: Mapping[str, Tensor], first: Published) -> SharedBytes | 
     """The body in the first variant's object, for the others to share; None if it is too small."""
     if first.bytes - first.head < SMALLEST:
         return None
-    chunks = [(tensor.nbytes, partial(bytes_of, tensor)) for tensor in body.values()]
-    return SharedBytes(chunks, f"{first.folder}/{WEIGHTS}", first.head)
+    return SharedBytes(pieces(body), f"{first.folder}/{WEIGHTS}", first.head)

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 from torch import Tensor
 
 from zooadapt.errors import ValidationError
-from zooadapt.mirror.safetensors_file import leading_tensors
+from zooadapt.mirror.safetensors_file import leading_tensors, pieces, tensor_names
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
+from zooadapt.stores.shared_bytes import between
 from zooadapt.stores.store import Store
 from zooadapt.types import Published
 
@@ -24,13 +27,17 @@ _MARGIN = 2**20
 
 @dataclass
 class Reader:
-    """Reads a model's published variants back from the mirror."""
+    """Reads a model's published variants back from the mirror.
+
+    The process that published them has the `body`, the tensors that all variants share, in the
+    order of the file: what is stored is compared with it. Any other process learns the body from
+    the first variant that it reads, whose hash must be right.
+    """
 
     store: Store
     folder: Path
     """A local folder for copies of objects. It must stay as long as the reader is used."""
-    first: tuple[Path, int, dict[str, Tensor]] | None = None
-    """The first variant that was read: its file, the shared part's first byte, its tensors."""
+    body: Mapping[str, Tensor] | None = None
     _originals: dict[str, Tensor] = field(default_factory=dict)
 
     def read(self, variant: Published) -> tuple[dict[str, Tensor], str]:
@@ -40,27 +47,39 @@ class Reader:
         bytes aren't the published ones.
         """
         key = f"{variant.folder}/{WEIGHTS}"
-        if variant.seams and self.first:
-            file, start, tensors = self.first
-            sent = _composed(self.store, key, variant, file, start)
-            tensors, verification = {**tensors, **leading_tensors(sent[: variant.head])}, "composed"
-            same = hashlib.sha256(sent).hexdigest() == variant.sent_sha256
-        else:
-            file, digest = self.store.local_file(key, self.folder)
-            tensors, verification = dict(safetensors.torch.load_file(file)), "full"
-            same = digest == variant.sha256
+        verification = "composed" if variant.seams and self.body is not None else "full"
+        head = self.store.read_range(key, 0, variant.head)
+        if hashlib.sha256(head).hexdigest() != variant.head_sha256:
+            raise ValidationError(f"{key} {_OTHER_BYTES}")
+        stems = leading_tensors(head)
+        if self.body is None:
+            self.body = self._learnt(key, variant, stems)
+        elif variant.seams:
+            _check_seams(self.store, key, variant, self.body)
+        elif not _equal(self.store.chunks(key, variant.head), _bytes(self.body)):
+            raise ValidationError(f"{key} {_OTHER_BYTES}")
+        self._read_config(variant)
+        return {**stems, **self.body}, verification
+
+    def _learnt(
+        self, key: str, variant: Published, stems: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The body of the first variant, which is read whole. Raises ValidationError."""
+        file, digest = self.store.local_file(key, self.folder)
+        if digest != variant.sha256:
+            raise ValidationError(f"{key} {_OTHER_BYTES}")
+        loaded = safetensors.torch.load_file(file)
+        return {name: loaded[name] for name in tensor_names(file) if name not in stems}
+
+    def _read_config(self, variant: Published) -> None:
         config = self.store.read(f"{variant.folder}/{CONFIG}")
-        named = variant.folder.endswith(content_id(variant.sha256, config))
-        if not same or not named:
+        if not variant.folder.endswith(content_id(variant.sha256, config)):
             raise ValidationError(f"{variant.folder} {_OTHER_BYTES}")
-        if self.first is None:
-            self.first = file, variant.head, tensors
         (self.folder / CONFIG).write_bytes(config)
         for name, content in companions(json.loads(config)).items():
             (self.folder / name).write_bytes(content)
             if self.store.read(f"{variant.folder}/{name}") != content:
                 raise ValidationError(f"{variant.folder}/{name} {_OTHER_BYTES}")
-        return tensors, verification
 
     def originals(self, key: str) -> dict[str, Tensor]:
         """The tensors of the original stem at `key`. Only the first call reads them."""
@@ -69,27 +88,47 @@ class Reader:
         return self._originals
 
 
-def _composed(store: Store, key: str, variant: Published, body: Path, start: int) -> bytes:
-    """The bytes of a composed object that were sent to the store, not copied within it.
+def _check_seams(store: Store, key: str, variant: Published, body: Mapping[str, Tensor]) -> None:
+    """Raise ValidationError where a composed object isn't what was published.
 
-    `body` is the first variant's file, which was read back whole; its shared part begins at the
-    byte `start`. Only the sent bytes, and 1 MiB on each side of each seam, are read from the
-    composed object. The rest is known to equal `body`, because the store's checksums of the copied
-    parts were right.
-
-    Raises ValidationError where the bytes around a seam, or the object's size, are wrong.
+    Only the bytes before the first seam, which were sent to the store, and 1 MiB on each side of
+    each seam are read. The rest is known to be right, because the store's checksums of the copied
+    parts were.
     """
-    head = variant.head
-    with body.open("rb") as file:
-        for seam in variant.seams:
-            file.seek(start + seam - _MARGIN)
-            wanted = file.read(2 * _MARGIN)
-            begin = head + seam - _MARGIN
-            if store.read_range(key, begin, begin + len(wanted)) != wanted:
-                raise ValidationError(f"{key}, around byte {head + seam}, {_OTHER_BYTES}")
+    size = variant.bytes - variant.head
+    parts = [(0, variant.seams[0]), *((seam - _MARGIN, seam + _MARGIN) for seam in variant.seams)]
+    for start, stop in ((max(0, start), min(stop, size)) for start, stop in parts):
+        stored = store.read_range(key, variant.head + start, variant.head + stop)
+        if not _equal([stored], between(pieces(body), start, stop)):
+            raise ValidationError(f"{key}, around byte {variant.head + stop}, {_OTHER_BYTES}")
     if store.size(key) != variant.bytes:
         raise ValidationError(f"{key}, of {variant.bytes} bytes, {_OTHER_BYTES}")
-    return store.read_range(key, 0, head + variant.seams[0])
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    return (read() for _, read in pieces(tensors))
+
+
+def _equal(stored: Iterable[bytes], wanted: Iterator[memoryview]) -> bool:
+    """Whether both are the same bytes, in whatever pieces they come."""
+    rest = memoryview(b"")
+    for piece in stored:
+        view = memoryview(piece)
+        while view:
+            while not rest:
+                following = next(wanted, None)
+                if following is None:
+                    return False
+                rest = following
+            size = min(len(view), len(rest))
+            if not np.array_equal(_array(view[:size]), _array(rest[:size])):
+                return False
+            view, rest = view[size:], rest[size:]
+    return not rest and not any(map(len, wanted))
+
+
+def _array(view: memoryview) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
+    return np.frombuffer(view, dtype=np.uint8)  # comparing memoryviews takes 40 times as long
 
 
 def originals(store: Store, key: str, folder: Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ is exactly {"format": "pt"}.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def serialise(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(header).to_bytes(8, "little") + header
     for tensor in tensors.values():
         yield bytes_of(tensor)
+
+
+def pieces(tensors: Mapping[str, Tensor]) -> list[tuple[int, Callable[[], memoryview]]]:
+    """The size of each tensor in bytes, and a call that gives its bytes."""
+    return [(tensor.nbytes, partial(bytes_of, tensor)) for tensor in tensors.values()]
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

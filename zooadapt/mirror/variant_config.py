@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zooadapt.adapt import contract
 from zooadapt.mirror.records import ADAPTER_VERSION
 from zooadapt.targets import Bands, Target
-from zooadapt.types import Adapted, Gain, ModelFacts, Stem
+from zooadapt.types import Adapted, ModelFacts
 from zooadapt.zoos.protocol import Zoo
 
 
@@ -75,16 +75,6 @@ def facts_for(facts: ModelFacts, bands: Bands, matrix: Tensor) -> ModelFacts:
     )
 
 
-def described_stems(config: dict[str, Any]) -> list[Stem]:
-    """The stems that a config.json describes."""
-    return [_stem(described) for described in config["zooadapt"]["stems"]]
-
-
 def stored_matrix(config: dict[str, Any]) -> Tensor:
     """The matrix M (B, N) that a config.json states, in float64."""
     return torch.tensor(config["zooadapt"]["matrix"], dtype=torch.float64)
-
-
-def _stem(described: dict[str, Any]) -> Stem:
-    gain = described["gain"]
-    return Stem(**{**described, "gain": Gain(**gain) if gain else None})

@@ -1,46 +1,57 @@
 """The proof: a variant and its base are run, and the variant must compute base(M·x).
 
-A proof takes a batch x of two different seeded images and runs both models in float32, in eval mode
-and with TF32 off. With b = base(M·x), the outputs for the two images being b₀ and b₁, it measures
+All passes are of one seeded image, in float32, in eval mode and with TF32 off. For each model the
+base is run on y₀, which is coloured noise, and on y₁, which is grey noise. Each variant is run on
+an image x for which M·x is y₀, or y₁ where all rows of M are equal. Where M can make neither, the
+base is run on the M·x of a seeded x. With b = base(M·x) the proof measures
 
-    equivalence_error = max|adapted(x) - b| / max|b₀ - b₁|
+    equivalence_error = max|adapted(x) - b| / max|base(y₀) - base(y₁)|
 
-The divisor is how far another image moves the output. `control_error` is the same figure for a stem
-known to be wrong, on the first image. That stem has its image channels rolled by one, or its sign
-flipped where rolling changes nothing. The variant is `equivalent` if its error is at most TOLERANCE
-and the control is at least LEAST_CONTROL, 100 times as much. If the control is smaller, the model's
-outputs can't tell a right stem from a wrong one; then the stem modules' outputs are compared.
+The divisor is how far another image moves the output. The output of each stem module is compared in
+the same way, in units of how far another image moves that output. The largest error counts. Where M
+can make y₀, no grey image is used: it would hide channels that are swapped.
+
+`control_error` shows that a wrong stem would have been seen. A wrong stem has its image channels
+rolled by one, or its sign flipped where rolling changes nothing. For each model the base is run
+with wrong stems on y₀: that shows whether the body carries the fault to the outputs. For each
+variant its own stems are made wrong, and the outputs of its stem modules are compared. The smallest
+error counts. The variant is `equivalent` if its error is at most TOLERANCE and the control is at
+least LEAST_CONTROL, 100 times as much. If the base's outputs can't tell a right stem from a wrong
+one, only the outputs of the stem modules count.
 
 Rounding alone can move an output further than some wrong stems do. In deep models float32's
 rounding moves it by up to 1e-3 (with random weights); in any model, rounding W·M to half precision
 moves it by 1e-4 to 0.5. So there are two more rules:
 
-- Every stored stem must equal the rounded W·M bit for bit.
+- Every stored stem must equal the rounded W·M bit for bit, and every other tensor the base's.
 - Where a variant that should be exact has an error above the tolerance, both models are run again
   in float64, with W·M unrounded. The variant is `equivalent` if that error is within the tolerance;
   `equivalence_error` stays that of the stored stem.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from zooadapt.adapt import contract
-from zooadapt.adapt.contract import mix_images
-from zooadapt.errors import ValidationError
-from zooadapt.proof.passes import Outputs, Pass, images_for, run, run_to_stems, seeded_images
+from zooadapt.adapt import contract, exactness
+from zooadapt.errors import ValidationError, some
+from zooadapt.proof.passes import Image, Outputs, Pass, coloured, grey, image_for, run, run_to_stems
 from zooadapt.targets import Scheme
-from zooadapt.types import LEAST_CONTROL, TOLERANCE, Proof, ProofResult, Stem
+from zooadapt.types import LEAST_CONTROL, TOLERANCE, ProofResult, Stem
+
+Forward = Callable[[nn.Module, Tensor], Pass]
+"""Runs a model on an image, (1, channels, *size), whose dtype and device it changes itself."""
 
 
 class Prover:
     """Proves the variants of one base model, one after the other, on one device.
 
     The prover takes the base over. It moves the base to the device, turns it to float32, and shares
-    the base's tensors with the variants. It keeps the base's outputs for the next variants.
+    the base's tensors with the variants. It keeps the base's outputs for all variants.
     """
 
     def __init__(
@@ -48,20 +59,24 @@ class Prover:
         base: nn.Module,
         stems: Sequence[Stem],
         originals: Mapping[str, Tensor],
-        input_size: tuple[int, ...],
+        shape: tuple[int, ...],
         device: torch.device,
     ) -> None:
-        """`originals` are the base's stem tensors by name; `input_size` is `ModelFacts.size`."""
+        """`originals` are the base's stem tensors by name; `shape` is its image's, (B, *size)."""
         self._stems, self._originals = stems, originals
-        self._size, self._device = input_size, device
-        self._stored = base.state_dict()
+        self._shape, self._device = shape, device
+        adapted = {name for stem in stems for name in stem.tensors}
+        self._body = {n: t for n, t in base.state_dict().items() if n not in adapted}
+        """The tensors that every variant must have, in their stored dtypes."""
         self._base = base.float().to(device)
-        self._common: Pass | None = None
+        self._yardstick: Yardstick | None = None
+        self._wide: dict[str, Pass] = {}
+        """The base's passes in float64 on the images that variants share, by `Image.kind`."""
 
     def prove(self, variant: nn.Module, scheme: Scheme, matrix: Tensor) -> ProofResult:
         """Adapt the originals again by M, (B, N), and `compare` the variant with the result."""
         adapted = contract.adapt(self._originals, self._stems, scheme, matrix)
-        exact = _is_exact(self._stems, scheme, matrix)
+        exact = exactness.exact(self._stems, scheme, matrix.tolist())
         unrounded = (
             contract.unrounded(self._originals, self._stems, scheme, matrix) if exact else None
         )
@@ -80,95 +95,125 @@ class Prover:
         `unrounded` holds the same in float64, or is None where the variant needn't compute
         base(M·x). The variant is left on the device in float32.
 
-        Raises ValidationError where a stored stem isn't the adapted one, where the outputs differ
-        in number or shape or aren't finite, and where the forward pass doesn't call a stem.
+        Raises ValidationError where a stored stem isn't the adapted one, where any other tensor
+        isn't the base's, where the outputs differ in number or shape or aren't finite, and where
+        the forward pass doesn't call a stem.
         """
-        _check_stored(variant, adapted)
+        _check_stored(variant, adapted, self._body)
         with torch.inference_mode(), _full_float32():
-            common = self._share(variant)
+            yardstick = self.measure()
+            self._hand_over(variant)
             variant.float().to(self._device)
-            images, wanted = self._wanted(matrix)
-            got = run(variant, images, self._stems)
+            image = image_for(matrix, self._shape[1:])
+            got, wanted = self._forward(variant, image.x), yardstick.wanted(image)
             _check_outputs(got.final, wanted.final)
-            with _replaced(variant, _wrong(variant, self._stems, matrix.shape[1])):
-                wrong = run(variant, _enough(images, wanted), self._stems)
-            result = judge(got, wanted, wrong)
+            wrong = _wrong(variant, self._stems, matrix.shape[1])
+            with _replaced(variant, wrong):
+                control = run_to_stems(variant, image.x.float().to(self._device), self._stems)
+            result = yardstick.judge(got, wanted, control)
             if result.equivalent or unrounded is None or result.control_error < LEAST_CONTROL:
                 return result
-            within = self._exact_error(variant, common, matrix, unrounded, images, result.proof)
+            within = self._error_in_float64(variant, unrounded, image, yardstick)
         return replace(result, equivalent=within <= TOLERANCE)
 
-    def _share(self, variant: nn.Module) -> list[str]:
-        """Replace the variant's tensors by the base's where both are equal; returns their names."""
-        state = variant.state_dict()
-        common = [name for name in state if _same(state[name], self._stored.get(name))]
-        self._hand_over(variant, common)
-        return common
+    def measure(self) -> "Yardstick":
+        """Run the base, unless that was done before. Raises ValidationError as `compare` does."""
+        if self._yardstick is None:
+            with torch.inference_mode(), _full_float32():
+                self._yardstick = Yardstick(self._base, self._stems, self._shape, self._forward)
+        return self._yardstick
 
-    def _hand_over(self, variant: nn.Module, names: Sequence[str]) -> None:
-        """Put the base's tensors of these names into the variant, without a copy."""
+    def _forward(self, model: nn.Module, image: Tensor, dtype: torch.dtype = torch.float32) -> Pass:
+        return run(model, image.to(self._device, dtype), self._stems)
+
+    def _hand_over(self, variant: nn.Module) -> None:
+        """Put the base's body into the variant, without a copy."""
         state = self._base.state_dict()
-        variant.load_state_dict({name: state[name] for name in names}, strict=False, assign=True)
+        body = {name: state[name] for name in self._body}
+        variant.load_state_dict(body, strict=False, assign=True)
 
-    def _wanted(self, matrix: Tensor) -> tuple[Tensor, Pass]:
-        """Images x, (2, N, *size), and the base's outputs for M·x.
-
-        Where M can make any image, x is chosen so that M·x is the same for all such variants; then
-        the base is run once for all of them.
-        """
-        z = seeded_images(matrix.shape[0], self._size)
-        images = images_for(z, matrix)
-        if images is None:
-            images = seeded_images(matrix.shape[1], self._size)
-            mixed = mix_images(images, matrix).to(self._device)
-            return images.to(self._device), run(self._base, mixed, self._stems)
-        if self._common is None:
-            self._common = run(self._base, z.to(self._device), self._stems)
-        return images.to(self._device), self._common
-
-    def _exact_error(
+    def _error_in_float64(
         self,
         variant: nn.Module,
-        common: Sequence[str],
-        matrix: Tensor,
         unrounded: Mapping[str, Tensor],
-        images: Tensor,
-        proof: Proof,
+        image: Image,
+        yardstick: "Yardstick",
     ) -> float:
         """The error in float64 with the unrounded W·M; base and variant end in float32 again."""
         self._base.double()
-        self._hand_over(variant, common)
+        self._hand_over(variant)
         variant.double()
         try:
-            wanted = run(self._base, mix_images(images.double(), matrix), self._stems)
+            wanted = self._wide.get(image.kind)
+            wanted = wanted or self._forward(self._base, image.mixed, torch.float64)
+            if image.kind != "own":
+                self._wide[image.kind] = wanted
             with _replaced(variant, unrounded):
-                got = run(variant, images.double(), self._stems)
+                got = self._forward(variant, image.x, torch.float64)
         finally:
             self._base.float()
-            self._hand_over(variant, common)
+            self._hand_over(variant)
             variant.float()
-        return float(_distances(got, wanted, proof).max())
+        return yardstick.error(got, wanted)
 
 
-def _same(one: Tensor, other: Tensor | None) -> bool:
-    """Whether the tensors have the same dtype, shape and values."""
-    if other is None or one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+class Yardstick:
+    """What the variants of a model are measured with: its base's passes, and their distances."""
+
+    def __init__(
+        self, base: nn.Module, stems: Sequence[Stem], shape: tuple[int, ...], forward: Forward
+    ) -> None:
+        """Run the base on y₀, on y₁, and with wrong stems on y₀; `shape` is (B, *size)."""
+        self._base, self._forward = base, forward
+        chans, size = shape[0], shape[1:]
+        y = coloured(chans, size)
+        one, other = forward(base, y), forward(base, grey(chans, size))
+        self._shared = {"coloured": one, "grey": other}
+        self._moved = _apart(one.final, other.final)
+        self._moved_stems = [_apart([a], [b]) for a, b in zip(one.stems, other.stems, strict=True)]
+        with _replaced(base, _wrong(base, stems, chans)):
+            wrong = forward(base, y)
+        self._control = _ratio(_apart(wrong.final, one.final), self._moved)
+        self._tells = self._control >= LEAST_CONTROL
+        """Whether the base's outputs can tell a right stem from a wrong one."""
+
+    def wanted(self, image: Image) -> Pass:
+        """The base's pass on M·x."""
+        return self._shared.get(image.kind) or self._forward(self._base, image.mixed)
+
+    def judge(self, got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
+        """The result of a proof, from the variant's pass, the base's, and one with wrong stems."""
+        error = self.error(got, wanted)
+        controls = [*self._stem_errors(wrong, wanted), *[self._control] * self._tells]
+        control = float(torch.tensor(controls or [math.nan]).min())  # `min` would lose NaN
+        equivalent = error <= TOLERANCE and control >= LEAST_CONTROL
+        return ProofResult(error, control, equivalent, "forward" if self._tells else "stem")
+
+    def error(self, got: Pass, wanted: Pass) -> float:
+        """The largest error of the outputs that count; NaN where it can't be measured."""
+        errors = self._stem_errors(got, wanted)
+        if self._tells:
+            errors.append(_ratio(_apart(got.final, wanted.final), self._moved))
+        return float(torch.tensor(errors or [math.nan]).max())
+
+    def _stem_errors(self, got: Pass, wanted: Pass) -> list[float]:
+        """The error of each stem module, but for those that no image moves, if outputs can tell."""
+        pairs = zip(got.stems, wanted.stems, self._moved_stems, strict=True)
+        return [
+            _ratio(_apart([g], [w]), moved)
+            for g, w, moved in pairs
+            if moved != 0 or not self._tells
+        ]
 
 
-def check(result: ProofResult, stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> None:
-    """Raise ValidationError if the variant should compute base(M·x) but doesn't."""
-    if not result.equivalent and _is_exact(stems, scheme, matrix):
-        raise ValidationError(
-            f"the variant doesn't compute base(M·x): error {result.equivalence_error:.2g}, "
-            f"control {result.control_error:.2g} ({result.proof})"
-        )
+def _ratio(apart: float, moved: float) -> float:
+    return apart / moved if moved > 0 else math.nan
 
 
-def _is_exact(stems: Sequence[Stem], scheme: Scheme, matrix: Tensor) -> bool:
-    """Whether the variant should compute base(M·x), except for rounding."""
-    return all(contract.exact(stem, scheme, matrix) for stem in stems)
+def _apart(got: Outputs, wanted: Outputs) -> float:
+    """The largest difference between two passes' outputs; 0 where there are none."""
+    pairs = zip(got, wanted, strict=True)
+    return float(torch.tensor([0.0, *(float((g - w).abs().max()) for g, w in pairs)]).max())
 
 
 def prove_stems(
@@ -176,33 +221,43 @@ def prove_stems(
     base: nn.Module,
     stems: Sequence[Stem],
     matrix: Tensor,
-    input_size: tuple[int, ...],
+    size: tuple[int, ...],
 ) -> ProofResult:
     """Compare the outputs of the stem modules only, for float32 stems and a (B, N) matrix.
 
     The forward passes end after the last stem, so the rest of both models can be on the meta
     device. Raises ValidationError where the forward pass doesn't call a stem.
     """
-    images = seeded_images(matrix.shape[1], input_size)
+
+    def forward(model: nn.Module, image: Tensor) -> Pass:
+        return run_to_stems(model, image.float(), stems)
+
     with torch.inference_mode(), _full_float32():
-        wanted = run_to_stems(base, mix_images(images, matrix), stems)
-        got = run_to_stems(variant, images, stems)
+        yardstick = Yardstick(base, stems, (len(matrix), *size), forward)
+        image = image_for(matrix, size)
+        got, wanted = forward(variant, image.x), yardstick.wanted(image)
         with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
-            wrong = run_to_stems(variant, images, stems)
-    return judge(got, wanted, wrong)
+            wrong = forward(variant, image.x)
+    return yardstick.judge(got, wanted, wrong)
 
 
-def _check_stored(variant: nn.Module, adapted: Mapping[str, Tensor]) -> None:
+def _check_stored(
+    variant: nn.Module, adapted: Mapping[str, Tensor], body: Mapping[str, Tensor]
+) -> None:
     state = variant.state_dict()
     for name, tensor in adapted.items():
-        if state[name].dtype != tensor.dtype or not torch.equal(state[name], tensor):
+        if not _same(state[name], tensor):
             raise ValidationError(f"{name} isn't the source's stem contracted with the matrix")
+    wrong = [name for name, tensor in body.items() if not _same(state.get(name), tensor)]
+    if wrong:
+        raise ValidationError(f"{some(wrong)} differs from the source's, bit for bit")
 
 
-def _enough(images: Tensor, wanted: Pass) -> Tensor:
-    """The images for the control: only the first, if every output has one row for each image."""
-    rows = {len(output) for output in [*wanted.final, *wanted.stems]}
-    return images[:1] if rows == {len(images)} else images
+def _same(one: Tensor | None, other: Tensor) -> bool:
+    """Whether the tensors have the same dtype, shape and values."""
+    if one is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 def _check_outputs(got: Outputs, wanted: Outputs) -> None:
@@ -213,35 +268,8 @@ def _check_outputs(got: Outputs, wanted: Outputs) -> None:
         raise ValidationError("the output has NaN or infinite values")
 
 
-def judge(got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
-    """The result of a proof, from the passes of the variant, the base and the control."""
-    tells = got.final and distance(wrong.final, wanted.final) >= LEAST_CONTROL
-    proof: Proof = "forward" if tells else "stem"
-    error = float(_distances(got, wanted, proof).max())
-    control = float(_distances(wrong, wanted, proof).min())
-    return ProofResult(error, control, error <= TOLERANCE and control >= LEAST_CONTROL, proof)
-
-
-def _distances(got: Pass, wanted: Pass, proof: Proof) -> Tensor:
-    """The distance of all outputs, or of each stem's: a tensor, whose max and min keep NaN."""
-    pairs = [(got.final, wanted.final)]
-    if proof == "stem":
-        pairs = [([g], [w]) for g, w in zip(got.stems, wanted.stems, strict=True)]
-    return torch.tensor([distance(g, w) for g, w in pairs], dtype=torch.float64)
-
-
-def distance(got: Outputs, wanted: Outputs) -> float:
-    """max|got - wanted| in units of max|wanted₀ - wanted₁|, the effect of another image.
-
-    `got` can be the outputs of the first image alone. NaN where the image has no effect.
-    """
-    moved = max(float((b[0] - b[1]).abs().max()) for b in wanted)
-    apart = max(float((a - b[: len(a)]).abs().max()) for a, b in zip(got, wanted, strict=True))
-    return apart / moved if moved > 0 else float("nan")
-
-
 def _wrong(model: nn.Module, stems: Sequence[Stem], chans: int) -> dict[str, Tensor]:
-    """The stems of the control, by name: those of `model` made wrong on purpose."""
+    """The stems of a control, by name: those of `model` made wrong on purpose."""
     parameters = dict(model.named_parameters())
     return {stem.name: contract.roll(parameters[stem.name], stem, chans) for stem in stems}
 

@@ -1,43 +1,78 @@
-"""Seeded images, and forward passes that collect the outputs of a model and of its stem modules."""
+"""The images of a proof, and forward passes that collect the outputs of models and of stems."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zooadapt.adapt.contract import mix_images
 from zooadapt.errors import ValidationError
+from zooadapt.proof import cores
 from zooadapt.types import Stem
 
 Outputs = list[Tensor]
-"""Float tensors with the batch as their first axis, (2, …)."""
+"""Float tensors, each with the batch as its first axis, (1, …)."""
 
 _SEED = 20240117
 _LEAST_SINGULAR = 1e-2
-"""A matrix can make any image if its least singular value is this part of its largest, or more."""
+"""A matrix can make any image if its least singular value is more than this part of its largest."""
 
 
-def seeded_images(chans: int, size: tuple[int, ...]) -> Tensor:
-    """Two different images, (2, chans, *size), which are the same on every machine."""
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(2, chans, *size, generator=generator)
+def noise(chans: int, size: tuple[int, ...], number: int = 0) -> Tensor:
+    """An image of noise, (1, chans, *size) in float64: the same on every machine, by `number`."""
+    generator = torch.Generator().manual_seed(_SEED + number)
+    return torch.randn(1, chans, *size, generator=generator).double()
 
 
-def images_for(mixed: Tensor, matrix: Tensor) -> Tensor | None:
-    """Images x, (2, N, *size), for which M·x equals `mixed`, (2, B, *size), except for rounding.
+def coloured(chans: int, size: tuple[int, ...]) -> Tensor:
+    """The image y₀, (1, chans, *size): noise that differs from channel to channel."""
+    return noise(chans, size, 0)
 
-    Of all such x it is the one nearest to seeded noise, so that all N channels differ. None where
-    the (B, N) matrix M can't make every image, or could only by amplifying rounding errors.
+
+def grey(chans: int, size: tuple[int, ...]) -> Tensor:
+    """The image y₁, (1, chans, *size): noise that is the same in all channels."""
+    return noise(1, size, 1).expand(1, chans, *size)
+
+
+Kind = Literal["coloured", "grey", "own"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image that one variant is run on, and what it is mixed into; both in float64."""
+
+    x: Tensor
+    """(1, N, *size). It is generic in all N channels, also in those that M doesn't read."""
+    mixed: Tensor
+    """M·x, (1, B, *size), on which the base is run."""
+    kind: Kind
+    """Whether `mixed` is y₀ or y₁, which other variants share, or an image of the variant's own."""
+
+
+def image_for(matrix: Tensor, size: tuple[int, ...]) -> Image:
+    """The image for a variant with the (B, N) matrix M: seeded noise plus the least correction.
+
+    M·x is y₀ if M can make any image without amplifying rounding errors. It is y₁ if all rows of M
+    are equal: then M·x is grey for every x. Otherwise there is no correction.
     """
+    x = noise(matrix.shape[1], size, 2)
+    kind: Kind
+    mixed = mix_images(x, matrix)
+    if _makes_any_image(matrix):
+        kind, wanted = "coloured", coloured(len(matrix), size)
+    elif matrix.any() and torch.equal(matrix, matrix[:1].expand_as(matrix)):
+        kind, wanted = "grey", grey(len(matrix), size)
+    else:
+        return Image(x, mixed, "own")
+    return Image(x + mix_images(wanted - mixed, torch.linalg.pinv(matrix)), wanted, kind)
+
+
+def _makes_any_image(matrix: Tensor) -> bool:
     singular = torch.linalg.svdvals(matrix)
-    if len(singular) < matrix.shape[0] or singular[-1] < _LEAST_SINGULAR * singular[0]:
-        return None
-    noise = seeded_images(matrix.shape[1], tuple(mixed.shape[2:])).double()
-    lacking = mixed.double() - mix_images(noise, matrix)
-    return (noise + mix_images(lacking, torch.linalg.pinv(matrix))).float()
+    return len(singular) == len(matrix) and bool(singular[-1] > _LEAST_SINGULAR * singular[0])
 
 
 @dataclass(frozen=True)
@@ -50,39 +85,24 @@ class Pass:
     """The outputs of the stem modules, in the order of the stems."""
 
 
-def run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    """Run a whole forward pass; image by image if all don't fit into the device's memory together.
-
-    Raises ValidationError where the pass doesn't call a stem.
-    """
-    try:
-        return _run(model, images, stems)
-    except torch.cuda.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    single = [_run(model, image[None], stems) for image in images]
-    return Pass(_joined([one.final for one in single]), _joined([one.stems for one in single]))
-
-
-def _run(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    with _collecting(model, stems) as outputs:
-        final = list(tensors(model(images)))
+def run(model: nn.Module, image: Tensor, stems: Sequence[Stem]) -> Pass:
+    """Run a whole forward pass. Raises ValidationError where it doesn't call a stem."""
+    with _collecting(model, stems) as outputs, cores.borrowed():
+        final = list(tensors(model(image)))
     return Pass(final, _stem_outputs(outputs, stems))
-
-
-def _joined(outputs: Sequence[Outputs]) -> Outputs:
-    """The outputs of several single images, put together as those of one batch."""
-    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
 
 class _StemsDone(Exception):
     """Ends a forward pass once every stem has given its output."""
 
 
-def run_to_stems(model: nn.Module, images: Tensor, stems: Sequence[Stem]) -> Pass:
-    """Run a forward pass up to the last stem; the rest of the model can be on the meta device."""
+def run_to_stems(model: nn.Module, image: Tensor, stems: Sequence[Stem]) -> Pass:
+    """Run a forward pass up to the last stem; the rest of the model can be on the meta device.
+
+    Raises ValidationError where the pass doesn't call a stem.
+    """
     with _collecting(model, stems, stop=True) as outputs, suppress(_StemsDone):
-        model(images)
+        model(image)
     return Pass([], _stem_outputs(outputs, stems))
 
 

@@ -2,10 +2,12 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zooadapt import __version__, targets, types
 from zooadapt.adapt import schemes
@@ -14,7 +16,7 @@ from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, s
 from zooadapt.mirror.columns import Loaded, stated_variant
 from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.variant_config import facts_for
-from zooadapt.proof import compare, devices
+from zooadapt.proof import compare, devices, verdict
 from zooadapt.stores.store import Store
 from zooadapt.types import Adapted, Failure, Published
 from zooadapt.zoos import registry
@@ -31,6 +33,8 @@ class Proved:
     made: tuple[str, ...]
     """The variants that have rows, as `Target.short`."""
     failures: tuple[Failure, ...]
+    bytes: int
+    """The bytes of the variants' model.safetensors files, failures included."""
     full: bool = False
     """Whether a variant failed because the device had no memory left."""
 
@@ -40,68 +44,93 @@ def prove(adapted: Adapted, store: Store, device: torch.device) -> Proved:
 
     Raises DeviceLost after an error from which CUDA doesn't recover in the same process.
     """
+
+    def prove_all() -> Proved:
+        with scratch_folder() as folder:
+            return Series(adapted, Reader(store, folder), device).prove(adapted.variants)
+
     with devices.turn(device):
-        proofs = _prove_all(adapted, store, device)
+        proofs = prove_all()
     if not proofs.full:
         return proofs
     with devices.turn(device, alone=True):
-        return _prove_all(adapted, store, device)
+        return prove_all()
 
 
-def _prove_all(adapted: Adapted, store: Store, device: torch.device) -> Proved:
-    rows, made, failures, full = [], [], [], False
-    with scratch_folder() as folder:
-        reader, prover = Reader(store, folder), None
-        for variant in adapted.variants:
+class Series:
+    """The proofs of a model's variants, one after the other, on one device."""
+
+    def __init__(
+        self, adapted: Adapted, reader: Reader, device: torch.device, base: nn.Module | None = None
+    ) -> None:
+        """`base` is the model with the checkpoint's tensors, if this process has it.
+
+        If not, it is built from the original stem and the first variant's body, which equal the
+        checkpoint's: the stored bytes have the hash that was computed from the checkpoint.
+        """
+        self._adapted, self._reader, self._device = adapted, reader, device
+        self._zoo = registry.get(adapted.entry.zoo)
+        self._prover = None if base is None else self._prover_of(base)
+
+    def measure(self) -> None:
+        """Run the base, if it is there. An error is left to the proofs, which meet it again."""
+        if self._prover:
+            with suppress(Exception):
+                self._prover.measure()
+
+    def prove(self, variants: Iterable[Published]) -> Proved:
+        """Prove the variants. Raises DeviceLost as `published.prove` does."""
+        rows, made, failures, size, full = [], [], [], 0, False
+        for variant in variants:
+            size += variant.bytes
             try:
                 with stage(ValidationError):
-                    row, prover = prove_one(adapted, variant, reader, prover, device)
-                    rows.append(row)
+                    rows.append(self._row(variant))
                     made.append(variant.target.short)
             except StageError as error:
                 if _DEVICE_ERROR.search(str(error)):
                     raise DeviceLost(one_line(error)) from error
                 full = full or devices.is_full(error)
                 failures.append(Failure.of(variant.target, error))
-    return Proved(tuple(rows), tuple(made), tuple(failures), full)
+        return Proved(tuple(rows), tuple(made), tuple(failures), size, full)
 
+    def _row(self, variant: Published) -> types.Row:
+        """The variant's row of the manifest. Raises ValidationError where the proof fails."""
+        adapted, facts, target = self._adapted, self._adapted.facts, variant.target
+        tensors, verification = self._reader.read(variant)
+        matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
+        scheme = targets.get_scheme(target.scheme)
+        model = self._zoo.load(self._reader.folder, tensors)
+        params = sum(parameter.numel() for parameter in model.parameters())
+        result = self._prover_for(tensors).prove(model, scheme, matrix)
+        verdict.check(result, adapted.stems, scheme, matrix.tolist())
+        loaded = Loaded(
+            params=params,
+            weights_dtype=_main_dtype(tensors),
+            verification=verification,
+            checked_on=devices.name(self._device),
+            zooadapt_version=__version__,
+            timm_version=self._zoo.version(),
+            torch_version=torch.__version__,
+        )
+        own_facts = facts_for(facts, target.bands, matrix)
+        return stated_variant(adapted, variant, own_facts, result, loaded)
 
-def prove_one(
-    adapted: Adapted,
-    variant: Published,
-    reader: Reader,
-    prover: compare.Prover | None,
-    device: torch.device,
-) -> tuple[types.Row, compare.Prover]:
-    """The variant's row of the manifest, and the prover, which all variants of the model share.
+    def _prover_for(self, tensors: Mapping[str, Tensor]) -> compare.Prover:
+        """The prover, which is made for the first of the variants, whose `tensors` these are."""
+        if self._prover is None:
+            folder, chans = self._reader.folder, self._adapted.facts.chans
+            base = self._zoo.load(folder, {**tensors, **self._originals()}, in_chans=chans)
+            self._prover = self._prover_of(base)
+        return self._prover
 
-    The prover is made here for the first variant, where `prover` is None. Raises ValidationError
-    where the variant can't be read back, or its proof fails.
-    """
-    zoo, folder, facts = registry.get(adapted.entry.zoo), reader.folder, adapted.facts
-    tensors, verification = reader.read(variant)
-    target = variant.target
-    matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
-    scheme = targets.get_scheme(target.scheme)
-    if prover is None:
-        originals = reader.originals(adapted.source_stem)
-        base = zoo.load(folder, {**tensors, **originals}, in_chans=facts.chans)
-        prover = compare.Prover(base, adapted.stems, originals, facts.size, device)
-    model = zoo.load(folder, tensors)
-    params = sum(parameter.numel() for parameter in model.parameters())
-    result = prover.prove(model, scheme, matrix)
-    compare.check(result, adapted.stems, scheme, matrix)
-    loaded = Loaded(
-        params=params,
-        weights_dtype=_main_dtype(tensors),
-        verification=verification,
-        checked_on=devices.name(device),
-        zooadapt_version=__version__,
-        timm_version=zoo.version(),
-        torch_version=torch.__version__,
-    )
-    own_facts = facts_for(facts, target.bands, matrix)
-    return stated_variant(adapted, variant, own_facts, result, loaded), prover
+    def _prover_of(self, base: nn.Module) -> compare.Prover:
+        facts = self._adapted.facts
+        shape = (facts.chans, *facts.size)
+        return compare.Prover(base, self._adapted.stems, self._originals(), shape, self._device)
+
+    def _originals(self) -> dict[str, Tensor]:
+        return self._reader.originals(self._adapted.source_stem)
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:

@@ -7,7 +7,6 @@ variants made on this machine, and `manifests/` holds the manifests as they were
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -29,12 +27,6 @@ from zooadapt.types import Row
 Got = TypeVar("Got")
 
 _log = logging.getLogger("zooadapt")
-
-
-def default_root() -> Path:
-    """The folder that ``ZOOADAPT_CACHE`` names, or else the user's cache folder."""
-    chosen = os.environ.get("ZOOADAPT_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("zooadapt")
 
 
 @dataclass(frozen=True)

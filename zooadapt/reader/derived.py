@@ -18,11 +18,11 @@ from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.mirror import safetensors_file, variant_config
 from zooadapt.names import CONFIG, WEIGHTS, source_stem
-from zooadapt.proof import compare
+from zooadapt.proof import compare, verdict
 from zooadapt.reader import cache
 from zooadapt.reader.cache import Cache
 from zooadapt.targets import Band, Bands, Scheme, Target
-from zooadapt.types import ProofResult, Row
+from zooadapt.types import ProofResult, Row, Stem
 from zooadapt.zoos import registry
 
 _log = logging.getLogger("zooadapt")
@@ -47,7 +47,7 @@ class Variant:
         self.model, self._zoo, self._folder = model, registry.get(zoo), folder
         self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         self._originals: dict[str, Tensor] = safetensors.torch.load_file(stem)
-        self._stems = variant_config.described_stems(self.config)
+        self._stems = [Stem.of(each) for each in self.config["zooadapt"]["stems"]]
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -110,11 +110,11 @@ class Variant:
             base=self._built({**tensors, **self._originals}, config, base_chans),
             stems=self._stems,
             originals=self._originals,
-            input_size=self._zoo.stated(config).size,
+            shape=(base_chans, *self._zoo.stated(config).size),
             device=device,
         )
         result = prover.prove(self._built(tensors, config, chans), rule, matrix)
-        compare.check(result, self._stems, rule, matrix)
+        verdict.check(result, self._stems, rule, matrix.tolist())
         return result
 
     def _built(

@@ -24,7 +24,7 @@ from zooadapt.reader.manifests import Manifests, State
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Row
-from zooadapt.urls import absolute
+from zooadapt.urls import absolute, cache_root
 from zooadapt.zoos import registry
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def open_mirror(
     if offline is None:
         offline = os.environ.get("ZOOADAPT_OFFLINE", "") not in ("", "0")
     opened = [_opened(*each) for each in zip(urls, storage_options, strict=True)]
-    return Mirror(opened, Path(cache_dir) if cache_dir else cache.default_root(), offline)
+    return Mirror(opened, Path(cache_dir) if cache_dir else cache_root(), offline)
 
 
 def _named_by_environment() -> list[str]:

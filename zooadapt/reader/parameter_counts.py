@@ -15,7 +15,6 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from zooadapt.errors import StageError
@@ -107,6 +106,8 @@ def _shown(numbers: Iterable[int | None], total: int) -> Iterator[int | None]:
 
 def parameters(entry: ModelEntry) -> int | None:
     """The number of a model's parameters; None if it can't be built."""
+    import torch  # takes seconds, which a list without counts needn't take
+
     zoo = registry.get(entry.zoo)
     try:
         with torch.device("meta"):

@@ -71,8 +71,7 @@ def _row(entry: ModelEntry, source_root: str | None) -> dict[str, Any]:
 
 def _facts(entry: ModelEntry) -> ModelFacts | None:
     try:
-        with registry.blaming(entry.zoo):
-            return registry.get(entry.zoo).facts(entry)
+        return registry.facts(entry)
     except StageError:
         return None
 

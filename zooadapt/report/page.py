@@ -73,6 +73,12 @@ def write(store: Store, tables: Compacted | None = None) -> str:
     return f"{contents.url}/{PAGE}"
 
 
+def prepare() -> None:
+    """Import what a page needs. It takes seconds, so a job does it while models are made."""
+    import jinja2  # noqa: F401
+    import matplotlib.figure  # noqa: F401
+
+
 def leave(store: Store, tables: Compacted | None = None) -> None:
     """Write the page, as `write` does. A failure is only a warning, as nothing else needs it."""
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,6 @@ from zooadapt.errors import UsageError
 from zooadapt.mirror.run_files import Seen
 from zooadapt.report.tables import aligned
 from zooadapt.report.text import counted, size
-from zooadapt.types import Listing
 from zooadapt.zoos import registry
 
 _MOST_NAMED = 5
@@ -36,10 +36,10 @@ def status(rows: pd.DataFrame) -> dict[str, Any]:
 def _known_to_timm() -> tuple[str, list[str]] | None:
     """The installed timm's release and its pretrained models; None where it isn't installed."""
     try:
-        zoo = registry.get("timm")
+        names = [entry.name for entry in registry.list_models("timm")]
     except UsageError:
         return None
-    return zoo.version(), [entry.name for entry in zoo.models(Listing())]
+    return version("timm"), names
 
 
 def status_lines(found: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from zooadapt.errors import Conflict, PublishError
 from zooadapt.ranges import in_order
@@ -58,9 +59,9 @@ class S3Store(Store):
         """Write an object, in parts if it is large. A failed upload is aborted, never visible."""
         multipart.upload(self.fs, self.path(key), chunks)
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
         """See `Store.chunks`. Several blocks are read at the same time."""
-        return in_order(lambda start, stop: self.read_range(key, start, stop), self.size(key))
+        return in_order(partial(self.read_range, key), self.size(key), start)
 
     def list(self, prefix: str) -> list[str]:
         """See `Store.list`. Only keys are kept: the facts of a million objects take gigabytes."""

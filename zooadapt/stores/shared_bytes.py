@@ -47,12 +47,7 @@ class SharedBytes:
 
     def bytes(self, start: int, stop: int) -> Iterator[memoryview]:
         """The bytes from `start` to `stop`, counted from the beginning of the shared part."""
-        begin = 0
-        for size, chunk in self.chunks:
-            end = begin + size
-            if begin < stop and end > start:
-                yield chunk()[max(start - begin, 0) : stop - begin]
-            begin = end
+        return between(self.chunks, start, stop)
 
     def is_stated(self, etag: str, start: int, stop: int) -> bool | None:
         """Whether `etag` is the right checksum of these bytes; None if it is of an unknown kind.
@@ -81,6 +76,18 @@ class SharedBytes:
                 digest.update(chunk)
             self._known[start, stop, 0] = digest.hexdigest()
         return self._known[start, stop, 0]
+
+
+def between(
+    chunks: Sequence[tuple[int, Callable[[], memoryview]]], start: int, stop: int
+) -> Iterator[memoryview]:
+    """The bytes from `start` to `stop` of all chunks; each comes with its size."""
+    begin = 0
+    for size, chunk in chunks:
+        end = begin + size
+        if begin < stop and end > start:
+            yield chunk()[max(start - begin, 0) : stop - begin]
+        begin = end
 
 
 def md5(data: bytes | memoryview) -> str:

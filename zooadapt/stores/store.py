@@ -95,9 +95,10 @@ class Store:
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self.path(key)))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """The object's bytes in order, in blocks of 16 MiB. Raises FileNotFoundError."""
+    def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
+        """The object's bytes from `start`, in blocks of 16 MiB. Raises FileNotFoundError."""
         with self.fs.open(self.path(key), "rb", block_size=BLOCK, cache_type="readahead") as file:
+            file.seek(start)
             while chunk := file.read(BLOCK):
                 yield chunk
 

@@ -34,13 +34,11 @@ from zooadapt.errors import (
 from zooadapt.mirror import columns, layout, manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import FAILURES, MANIFEST
-from zooadapt.mirror.variant_config import described_stems, stored_matrix
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, model_folder, source_stem
-from zooadapt.proof import compare, devices
-from zooadapt.reader import derived
+from zooadapt.proof import verdict
 from zooadapt.reader.cache import Cache
 from zooadapt.stores.store import Store
-from zooadapt.types import ProofResult, Row
+from zooadapt.types import ProofResult, Row, Stem
 from zooadapt.zoos import registry
 
 _VARIANTS_AT_ONCE = 4
@@ -206,6 +204,9 @@ class _Check:
         return digest.hexdigest()
 
     def _proof(self, row: Row) -> list[Wrong]:
+        from zooadapt.proof import devices  # torch is needed for a deep check only
+        from zooadapt.reader import derived
+
         try:
             with tempfile.TemporaryDirectory() as name, stage(ValidationError):
                 stored = derived.pulled(Cache(Path(name), [self.store]), row)
@@ -220,7 +221,7 @@ class _Check:
 
 def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
     """What config.json and the row disagree in, and proof figures that don't do for the variant."""
-    facts, ours = registry.get(row["zoo"]).stated(config), config["zooadapt"]
+    facts, ours = registry.stated_facts(row["zoo"], config), config["zooadapt"]
     stated = {
         "architecture": config.get("architecture", row["architecture"]),
         "num_classes": facts.num_classes,
@@ -240,6 +241,6 @@ def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
     figures = ProofResult(**{part.name: row[part.name] for part in fields(ProofResult)})
     try:
         rule = targets.get_scheme(ours["scheme"])
-        compare.check(figures, described_stems(config), rule, stored_matrix(config))
+        verdict.check(figures, [*map(Stem.of, ours["stems"])], rule, ours["matrix"])
     except ValidationError as error:
         yield f"contradicts the manifest's figures: {error}"

@@ -15,9 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from zooadapt.errors import Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS
-from zooadapt.targets import Bands
 from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
-from zooadapt.zoos import tracing
+from zooadapt.zoos import stated, tracing
 from zooadapt.zoos.meta import shapes_only
 
 _log = logging.getLogger("zooadapt")
@@ -109,16 +108,7 @@ class FixedZoo(ABC):
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
         """The facts that a variant's ``config.json`` states; its channels are only counted."""
-        chans, *frames, height, width = config["input_size"]
-        return ModelFacts(
-            bands=Bands.counted(chans),
-            height=height,
-            width=width,
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            num_classes=config["num_classes"],
-            frames=frames[0] if frames else 0,
-        )
+        return stated.fixed(config)
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """No other file: ``config.json`` says it all."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from zooadapt import __version__
 from zooadapt.errors import UsageError, ZooadaptError, one_line
-from zooadapt.types import Listing, ModelEntry
+from zooadapt.types import Listing, ModelEntry, ModelFacts
+from zooadapt.zoos import listed, stated
 from zooadapt.zoos.protocol import Zoo
 
 _GROUP = "zooadapt.zoos"
@@ -20,13 +21,19 @@ _NEW = ("layer", "arguments", "version")
 """Members of the protocol that zoos for zooadapt 0.1 lack, unless they derive from `FixedZoo`."""
 
 _OURS = {
-    "folder": "zooadapt.zoos.own.folder:FolderZoo",
-    "hub": "zooadapt.zoos.own.folder:HubZoo",
-    "sample": "zooadapt.zoos.sample:SampleZoo",
-    "timm": "zooadapt.zoos.timm:TimmZoo",
-    "transformers": "zooadapt.zoos.hf.transformers:TransformersZoo",
-    "torchvision": "zooadapt.zoos.torchvision:TorchvisionZoo",
+    "folder": ("own.folder:FolderZoo", "timm"),
+    "hub": ("own.folder:HubZoo", "timm"),
+    "sample": ("sample:SampleZoo", "timm"),
+    "timm": ("timm:TimmZoo", "timm"),
+    "transformers": ("hf.transformers:TransformersZoo", "transformers"),
+    "torchvision": ("torchvision:TorchvisionZoo", "torchvision"),
 }
+"""The class of each of our own zoos, and the library that builds its models."""
+
+_STATED = {"timm": stated.timm, "sample": stated.timm, "torchvision": stated.fixed}
+"""How to read a config.json of these zoos without their library."""
+_LISTED = ("timm", "torchvision")
+"""The zoos whose models are all in the installed release of their library: see `listed`."""
 
 
 def names() -> list[str]:
@@ -37,9 +44,9 @@ def names() -> list[str]:
 def get(name: str) -> Zoo:
     """The zoo of that name. Raises UsageError where there is none, or its code can't be used."""
     if name in _OURS:  # a package can't replace one of our own zoos
-        module, _, kind = _OURS[name].partition(":")
+        module, _, kind = _OURS[name][0].partition(":")
         try:
-            ours: Zoo = getattr(import_module(module), kind)()
+            ours: Zoo = getattr(import_module(f"zooadapt.zoos.{module}"), kind)()
         except ModuleNotFoundError as cause:
             raise UsageError(
                 f"--zoo {name} needs {cause.name}: pip install 'zooadapt[{name}]'"
@@ -74,7 +81,7 @@ def versions(name: str) -> dict[str, str]:
 
     When either has changed, models that were unsupported are tried again.
     """
-    library = get(name).library
+    library = _OURS[name][1] if name in _OURS else get(name).library
     return {"zooadapt": __version__, library: version(library)}
 
 
@@ -87,6 +94,8 @@ def list_models(
     used or lists no model.
     """
     name, colon, place = spec.partition(":")
+    if name in _LISTED and not colon:
+        return [*_listed(name).entries]
     zoo = get(name)
     if colon and not zoo.place:
         raise UsageError(f"--zoo {spec}: {name} takes no place after a colon; write --zoo {name}")
@@ -100,6 +109,36 @@ def list_models(
             f"--zoo {name}: its model {nowhere[0]} has neither url nor hub_id: tell its author"
         )
     return entries
+
+
+def is_quick(spec: str) -> bool:
+    """Whether `list_models` takes no time, because it needn't import the zoo's library."""
+    return spec in _LISTED and listed.read(spec, _OURS[spec][1]) is not None
+
+
+@cache
+def _listed(name: str) -> listed.Listed:
+    """Raises UsageError as `get` does."""
+    return listed.read(name, _OURS[name][1]) or listed.make(get(name))
+
+
+def facts(entry: ModelEntry) -> ModelFacts:
+    """What the zoo states about a model. Raises StageError, and UsageError as `blaming` does."""
+    with blaming(entry.zoo):
+        known = _facts_by_name(entry.zoo).get(entry.name) if entry.zoo in _LISTED else None
+        return known or get(entry.zoo).facts(entry)
+
+
+def stated_facts(zoo: str, config: Mapping[str, Any]) -> ModelFacts:
+    """What a variant's config.json states. Raises UsageError as `get` does."""
+    read = _STATED.get(zoo) or get(zoo).stated
+    return read(config)
+
+
+@cache
+def _facts_by_name(name: str) -> dict[str, ModelFacts | None]:
+    found = _listed(name)
+    return {entry.name: facts for entry, facts in zip(found.entries, found.facts, strict=True)}
 
 
 @contextmanager

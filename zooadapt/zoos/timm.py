@@ -19,7 +19,7 @@ from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 from zooadapt.targets import Bands
 from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
-from zooadapt.zoos import timm_layers, timm_releases
+from zooadapt.zoos import stated, timm_layers, timm_releases
 from zooadapt.zoos.meta import shapes_only
 
 
@@ -121,17 +121,7 @@ class TimmZoo:
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
         """The facts that the ``pretrained_cfg`` in ``config.json`` states."""
-        cfg = config["pretrained_cfg"]
-        chans, height, width = cfg["input_size"]
-        return ModelFacts(
-            bands=Bands.counted(chans),
-            height=height,
-            width=width,
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-            num_classes=config["num_classes"],
-            min_timm=timm_releases.min_timm(config["architecture"]),
-        )
+        return stated.timm(config)
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """No other file: timm reads ``config.json`` only."""
