@@ -2,20 +2,27 @@
 
     python jobs/benchmark.py --rounds 3
 
-Makes seeded random checkpoints, then times three programs in turn, each in a process of its own.
-Each writes to a folder and to S3 (SeaweedFS on this machine):
+Makes seeded random checkpoints, then times these commands in turn, each in a process of its own.
+The first five write to a folder and to S3 (SeaweedFS on this machine):
 
 - loop: for each model and channel count timm.create_model(pretrained=True, in_chans=N) from the
-  local file, a forward pass, safetensors' save_file, upload with s3fs;
+  local file, a forward pass of one image, safetensors' save_file, upload with s3fs;
+- limit: the CPU time to write, to hash and to run each model once for each count, on one image,
+  divided by the number of cores: what perfect use of all cores would take;
 - floor: read each checkpoint once, write it once to the destination, and run it once;
-- zooadapt: python jobs/adapt_zoo.py, with all proofs and hashes.
+- zooadapt: python jobs/adapt_zoo.py, with all proofs and hashes;
+- start: the same for one tiny model;
+- nothing: the same again, with nothing to do;
+- ray: import torch, timm and ray, and ray.init();
+- timm: import timm.
 
-A forward pass takes two images, as in a proof. The start of Python and Ray isn't counted: loop and
-floor are timed after all imports, and from zooadapt's time a job of one tiny model is subtracted.
-One more run counts the bytes through the sockets and the memory of the workers. Last, the driver is
-measured alone. The script needs the extra `test`.
+Where starts are apart, loop, limit and floor are timed after all imports, and `start` is subtracted
+from `zooadapt`. CPU seconds of the job are those of the driver and of Ray's workers. One more run
+counts the bytes through the sockets and the memory of the workers. Last, the driver is measured
+alone. The script needs the extra `test`.
 """
 
+import hashlib
 import itertools
 import os
 import re
@@ -28,7 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +63,7 @@ from tests.support import (  # noqa: E402
 )
 from zooadapt.cluster import ray_executor, schedule  # noqa: E402
 from zooadapt.cluster.nodes import Workers  # noqa: E402
+from zooadapt.cluster.tasks import TaskFunctions  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
 from zooadapt.job.options import Config, parse_chans, parse_names  # noqa: E402
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request  # noqa: E402
@@ -73,14 +81,12 @@ MB = 1e6
 @click.group(help=__doc__, invoke_without_command=True)
 @click.option("--models", default=",".join(MODELS), callback=parse_names, help="Tags of timm.")
 @click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
-@click.option("--many", default="1,2,4,5,8,12,13,25", callback=parse_chans, show_default=True,
-              help="Channel counts to compare with a single count.")  # fmt: skip
 @click.option("--rounds", default=3, show_default=True, help="Timed rounds; 0 skips the timing.")
 @click.option("--entries", default=1_000_000, show_default=True, help="Models for the driver.")
 @click.option("--folder", type=Path, help="The folder to work in; by default a temporary one.")
 @click.pass_context
 def main(
-    context: click.Context, models: tuple[str, ...], chans: tuple[int, ...], many: tuple[int, ...],
+    context: click.Context, models: tuple[str, ...], chans: tuple[int, ...],
     rounds: int, entries: int, folder: Path | None,
 ) -> None:  # fmt: skip
     """Run all measurements and print the figures."""
@@ -92,7 +98,7 @@ def main(
         bench = Bench(work, models, env)
         click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
         if rounds:
-            _compare(bench, chans, many, rounds)
+            _compare(bench, chans, rounds)
         _count(bench, chans, size)
         _drive(bench, entries)
 
@@ -105,8 +111,8 @@ class Bench:
     models: tuple[str, ...]
     env: dict[str, str]
 
-    def run(self, role: str, chans: Sequence[int], s3: bool) -> float:
-        """Seconds of one run to an empty destination. The destination is removed afterwards."""
+    def run(self, role: str, chans: Sequence[int], s3: bool) -> "Took":
+        """What one run took to an empty destination. The destination is removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             if not s3:
                 return ROLES[role](self, chans, f"{name}/mirror")
@@ -114,31 +120,56 @@ class Bench:
                 bench = replace(self, env={**self.env, **server.env})
                 return ROLES[role](bench, chans, f"s3://{seaweed.BUCKET}/mirror")
 
-    def job(self, chans: Sequence[int], dest: str, models: Sequence[str], **env: str) -> float:
-        """Seconds of the job, from its start to its end."""
-        started = time.monotonic()
+    def job(self, chans: Sequence[int], dest: str, models: Sequence[str], **env: str) -> "Took":
+        """What the job took, from its start to its end."""
         command = [
-            *jobs.JOB,
-            "--chans",
-            _joined(chans),
-            "--dest",
-            dest,
-            "--models",
-            _joined(models),
-        ]
+            *jobs.JOB, "--chans", _joined(chans), "--dest", dest, "--models", _joined(models),
+        ]  # fmt: skip
         if "HF_ENDPOINT" not in env:
             command += ["--source-root", str(self.work / "zoo")]
-        _checked(command, {**self.env, **env})
-        return time.monotonic() - started
+        with _watched_workers() as workers:
+            took = self.command(*command, **env)
+        return replace(took, cpu=workers.cpu())
 
-    def script(self, role: str, chans: Sequence[int], dest: str) -> float:
-        """Seconds that a role implemented in this file measures and prints."""
+    def again(self, chans: Sequence[int], dest: str) -> "Took":
+        """What a job with nothing to do took."""
+        self.job(chans, dest, [TINY])
+        return self.job(chans, dest, [TINY])
+
+    def command(self, *command: str, **env: str) -> "Took":
+        """What a command took; a role implemented in this file prints its own seconds."""
+        started = time.monotonic()
+        printed = _checked(command, {**self.env, **env})
+        return Took(time.monotonic() - started, 0, 0, printed)
+
+    def script(self, role: str, chans: Sequence[int], dest: str) -> "Took":
+        """What a role implemented in this file took, and what it says of itself."""
         command = [sys.executable, __file__, role, str(self.work / "zoo"), dest, _joined(chans)]
-        return float(_checked([*command, *self.models], self.env).split()[-1])
+        took = self.command(*command, *self.models)
+        own, cpu = map(float, took.printed.split()[-2:])
+        return replace(took, own=own, cpu=cpu)
 
 
-ROLES: dict[str, Callable[[Bench, Sequence[int], str], float]] = {
+@dataclass(frozen=True)
+class Took:
+    """What a command took, in seconds."""
+
+    wall: float
+    """From the start of the process to its end."""
+    own: float
+    """After the imports."""
+    cpu: float
+    """CPU time after the imports, or, of a job, that of the driver and of Ray's workers."""
+    printed: str = ""
+
+
+_RAY = "import torch, timm, ray; ray.init(include_dashboard=False, log_to_driver=False)"
+ROLES: dict[str, Callable[[Bench, Sequence[int], str], Took]] = {
+    "ray": lambda bench, chans, dest: bench.command(sys.executable, "-c", _RAY),
     "start": lambda bench, chans, dest: bench.job([1], dest, [TINY]),
+    "timm": lambda bench, chans, dest: bench.command(sys.executable, "-c", "import timm"),
+    "nothing": lambda bench, chans, dest: bench.again([1], dest),
+    "limit": lambda bench, chans, dest: bench.script("limit", chans, dest),
     "floor": lambda bench, chans, dest: bench.script("floor", chans, dest),
     "loop": lambda bench, chans, dest: bench.script("loop", chans, dest),
     "zooadapt": lambda bench, chans, dest: bench.job(chans, dest, bench.models),
@@ -205,36 +236,60 @@ def _seconds(do: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-@main.command("floor", hidden=True)
-@click.argument("zoo", type=Path)
-@click.argument("dest")
-@click.argument("chans")
-@click.argument("models", nargs=-1)
-def floor(zoo: Path, dest: str, chans: str, models: tuple[str, ...]) -> None:
-    """Read each checkpoint once, write it once, and run it once."""
-    started = time.monotonic()
+def _role(function: Callable[[Path, str, Sequence[int], Sequence[str]], None]) -> click.Command:
+    """A hidden command that does the work and prints its seconds, and those of its CPU time."""
+
+    @main.command(function.__name__, hidden=True)
+    @click.argument("zoo", type=Path)
+    @click.argument("dest")
+    @click.argument("chans", callback=parse_chans)
+    @click.argument("models", nargs=-1)
+    def command(zoo: Path, dest: str, chans: tuple[int, ...], models: tuple[str, ...]) -> None:
+        started, cpu = time.monotonic(), time.process_time()
+        filesystem, path = fsspec.core.url_to_fs(dest)
+        filesystem.makedirs(path, exist_ok=True)
+        function(zoo, dest, chans, models)
+        click.echo(f"{time.monotonic() - started} {time.process_time() - cpu}")
+
+    return command
+
+
+@_role
+def limit(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
+    """Write, hash and run each model once for each count, on one core."""
     filesystem, path = fsspec.core.url_to_fs(dest)
-    filesystem.makedirs(path, exist_ok=True)
+    torch.set_num_threads(1)
+    for tag in models:
+        model = _mapped(zoo, tag)
+        for count in chans:
+            filesystem.put(str(_file(zoo, tag)), f"{path}/{tag}-{count}")
+            with _file(zoo, tag).open("rb") as file:
+                hashlib.file_digest(file, "sha256")
+            _forward(model, 3)
+
+
+@_role
+def floor(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
+    """Read each checkpoint once, write it once, and run it once."""
+    filesystem, path = fsspec.core.url_to_fs(dest)
     for tag in models:
         filesystem.put(str(_file(zoo, tag)), f"{path}/{tag}.safetensors")
-        with torch.device("meta"):
-            model = timm.create_model(tag).eval()
-        model.load_state_dict(safetensors.torch.load_file(_file(zoo, tag)), assign=True)
-        recompute_buffers(model)
-        _forward(model, 3)
-    click.echo(time.monotonic() - started)
+        _forward(_mapped(zoo, tag), 3)
 
 
-@main.command("loop", hidden=True)
-@click.argument("zoo", type=Path)
-@click.argument("dest")
-@click.argument("chans", callback=parse_chans)
-@click.argument("models", nargs=-1)
-def loop(zoo: Path, dest: str, chans: tuple[int, ...], models: tuple[str, ...]) -> None:
+def _mapped(zoo: Path, tag: str) -> torch.nn.Module:
+    """The model, with the checkpoint's tensors mapped into memory."""
+    with torch.device("meta"):
+        model: torch.nn.Module = timm.create_model(tag).eval()
+    model.load_state_dict(safetensors.torch.load_file(_file(zoo, tag)), assign=True)
+    recompute_buffers(model)
+    return model
+
+
+@_role
+def loop(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
     """Adapt the models as people do today: in a loop over timm."""
-    started = time.monotonic()
     filesystem, path = fsspec.core.url_to_fs(dest)
-    filesystem.makedirs(path, exist_ok=True)
     for tag in models:
         for count in chans:
             model = timm.create_model(
@@ -247,7 +302,6 @@ def loop(zoo: Path, dest: str, chans: tuple[int, ...], models: tuple[str, ...]) 
                 safetensors.torch.save_file(model.state_dict(), file)
                 if dest.startswith("s3:"):
                     filesystem.put(str(file), f"{path}/{file.name}")
-    click.echo(time.monotonic() - started)
 
 
 def _file(zoo: Path, tag: str) -> Path:
@@ -257,46 +311,48 @@ def _file(zoo: Path, tag: str) -> Path:
 def _forward(model: torch.nn.Module, chans: int) -> None:
     cfg: Any = model.pretrained_cfg
     with torch.inference_mode():
-        model(torch.randn(2, chans, *cfg["input_size"][1:]))
+        model(torch.randn(1, chans, *cfg["input_size"][1:]))
 
 
-def _compare(bench: Bench, chans: Sequence[int], many: Sequence[int], rounds: int) -> None:
-    """Time every role in turn, and print the ratios of their times."""
-    runs = {
-        (role, len(counts), s3): (role, counts, s3)
-        for s3 in (True, False)
-        for role, counts in [
-            ("start", chans), ("floor", chans), ("loop", chans), ("zooadapt", chans),
-            ("zooadapt", many), ("zooadapt", many[:1]),
-        ]
-    }  # fmt: skip
-    seconds: dict[tuple[str, int, bool], list[float]] = {key: [] for key in runs}
+def _compare(bench: Bench, chans: Sequence[int], rounds: int) -> None:
+    """Time every command in turn, and print the ratios."""
+    both = ("limit", "floor", "loop", "start", "zooadapt")
+    runs = [(role, s3) for s3 in (True, False) for role in both]
+    runs += [(role, False) for role in ("ray", "timm", "nothing")]
+    took: dict[tuple[str, bool], list[Took]] = {key: [] for key in runs}
     for number in range(rounds):
-        for key, (role, counts, s3) in runs.items():
-            seconds[key].append(bench.run(role, counts, s3))
+        for role, s3 in runs:
+            latest = bench.run(role, chans, s3)
+            took[role, s3].append(latest)
             where = "S3" if s3 else "folder"
-            click.echo(
-                f"round {number + 1}, {where}, {role}, {len(counts)} counts: "
-                f"{seconds[key][-1]:.1f} s"
-            )
-    for s3 in (True, False):
-        start = min(seconds["start", len(chans), s3])
+            times = f"{latest.wall:.1f} s, {latest.own:.1f} s after imports, {latest.cpu:.1f} s CPU"
+            click.echo(f"round {number + 1}, {where}, {role}: {times}")
+    _tell("a folder", {role: took[role, False] for role, s3 in runs if not s3})
+    _tell("S3", {role: took[role, True] for role, s3 in runs if s3})
 
-        def job(counts: Sequence[int], s3: bool = s3, start: float = start) -> list[float]:
-            return [value - start for value in seconds["zooadapt", len(counts), s3]]
 
-        where = "S3" if s3 else "a folder"
-        click.echo(f"\nto {where}; start of Python and Ray: {start:.1f} s")
-        named = f"{len(chans)} counts"
-        _ratio(f"loop / zooadapt, {named}", seconds["loop", len(chans), s3], job(chans))
-        _ratio(f"zooadapt / floor, {named}", job(chans), seconds["floor", len(chans), s3])
-        _ratio(f"zooadapt, {len(many)} counts / 1 count", job(many), job(many[:1]))
+def _tell(where: str, took: dict[str, list[Took]]) -> None:
+    walls = {role: [each.wall for each in rounds] for role, rounds in took.items()}
+    own = {role: [each.own for each in rounds] for role, rounds in took.items()}
+    cpu = {role: [each.cpu for each in rounds] for role, rounds in took.items()}
+    job = [wall - min(walls["start"]) for wall in walls["zooadapt"]]
+    cpu_of_job = [seconds - min(cpu["start"]) for seconds in cpu["zooadapt"]]
+    perfect = [seconds / (os.cpu_count() or 1) for seconds in cpu["limit"]]
+    click.echo(f"\nto {where}")
+    _ratio("loop / zooadapt, starts apart", own["loop"], job)
+    _ratio("loop / zooadapt, everything included", walls["loop"], walls["zooadapt"])
+    _ratio("zooadapt / limit, starts apart", job, perfect)
+    _ratio("zooadapt / floor, starts apart", job, own["floor"])
+    _ratio("CPU seconds, zooadapt / loop, starts apart", cpu_of_job, cpu["loop"])
+    if "ray" in took:
+        _ratio("job of one tiny model / start of Ray", walls["start"], walls["ray"])
+        _ratio("nothing to do / import timm", walls["nothing"], walls["timm"])
 
 
 def _ratio(name: str, above: Sequence[float], below: Sequence[float]) -> None:
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     click.echo(
-        f"{name:35s} {statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"{name:45s} {statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 
@@ -307,7 +363,7 @@ def _count(bench: Bench, chans: Sequence[int], size: int) -> None:
         seaweed.running(Path(name)) as server,
         hub.serving(bench.work / "zoo") as source,
         proxy.counting(server.endpoint_url) as store,
-        _peak_memory() as peak,
+        _watched_workers() as workers,
     ):
         env = {**server.env, "AWS_ENDPOINT_URL": store.url, **source.env}
         bench.job(chans, f"s3://{seaweed.BUCKET}/counted", bench.models, **env)
@@ -319,26 +375,48 @@ def _count(bench: Bench, chans: Sequence[int], size: int) -> None:
     click.echo(f"sent to the store                   {store.sent / MB:,.0f} MB: 1.1 x the source"
                f" and {sent:+.1f} MB a variant")  # fmt: skip
     click.echo(f"read back from the store            {store.received / size:.3f} x the source")
-    click.echo(f"peak anonymous memory of a worker   {peak[0] / MB:,.0f} MB; the largest checkpoint"
-               f" has {largest / MB:,.0f} MB")  # fmt: skip
+    click.echo(f"peak anonymous memory of a worker   {workers.memory / MB:,.0f} MB; the largest"
+               f" checkpoint has {largest / MB:,.0f} MB")  # fmt: skip
+
+
+@dataclass
+class _Workers:
+    """What the processes of a job, the driver and Ray's workers, have taken so far."""
+
+    ticks: dict[str, int] = field(default_factory=dict)
+    """CPU time by process id."""
+    memory: int = 0
+    """The most anonymous bytes that any of Ray's workers held."""
+
+    def cpu(self) -> float:
+        """Seconds of CPU time."""
+        return sum(self.ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+    def look(self) -> None:
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                command = (process / "cmdline").read_text()
+                if command.startswith("ray::"):
+                    self.memory = max(self.memory, _anonymous(process))
+                elif jobs.JOB[1] not in command:
+                    continue
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                self.ticks[process.name] = int(fields[11]) + int(fields[12])
 
 
 @contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Measure the most anonymous bytes that any of Ray's workers holds during the block."""
-    peak, ended = [0], threading.Event()
+def _watched_workers() -> Iterator[_Workers]:
+    """Watch the processes of a job during the block, ten times a second."""
+    workers, ended = _Workers(), threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # the process has ended
-                    if (process / "cmdline").read_text().startswith("ray::"):
-                        peak[0] = max(peak[0], _anonymous(process))
+        while not ended.wait(0.1):
+            workers.look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield peak
+        yield workers
     finally:
         ended.set()
         thread.join()
@@ -369,15 +447,13 @@ def driver(entries: int) -> None:
     requests = iter(todo.requests)
     for size, locate in ((100, idle.locate), (1, idle.locate_small)):
         _through(
-            requests, job, ray_executor.TaskFunctions(locate, idle.adapt, idle.prove), f"{size} MB"
+            requests, job, TaskFunctions(locate, idle.make, idle.adapt, idle.prove), f"{size} MB"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     click.echo(f"driver: {peak / MB:,.0f} MB at {entries:,} models")
 
 
-def _through(
-    requests: Iterator[Request], job: Job, stages: ray_executor.TaskFunctions, size: str
-) -> None:
+def _through(requests: Iterator[Request], job: Job, stages: TaskFunctions, size: str) -> None:
     """Time models through stages that do nothing, after the processes have started."""
     times: list[tuple[float, float]] = []
 

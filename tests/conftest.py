@@ -42,8 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for the readers of each test."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache for each test, empty but for the lists of zoos, which all tests share."""
+    folder, lists = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp().parent / "zoos"
+    lists.mkdir(exist_ok=True)
+    (folder / "zoos").symlink_to(lists)
     monkeypatch.setenv("ZOOADAPT_CACHE", str(folder))
     for name in ("ZOOADAPT_MIRROR", "ZOOADAPT_OFFLINE"):
         monkeypatch.delenv(name, raising=False)

@@ -126,9 +126,9 @@ def test_red_for_blue_is_caught() -> None:
 
 
 def contracted(tensors: dict[str, torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
-    adapted: torch.Tensor = contract.adapt(
-        tensors, [STEM], targets.get_scheme("repeat"), matrix
-    )[STEM.name]
+    adapted: torch.Tensor = contract.adapt(tensors, [STEM], targets.get_scheme("repeat"), matrix)[
+        STEM.name
+    ]
     return adapted
 
 
@@ -153,7 +153,8 @@ class TwoStems(Net):
         self.other = nn.Conv2d(chans, 16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + 1e-9 * self.other(x).mean()
+        trace: torch.Tensor = 1e-9 * self.other(x).mean()
+        return super().forward(x) + trace
 
 
 def test_one_wrong_stem_of_several_is_caught_at_its_own_output() -> None:

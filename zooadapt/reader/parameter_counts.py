@@ -21,7 +21,6 @@ from zooadapt.errors import StageError
 from zooadapt.names import safe
 from zooadapt.types import ModelEntry
 from zooadapt.zoos import registry
-from zooadapt.zoos.protocol import Zoo
 
 BUILDS_A_PROCESS = 32
 """Builds that justify another process, which must import torch before it starts."""
@@ -42,9 +41,9 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
     """
     if not entries:
         return []
-    zoo = registry.get(entries[0].zoo)
-    file = root / "parameters" / f"{safe(zoo.library)}-{version(zoo.library)}.json"
-    keys = [_key(zoo, entry) for entry in entries]
+    library = registry.library(entries[0].zoo)
+    file = root / "parameters" / f"{safe(library)}-{version(library)}.json"
+    keys = [_key(entry) for entry in entries]
     known = _kept(file)
     todo = {k: e for k, e in zip(keys, entries, strict=True) if k is not None and k not in known}
     new: dict[str, int | None] = {}
@@ -57,13 +56,12 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
     return [None if key is None else counts[key] for key in keys]
 
 
-def _key(zoo: Zoo, entry: ModelEntry) -> str | None:
+def _key(entry: ModelEntry) -> str | None:
     """A hash of all that a build depends on; None if the model's description is invalid."""
     try:
-        with registry.blaming(entry.zoo):
-            facts = zoo.facts(entry)
-            size = facts.chans, facts.size, facts.num_classes
-            given = zoo.arguments(entry) or entry.config
+        facts = registry.facts(entry)
+        size = facts.chans, facts.size, facts.num_classes
+        given = registry.arguments(entry) or entry.config
     except StageError:
         return None
     what = json.dumps([entry.zoo, entry.architecture, given, size], sort_keys=True)

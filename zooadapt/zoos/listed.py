@@ -5,7 +5,7 @@ The lists of timm and torchvision depend on their releases alone, but importing 
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from importlib.metadata import version
@@ -29,6 +29,8 @@ class Listed:
     entries: Sequence[ModelEntry]
     facts: Sequence[ModelFacts | None]
     """In the order of the entries; None for a model of which the zoo can't state them."""
+    arguments: Sequence[Mapping[str, Any]]
+    """`Zoo.arguments`, in the order of the entries."""
 
 
 def read(zoo: str, library: str) -> Listed | None:
@@ -37,18 +39,21 @@ def read(zoo: str, library: str) -> Listed | None:
         kept = json.loads(_file(zoo).read_bytes())
         if kept["of"] == _releases(zoo, library):
             entries = [ModelEntry(*values) for values in kept["entries"]]
-            return Listed(entries, [each and _facts(each) for each in kept["facts"]])
+            facts = [each and _facts(each) for each in kept["facts"]]
+            return Listed(entries, facts, kept["arguments"])
     return None
 
 
 def make(zoo: Zoo) -> Listed:
     """List the models, and keep the list where the cache can be written."""
     entries = list(zoo.models(Listing()))
-    listed = Listed(entries, [_stated(zoo, entry) for entry in entries])
+    facts = [_stated(zoo, entry) for entry in entries]
+    listed = Listed(entries, facts, [zoo.arguments(entry) for entry in entries])
     content = {
         "of": _releases(zoo.name, zoo.library),
         "entries": [astuple(entry) for entry in entries],
-        "facts": [each and _described(each) for each in listed.facts],
+        "facts": [each and _described(each) for each in facts],
+        "arguments": [dict(each) for each in listed.arguments],
     }
     file = _file(zoo.name)
     temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")

@@ -81,8 +81,13 @@ def versions(name: str) -> dict[str, str]:
 
     When either has changed, models that were unsupported are tried again.
     """
-    library = _OURS[name][1] if name in _OURS else get(name).library
-    return {"zooadapt": __version__, library: version(library)}
+    used = library(name)
+    return {"zooadapt": __version__, used: version(used)}
+
+
+def library(name: str) -> str:
+    """The distribution that builds a zoo's models, such as ``timm``."""
+    return _OURS[name][1] if name in _OURS else get(name).library
 
 
 def list_models(
@@ -125,8 +130,17 @@ def _listed(name: str) -> listed.Listed:
 def facts(entry: ModelEntry) -> ModelFacts:
     """What the zoo states about a model. Raises StageError, and UsageError as `blaming` does."""
     with blaming(entry.zoo):
-        known = _facts_by_name(entry.zoo).get(entry.name) if entry.zoo in _LISTED else None
+        place = _places(entry.zoo).get(entry.name)
+        known = None if place is None else _listed(entry.zoo).facts[place]
         return known or get(entry.zoo).facts(entry)
+
+
+def arguments(entry: ModelEntry) -> Mapping[str, Any]:
+    """The arguments of a model, as `Zoo.arguments` gives them. Raises as `facts` does."""
+    with blaming(entry.zoo):
+        place = _places(entry.zoo).get(entry.name)
+        known = None if place is None else _listed(entry.zoo).arguments[place]
+        return get(entry.zoo).arguments(entry) if known is None else known
 
 
 def stated_facts(zoo: str, config: Mapping[str, Any]) -> ModelFacts:
@@ -136,9 +150,10 @@ def stated_facts(zoo: str, config: Mapping[str, Any]) -> ModelFacts:
 
 
 @cache
-def _facts_by_name(name: str) -> dict[str, ModelFacts | None]:
-    found = _listed(name)
-    return {entry.name: facts for entry, facts in zip(found.entries, found.facts, strict=True)}
+def _places(name: str) -> Mapping[str, int]:
+    """Where each model stands in the list that is kept of a zoo; {} where none is kept."""
+    entries = _listed(name).entries if name in _LISTED else ()
+    return {entry.name: place for place, entry in enumerate(entries)}
 
 
 @contextmanager
