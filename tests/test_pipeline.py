@@ -16,6 +16,10 @@ from tests.conftest import SMALL
 from tests.support import checkpoints
 from tests.support.pipelines import counted, entry, run
 from zooadapt import pipeline
+from zooadapt.mirror import manifest
+from zooadapt.stores.local import LocalStore
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Chunks
 from zooadapt.targets import Bands
 from zooadapt.types import Adapted, Job, Listing, ModelEntry, ModelFacts, ModelSummary, Request, Row
 from zooadapt.zoos import registry
@@ -30,6 +34,69 @@ def test_each_stage_is_timed(small: Path, tmp_path: Path) -> None:
     summary = pipeline.prove(adapted, job)
     assert sorted(summary.seconds) == ["adapt", "fetch", "publish", "validate"]
     assert all(0 < seconds < 60 for seconds in summary.seconds.values())
+
+
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_one_process_makes_what_two_make(
+    where: str, small: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What `make` does on the CPU, `adapt` and `prove` do where there are GPUs."""
+    asked = Request(entry(SMALL), (*counted(1, 2, 4, 25), *counted(8, scheme="mean")))
+    rows = []
+    for name in ("one", "two"):
+        root = str(tmp_path) if where == "folder" else request.getfixturevalue("bucket")
+        job = Job(name, f"{root}/{name}", source_root=str(small))
+        if name == "one":
+            summary = pipeline.make(asked, job)
+        else:
+            adapted = pipeline.adapt(asked, job)
+            assert isinstance(adapted, Adapted)
+            summary = pipeline.prove(adapted, job)
+        assert sorted(summary.seconds) == ["adapt", "fetch", "publish", "validate"]
+        rows.append(list(manifest.compact(open_store(job.dest)).usable))
+    own = {"run_id", "created_at"}
+    figures = {"equivalence_error", "control_error"}  # may differ in their last bits
+    for one, two in zip(*rows, strict=True):
+        assert {k for k, v in one.items() if two[k] != v} - figures == own
+        assert [one[k] for k in figures] == pytest.approx([two[k] for k in figures], abs=1e-5)
+    assert len(rows[0]) == 5
+
+
+def test_a_body_that_the_store_spoils_is_a_failure(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LocalStore.write
+
+    def spoil(self: LocalStore, key: str, chunks: Chunks) -> None:
+        write(self, key, chunks)
+        if key.endswith("model.safetensors"):
+            data = bytearray(self.read(key))
+            data[-1] ^= 1
+            write(self, key, [bytes(data)])
+
+    monkeypatch.setattr(LocalStore, "write", spoil)
+    job = Job("run", str(tmp_path), source_root=str(small))
+    summary = pipeline.make(Request(entry(SMALL), counted(1, 4)), job)
+    assert summary.made == ()
+    assert all("read back with other bytes" in failure.error for failure in summary.failures)
+
+
+def test_a_variant_that_cannot_be_published_fails_the_model(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LocalStore.write
+
+    def refuse(self: LocalStore, key: str, chunks: Chunks) -> None:
+        if "4ch" in key:
+            raise OSError(28, "No space left on device")
+        write(self, key, chunks)
+
+    monkeypatch.setattr(LocalStore, "write", refuse)
+    job = Job("run", str(tmp_path), source_root=str(small))
+    summary = pipeline.make(Request(entry(SMALL), counted(1, 4)), job)
+    assert summary.made == ()
+    assert {(f.stage, f.status) for f in summary.failures} == {("publish", "failed")}
+    assert "No space left" in summary.failures[0].error
 
 
 def test_a_stage_that_fails_is_timed_too(tmp_path: Path) -> None:

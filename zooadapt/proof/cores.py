@@ -75,8 +75,8 @@ def borrowed() -> Iterator[None]:
         yield
         return
     with ExitStack() as held:
-        free = _machine.cores - _busy(_machine)
-        torch.set_num_threads(1 + _take(_machine.locks("borrowed"), free, held))
+        free = _machine.locks("borrowed")[: _machine.cores - _busy(_machine)]
+        torch.set_num_threads(1 + _take(free, len(free), held))
         try:
             yield
         finally:
@@ -87,7 +87,7 @@ def _take(locks: list[FileLock], most: int, held: ExitStack) -> int:
     """Take up to `most` of the locks that are free; returns how many."""
     taken = 0
     for lock in locks:
-        if taken == max(0, most):
+        if taken == most:
             break
         try:
             held.enter_context(lock.acquire(timeout=0))
