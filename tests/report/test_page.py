@@ -87,20 +87,22 @@ def test_it_states_what_is_there_and_what_is_not() -> None:
     assert "models 2 variants 3 size 12 MB unsupported 1 failed 1" in text
     assert "1 repeat 1 0 0 4 repeat 1 1 1 12 sentinel2-l2a nearest 1 0 0" in text
     assert "latest variant made 2026-11-24 03:12 UTC" in text
-    assert "failed fetch 1 1 … isn't there the model b (4)" in text
+    assert "failed fetch 1 1 b isn't there the model b (4)" in text
 
 
 def test_failures_are_grouped_by_reason() -> None:
     failures = [lacking(f"m{index}", chans) for index in range(300) for chans in (1, 4)]
     text = Parsed(rendered(failures=[*failures, lacking(error="other")])).text
-    assert "failed fetch 300 600 … isn't there the models m0 (1,4), m1 (1,4)" in text
+    assert "failed fetch 300 600 for example: m0 isn't there the models m0 (1,4), m1 (1,4)" in text
     assert "m199 (1,4) and 100 more failed fetch 1 1 other" in text
 
 
 def test_many_reasons_are_counted() -> None:
-    text = Parsed(rendered(failures=[lacking(error=f"no {index}") for index in range(130)])).text
-    assert "no 99 " in text
-    assert "no 100 " not in text
+    text = Parsed(
+        rendered(failures=[lacking(error=f"no {chr(0x4E00 + index)}") for index in range(130)])
+    ).text
+    assert f"no {chr(0x4E00 + 99)} " in text
+    assert f"no {chr(0x4E00 + 100)} " not in text
     assert "30 more reasons are in failures.parquet" in text
 
 
@@ -556,7 +558,7 @@ def test_the_coverage_of_each_model(opened: Opened) -> None:
     assert found["1"] == found["25"] == "✓in the mirror"
     assert found["sentinel2-l2a"] == "✗failed"
     assert found["4 preserve"] == "not asked for"
-    assert found["Why"] == "fetch: … isn't there"
+    assert found["Why"] == "fetch: b isn't there"
     section.get_by_label("Search").fill("fixed transform")
     assert column(section, "model") == ["csatv2"]
     section.get_by_label("Search").fill("")

@@ -13,7 +13,6 @@ from typing import Any
 
 from zooadapt import bands
 from zooadapt.errors import redact
-from zooadapt.report import failures
 from zooadapt.types import Row
 
 UNKNOWN = "unknown"
@@ -42,7 +41,7 @@ def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, 
             "in_chans": [row["in_chans"] for row in failed],
             "bands": _text(short(row["bands"]) for row in failed),
             "status": _text(row["status"] for row in failed),
-            "reason": _text(f"{row['stage']}: {redact(failures.reason(row))}" for row in failed),
+            "reason": _text(f"{row['stage']}: {redact(row['error'])}" for row in failed),
         },
     }
 
