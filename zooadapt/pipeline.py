@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -225,11 +224,13 @@ class _Publishing:
     body: Mapping[str, Tensor]
     """The tensors that all variants share, in the order of the file."""
     futures: Sequence["Future[Published]"]
+    watch: "Stopwatch"
+    """Counts the time for which the process waits until a variant is published."""
 
     def variants(self) -> Iterator[Published]:
         """Each variant once it is published. Raises PublishError where one can't be."""
         for future in self.futures:
-            with stage(PublishError):
+            with self.watch.measured("publish"), stage(PublishError):
                 variant = future.result()
             yield variant
 
@@ -262,7 +263,7 @@ def _published(
     )
 
     def publish_one(target: Target, shared: SharedBytes | None) -> Published:
-        with watch.measured("publish"), cores.used():
+        with cores.used():
             matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
             made = contract.adapt(original, model.stems, get_scheme(target.scheme), matrix)
             config = describe(adapted, model.zoo, model.base, target, matrix)
@@ -277,7 +278,7 @@ def _published(
             for target in model.targets[1:]
         ]
         try:
-            yield _Publishing(store, model, adapted, body, (first, *others))
+            yield _Publishing(store, model, adapted, body, (first, *others), watch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -323,23 +324,28 @@ def _record(
 
 
 class Stopwatch:
-    """Adds up the seconds of each stage, over all threads; one that ends with an error counts."""
+    """Adds up the seconds of each stage; a stage that ends with an error counts too."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         """Seconds by stage, in the order in which the stages began."""
-        self._lock = Lock()
+        self._stage, self._since = "", 0.0
 
     @contextmanager
     def measured(self, stage: str) -> Iterator[None]:
-        """Count the time of the block for a stage."""
-        started = time.monotonic()
-        self._add(stage, 0.0)
+        """Count the time of the block for a stage, and not for the one that is measured already."""
+        outer = self._switch(stage)
         try:
             yield
         finally:
-            self._add(stage, time.monotonic() - started)
+            self._switch(outer)
 
-    def _add(self, stage: str, seconds: float) -> None:
-        with self._lock:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    def _switch(self, stage: str) -> str:
+        """Count from now on for another stage, "" for none; returns the one until now."""
+        now, before = time.monotonic(), self._stage
+        if before:
+            self.seconds[before] += now - self._since
+        if stage:
+            self.seconds.setdefault(stage, 0.0)
+        self._stage, self._since = stage, now
+        return before

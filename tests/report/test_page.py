@@ -27,7 +27,7 @@ from zooadapt.job.run import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import FAILURES_SCHEMA
 from zooadapt.mirror.run_files import EventLog, Run
-from zooadapt.report import page
+from zooadapt.report import page, text
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.types import Job, ModelEntry, ModelSummary, Row
@@ -138,7 +138,7 @@ def test_an_empty_mirror_has_a_page() -> None:
     [(0.04, "0.0 s"), (99.9, "99.9 s"), (100, "1.67 min"), (5900, "98.3 min"), (7600, "2 h 7 min")],
 )
 def test_durations(seconds: float, shown: str) -> None:
-    assert page.duration(seconds) == shown
+    assert text.duration(seconds) == shown
 
 
 @pytest.mark.parametrize(

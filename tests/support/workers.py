@@ -56,7 +56,23 @@ def ray_whose_workers(hook: Callable[[], None], gpus: int = 0, **config: Any) ->
 
 def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     """Run timm's models of these names; returns their summaries."""
-    ended: list[ModelSummary] = []
+    watched = Watched()
     requests = [Request(entry(name), counted(4)) for name in names]
-    ray_executor.run(requests, job, Workers(), ended.append)
-    return {summary.entry.name: summary for summary in ended}
+    ray_executor.run(requests, job, Workers(), watched)
+    return {summary.entry.name: summary for summary in watched.summaries}
+
+
+class Watched:
+    """A watcher that keeps the summaries."""
+
+    def __init__(self) -> None:
+        self.summaries: list[ModelSummary] = []
+
+    def located(self, request: Request, size: int | None) -> None:
+        pass
+
+    def ended(self, summary: ModelSummary) -> None:
+        self.summaries.append(summary)
+
+    def tick(self) -> None:
+        pass

@@ -8,11 +8,12 @@ stages. A process that dies is replaced, and `schedule` decides what becomes of 
 import concurrent.futures
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
@@ -50,14 +51,30 @@ def _import() -> None:
     tasks.import_all()
 
 
+class Watcher(Protocol):
+    """Is told what happens in a run, in the driver's main thread."""
+
+    def located(self, request: Request, size: int | None) -> None:
+        """A model's checkpoint was looked up; `size` is its bytes, if its source states them."""
+        ...
+
+    def ended(self, summary: ModelSummary) -> None:
+        """A model has ended, and is recorded. Called once for each."""
+        ...
+
+    def tick(self) -> None:
+        """Some seconds have passed, at most `LOOK_AROUND` where nothing happens."""
+        ...
+
+
 def run(
     requests: Sequence[Request],
     job: Job,
     asked: Workers,
-    ended: Callable[[ModelSummary], None],
+    watcher: Watcher,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Adapt and prove every request. `ended` is called once for each model, when it is recorded.
+    """Adapt and prove every request. `watcher` is told what happens.
 
     `asked` is what the cluster can grow to, where that is more than it has. Once `is_over()` is
     true, no further model is begun. Raises RunError where the mirror can't be written to or the
@@ -65,19 +82,24 @@ def run(
     """
     metrics = Metrics()
 
-    def summarised(summary: ModelSummary) -> None:
+    def ended(summary: ModelSummary) -> None:
         metrics.ended(summary)
-        ended(summary)
+        watcher.ended(summary)
+
+    def progressed(running: Mapping[Task, int], retries: int) -> None:
+        metrics.progressed(running, retries)
+        watcher.tick()
 
     with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
         executor.prepare(len(requests))
         Schedule(
             iter(requests),
             executor,
-            summarised,
+            ended,
             partial(_fail, job),
             is_over=is_over,
-            progressed=metrics.progressed,
+            located=watcher.located,
+            progressed=progressed,
         ).run()
 
 

@@ -146,6 +146,8 @@ class Schedule:
     """Batches in progress, by task."""
     is_over: Callable[[], bool] = lambda: False
     """Whether the time is up. What is adapted by then is still proved; nothing else is begun."""
+    located: Callable[[Request, int | None], None] = lambda request, size: None
+    """Called with each model that was looked up, and the bytes of its checkpoint, if known."""
     progressed: Callable[[Mapping[Task, int], int], None] = lambda running, retries: None
     """Called with `running` and `retries`, whenever tasks have ended or started."""
     retries: int = 0
@@ -246,6 +248,7 @@ class Schedule:
                 left.append(work)
             else:
                 work.located = outcome
+                self.located(work.request, outcome.source.bytes if outcome else None)
                 self._admit(work)
         if left:
             self.adapted.append(Batch(left, batch.memory))

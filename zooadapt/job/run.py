@@ -24,7 +24,7 @@ from zooadapt.report.failures import failure_table
 from zooadapt.report.job import Progress, closing
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, ModelEntry, ModelSummary, Row
+from zooadapt.types import Job, ModelEntry, ModelSummary, Request, Row
 
 OK, FAILED, STOPPED = 0, 1, 3
 
@@ -141,13 +141,27 @@ def work(
     asked = nodes.Workers(config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9))
     click.echo(f"ray: {nodes.workers(asked)}")
     Thread(target=page.prepare).start()
-    with Progress(len(todo.requests)) as progress:
+    with Progress(todo.requests) as progress:
+        watcher = _Watcher(tally, progress)
+        ray_executor.run(todo.requests, job, asked, watcher, lambda: time.monotonic() > deadline)
 
-        def ended(summary: ModelSummary) -> None:
-            tally.add(summary)
-            progress.model_ended(summary)
 
-        ray_executor.run(todo.requests, job, asked, ended, lambda: time.monotonic() > deadline)
+@dataclass(frozen=True)
+class _Watcher:
+    """Counts and prints what happens in a run."""
+
+    tally: Tally
+    progress: Progress
+
+    def located(self, request: Request, size: int | None) -> None:
+        self.progress.located(request, size)
+
+    def ended(self, summary: ModelSummary) -> None:
+        self.tally.add(summary)
+        self.progress.model_ended(summary)
+
+    def tick(self) -> None:
+        self.progress.tell()
 
 
 def compacted(records: Records, job: Job) -> manifest.Compacted:

@@ -2,6 +2,12 @@
 
 import json
 import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -9,21 +15,34 @@ import click
 from tqdm import tqdm
 
 from zooadapt.mirror.run_files import Run
-from zooadapt.report.text import counted
-from zooadapt.types import ModelSummary, Row
+from zooadapt.report.text import counted, duration, size
+from zooadapt.types import ModelEntry, ModelSummary, Request, Row
+
+_EVERY = 60.0
+"""Seconds between two lines that say how far the run has come."""
 
 
 class Progress:
-    """Shows tqdm bars on a terminal, and elsewhere one plain line for each model."""
+    """Prints a line for each model that has ended, and every minute how far the run has come.
 
-    def __init__(self, models: int) -> None:
-        self.models, self.ended = models, 0
-        self.terminal = sys.stderr.isatty()
+    On a terminal a tqdm bar says how far it has come, and only models with failures get a line.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._work = Work(requests)
+        self._models, self._ended = len(requests), 0
+        self._variants = sum(len(request.targets) for request in requests)
+        self._made = self._bytes = 0
+        self._failures: Counter[str] = Counter()
+        """Models that failed, by stage."""
+        self._terminal = sys.stderr.isatty()
+        self._began = self._told = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        quiet = not self.terminal
-        self._models = tqdm(total=self.models, unit="model", desc="models", disable=quiet)
-        self._bytes = tqdm(unit="B", unit_scale=True, desc="written", disable=quiet)
+        self._bar = tqdm(
+            total=self._models, unit="model", disable=not self._terminal,
+            bar_format="{n_fmt}/{total_fmt} models |{bar}| {elapsed}{postfix}",
+        )  # fmt: skip
         return self
 
     def __exit__(
@@ -32,29 +51,130 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._models.close()
-        self._bytes.close()
+        self._bar.close()
+
+    def located(self, request: Request, size: int | None) -> None:
+        """Note the bytes of a checkpoint that was looked up; None where its source states none."""
+        self._work.located(request.entry, size)
 
     def model_ended(self, summary: ModelSummary) -> None:
-        """Count a model that has ended. On a terminal, only a model with failures gets a line."""
-        self.ended += 1
-        self._models.update()
-        self._bytes.update(summary.bytes_written)
-        line = f"[{self.ended}/{self.models}] {_model_line(summary)}"
-        if not self.terminal:
+        """Count a model that has ended."""
+        self._ended += 1
+        self._work.ended(summary.entry)
+        self._made += len(summary.made)
+        self._bytes += summary.bytes_read + summary.bytes_written
+        failed = [failure.stage for failure in summary.failures if failure.status == "failed"]
+        self._failures.update(failed[:1])
+        line = f"{_now()} [{self._ended}/{self._models}] {model_line(summary)}"
+        if not self._terminal:
             click.echo(line)
         elif summary.failures:
-            self._models.write(line)
+            self._bar.write(line)
+        self._bar.set_postfix_str(self.so_far(), refresh=False)
+        self._bar.update()
+
+    def tell(self) -> None:
+        """Print how far the run has come, if the last such line is a minute old."""
+        if not self._terminal and time.monotonic() - self._told >= _EVERY:
+            self._told = time.monotonic()
+            done = f"{self._ended:,} of {counted(self._models, 'model')}"
+            click.echo(f"{_now()} so far: {done}, {self.so_far()}")
+
+    def so_far(self) -> str:
+        """Variants made and asked for, models that failed by stage, the rate and the time left."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        parts = [f"{self._made:,} of {counted(self._variants, 'variant')} made"]
+        if self._failures:
+            stages = ", ".join(f"{stage} {count:,}" for stage, count in self._failures.items())
+            parts.append(f"{counted(self._failures.total(), 'model')} failed ({stages})")
+        parts.append(f"{size(self._bytes / seconds)}/s")
+        if 0 < (share := self._work.share()) < 1:
+            parts.append(f"about {duration(seconds * (1 - share) / share)} left")
+        return ", ".join(parts)
 
 
-def _model_line(summary: ModelSummary) -> str:
+class Work:
+    """How much of a run's work is done.
+
+    A model's work grows with the bytes of its checkpoint, which is read once, and written and run
+    once for each variant. Models of unknown size count as the average one.
+    """
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._passes = {_key(each.entry): 1 + len(each.targets) for each in requests}
+        self._sizes: dict[tuple[str, str], int] = {}
+        self._all, self._done = _Share(sum(self._passes.values())), _Share()
+        self._bytes = 0
+
+    def located(self, entry: ModelEntry, size: int | None) -> None:
+        """Note the bytes of a model's checkpoint; None where its source states none."""
+        key = _key(entry)
+        if size is not None and key not in self._sizes:
+            self._sizes[key] = size
+            self._bytes += size
+            self._all.add(-self._passes[key], self._passes[key] * size)
+
+    def ended(self, entry: ModelEntry) -> None:
+        """Count a model as done."""
+        key = _key(entry)
+        size = self._sizes.get(key)
+        passes = self._passes[key]
+        self._done.add(*((passes, 0) if size is None else (0, passes * size)))
+
+    def share(self) -> float:
+        """The part of the work that is done, 0 to 1."""
+        average = self._bytes / len(self._sizes) if self._bytes else 1.0
+        return self._done.of(average) / max(1.0, self._all.of(average))
+
+
+@dataclass
+class _Share:
+    """Some of the work: passes over checkpoints of unknown size, and bytes of all others."""
+
+    passes: int = 0
+    bytes: int = 0
+
+    def add(self, passes: int, bytes_: int) -> None:
+        self.passes += passes
+        self.bytes += bytes_
+
+    def of(self, average: float) -> float:
+        return self.passes * average + self.bytes
+
+
+def _key(entry: ModelEntry) -> tuple[str, str]:
+    return entry.zoo, entry.name
+
+
+def _now() -> str:
+    return f"{datetime.now():%H:%M:%S}"
+
+
+def model_line(summary: ModelSummary) -> str:
+    """What became of a model: what was made, what failed and why, the time and the bytes."""
     parts = []
     if summary.made:
-        parts.append(f"{','.join(summary.made)} channels proved on {summary.checked_on}")
-    if summary.failures:
-        failure = summary.failures[0]
-        parts.append(f"{failure.status} at {failure.stage}")
-    return f"{summary.entry.name}: {'; '.join(parts)} ({sum(summary.seconds.values()):.1f} s)"
+        parts.append(f"{shortened(summary.made)} channels proved on {summary.checked_on}")
+    whys = {(each.status, each.stage, each.error) for each in summary.failures}
+    for why in sorted(whys):
+        failed = [f for f in summary.failures if (f.status, f.stage, f.error) == why]
+        which = shortened([f.bands or str(f.in_chans) for f in failed])
+        parts.append(f"{which} channels {why[0]} at {why[1]}: {why[2]}")
+    moved = summary.bytes_read + summary.bytes_written
+    took = duration(sum(summary.seconds.values()))
+    return f"{summary.entry.name}: {'; '.join(parts)} ({took}{f', {size(moved)}' * bool(moved)})"
+
+
+def shortened(targets: Sequence[str]) -> str:
+    """Channel counts and bands, with three or more counts in a row as a range: ``1–4, 8, RGB``."""
+    counts = sorted({int(target) for target in targets if target.isdigit()})
+    rest = [target for target in targets if not target.isdigit()]
+    parts: list[str] = []
+    for _, run in groupby(enumerate(counts), key=lambda pair: pair[1] - pair[0]):
+        numbers = [count for _, count in run]
+        together = f"{numbers[0]}–{numbers[-1]}"
+        parts += [together] if len(numbers) > 2 else map(str, numbers)
+    return ", ".join([*parts, *rest])
 
 
 def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool = False) -> str:

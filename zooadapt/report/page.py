@@ -116,7 +116,7 @@ def _environment() -> "Environment":
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters |= {
         "size": text.size,
-        "duration": duration,
+        "duration": text.duration,
         "figure": figure,
         "redact": redact,
     }
@@ -201,11 +201,3 @@ def figure(value: float) -> str:
     if value >= 10:
         return f"{value:.0f}"
     return f"{value:#.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
-
-
-def duration(seconds: float) -> str:
-    """A duration for people, such as 8.1 s, 12.4 min or 3 h 5 min."""
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{seconds / 60:.3g} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

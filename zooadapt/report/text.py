@@ -13,3 +13,11 @@ def size(count: float) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, such as ``1 model`` or ``2,000 models``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people, such as 8.1 s, 12.4 min or 3 h 5 min."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.3g} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
