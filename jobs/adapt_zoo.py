@@ -5,9 +5,7 @@
 This script is the same as `zooadapt adapt`. `--help` lists the options.
 """
 
-import sys
-
-from zooadapt.cli.main import adapt, main
+from zooadapt.cli.main import adapt, script
 
 if __name__ == "__main__":
-    sys.exit(main(command=adapt))
+    script(adapt)

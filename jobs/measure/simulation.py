@@ -189,9 +189,6 @@ class Simulated:
         self._spend(self._costs.task / 2 * sum(task != "locate" for task, _, _ in found))
         return found
 
-    def cancel(self) -> None:
-        """Do nothing: no process runs."""
-
     def _answered(self) -> float:
         """The time at which a look-up that begins now is answered."""
         when = max(heapq.heappop(self._threads), self.now)

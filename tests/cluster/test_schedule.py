@@ -34,7 +34,6 @@ class InOrder:
     queue: list[tuple[Task, Batch]] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
     """The models of each batch that was adapted."""
-    cancelled: bool = False
 
     def start(self, stage: Task, batch: Batch) -> None:
         names = [work.request.entry.name for work in batch.works]
@@ -61,9 +60,6 @@ class InOrder:
         if stage == "locate":
             return Located(Source("hf://x", "", self.sizes(request.entry.name), ""), None, "")
         return idle.adapt(request, JOB, None) if stage == "adapt" else summary(request)
-
-    def cancel(self) -> None:
-        self.cancelled = True
 
     @property
     def order(self) -> list[str]:
@@ -189,10 +185,3 @@ def test_memory_is_given_back_by_what_died() -> None:
     executor = InOrder(size, Counter({"9": 3, "8": 1}))
     ended, _ = run(executor, ["9", "8", "7", "6"])
     assert set(ended) == {"9", "8", "7", "6"}
-
-
-def test_an_unforeseen_error_cancels_what_runs() -> None:
-    executor = InOrder(lambda name: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
-        run(executor, ["1"])
-    assert executor.cancelled

@@ -1,7 +1,7 @@
 """A local Ray whose workers do what a test wants, and models that run on it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -58,7 +58,8 @@ def run(job: Job, *names: str) -> dict[str, ModelSummary]:
     """Run timm's models of these names; returns their summaries."""
     watched = Watched()
     requests = [Request(entry(name), counted(4)) for name in names]
-    ray_executor.run(requests, job, Workers(), watched)
+    with ExitStack() as ending:
+        ray_executor.run(requests, job, Workers(), watched, ending)
     return {summary.entry.name: summary for summary in watched.summaries}
 
 

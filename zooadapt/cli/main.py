@@ -1,6 +1,10 @@
 """The command line: all commands of `zooadapt`. `jobs/adapt_zoo.py` is `zooadapt adapt`."""
 
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -55,6 +59,19 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
         return _say(_lacking(error), USAGE)
     except Exception as error:
         return _say(f"stopped by an unexpected {type(error).__name__}: {one_line(error)}", STOPPED)
+
+
+def script(command: click.Command = zooadapt) -> NoReturn:
+    """Run a command and end the process at once, without Python's and Ray's own clean-up.
+
+    What must be cleaned up was cleaned up by then. So nothing that goes wrong in Ray's threads as
+    they end can change the exit code.
+    """
+    code = main(command=command)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # such as a pipe whose reader has gone
+            stream.flush()
+    os._exit(code)
 
 
 def _lacking(error: ModuleNotFoundError) -> str:

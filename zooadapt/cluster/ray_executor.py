@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -72,13 +72,17 @@ def run(
     job: Job,
     asked: Workers,
     watcher: Watcher,
+    ending: ExitStack,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Adapt and prove every request. `watcher` is told what happens.
 
+    When `ending` is closed because of an error, the tasks that still run are cancelled. Until then
+    the caller can write what is known, which is more urgent.
+
     `asked` is what the cluster can grow to, where that is more than it has. Once `is_over()` is
     true, no further model is begun. Raises RunError where the mirror can't be written to or the
-    cluster is gone. On KeyboardInterrupt the running tasks are cancelled; all records stay.
+    cluster is gone; all records stay.
     """
     metrics = Metrics()
 
@@ -90,17 +94,17 @@ def run(
         metrics.progressed(running, retries)
         watcher.tick()
 
-    with RayExecutor(job, asked, named=len(requests) <= _NAMED) as executor:
-        executor.prepare(len(requests))
-        Schedule(
-            iter(requests),
-            executor,
-            ended,
-            partial(_fail, job),
-            is_over=is_over,
-            located=watcher.located,
-            progressed=progressed,
-        ).run()
+    executor = ending.enter_context(RayExecutor(job, asked, named=len(requests) <= _NAMED))
+    executor.prepare(len(requests))
+    Schedule(
+        iter(requests),
+        executor,
+        ended,
+        partial(_fail, job),
+        is_over=is_over,
+        located=watcher.located,
+        progressed=progressed,
+    ).run()
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
@@ -145,7 +149,9 @@ class RayExecutor:
     def __enter__(self) -> "RayExecutor":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind:
+            self._cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._validators.close()
 
@@ -236,7 +242,7 @@ class RayExecutor:
             return Died(cause, node_lost=_tells_of_a_node(cause))
         return outcomes
 
-    def cancel(self) -> None:
+    def _cancel(self) -> None:
         """Cancel the running tasks. The next run repeats whatever they haven't recorded."""
         with suppress(Exception):
             tasks = [*self._tasks]

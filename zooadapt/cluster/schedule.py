@@ -121,10 +121,6 @@ class Executor(Protocol):
         """
         ...
 
-    def cancel(self) -> None:
-        """Cancel the running tasks."""
-        ...
-
 
 @dataclass
 class Schedule:
@@ -157,17 +153,13 @@ class Schedule:
 
     def run(self) -> None:
         """Work until every model has ended, or the time is up and every begun model has ended."""
-        try:
+        self._start()
+        while any(self.running.values()):
+            for task, batch, outcomes in self.executor.ended():
+                self.running[task] -= 1
+                self._take(task, batch, outcomes)
             self._start()
-            while any(self.running.values()):
-                for task, batch, outcomes in self.executor.ended():
-                    self.running[task] -= 1
-                    self._take(task, batch, outcomes)
-                self._start()
-                self.progressed(self.running, self.retries)
-        except BaseException:
-            self.executor.cancel()
-            raise
+            self.progressed(self.running, self.retries)
 
     def _start(self) -> None:
         """Start what there is room for, but publish no more than the validators keep up with."""

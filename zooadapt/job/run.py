@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -83,15 +84,16 @@ def _adapt(config: Config, connection: Connection) -> int:
         todo = planned(config, job, listed, entries, records)
         click.echo(f"plan: {todo}")
         tally = Tally(EventLog(log))
-        try:
-            if todo.requests:
-                work(todo, config, job, store, tally, connection)
-        finally:
-            connection.end()
+        with ExitStack() as ending:
+            ending.callback(connection.end)
             try:
-                tables = compacted(records, job)
-            finally:
-                tally.events.leave(store, job.run_id)
+                if todo.requests:
+                    work(todo, config, job, store, tally, connection, ending)
+            finally:  # before anything is cancelled: who stops a job may kill it in seconds
+                try:
+                    tables = compacted(records, job)
+                finally:
+                    tally.events.leave(store, job.run_id)
         return _finish(config, job, entries, todo, tables, tally, store, started)
 
 
@@ -129,9 +131,18 @@ def planned(
 
 
 def work(
-    todo: plan.Plan, config: Config, job: Job, store: Store, tally: Tally, connection: Connection
+    todo: plan.Plan,
+    config: Config,
+    job: Job,
+    store: Store,
+    tally: Tally,
+    connection: Connection,
+    ending: ExitStack,
 ) -> None:
-    """Adapt and prove what is due, on Ray, until the time is up."""
+    """Adapt and prove what is due, on Ray, until the time is up.
+
+    What still runs after an error is cancelled when `ending` is closed.
+    """
     from zooadapt.cluster import nodes, ray_executor  # Ray: not where nothing is due
 
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
@@ -143,7 +154,9 @@ def work(
     Thread(target=page.prepare).start()
     with Progress(todo.requests) as progress:
         watcher = _Watcher(tally, progress)
-        ray_executor.run(todo.requests, job, asked, watcher, lambda: time.monotonic() > deadline)
+        ray_executor.run(
+            todo.requests, job, asked, watcher, ending, lambda: time.monotonic() > deadline
+        )
 
 
 @dataclass(frozen=True)
