@@ -81,7 +81,7 @@ def test_a_body_that_the_store_spoils_is_a_failure(
     assert all("read back with other bytes" in failure.error for failure in summary.failures)
 
 
-def test_a_variant_that_cannot_be_published_fails_the_model(
+def test_where_the_store_is_full_the_model_is_postponed_and_nothing_recorded(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = LocalStore.write
@@ -94,9 +94,11 @@ def test_a_variant_that_cannot_be_published_fails_the_model(
     monkeypatch.setattr(LocalStore, "write", refuse)
     job = Job("run", str(tmp_path), source_root=str(small))
     summary = pipeline.make(Request(entry(SMALL), counted(1, 4)), job)
-    assert summary.made == ()
-    assert {(f.stage, f.status) for f in summary.failures} == {("publish", "failed")}
-    assert "No space left" in summary.failures[0].error
+    assert (summary.made, summary.failures, summary.postponed) == ((), (), ("1", "4"))
+    assert summary.outage
+    assert (summary.outage.place, summary.outage.task) == (str(tmp_path), "write")
+    assert "No space left" in summary.outage.reason
+    assert not (tmp_path / "records").exists()
 
 
 def test_a_stage_that_fails_is_timed_too(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@
     └── StageError            one model failed at one stage; the other models go on
         ├── FetchError        the checkpoint can't be read, or has other bytes than stated
         │   ├── Absent        the source answers that the checkpoint isn't there
-        │   └── Unreachable   the source doesn't answer
+        │   └── Unreachable   the source doesn't answer, or something else answers in its place
         ├── CheckpointError   the checkpoint is damaged, unsafe, or doesn't fit the model
         ├── StemError         the tensors that read the image can't be determined
         │   └── Unsupported   the model can't be adapted to the target
         ├── PublishError      the variant's objects can't be written
+        │   └── StoreUnreachable   the mirror's store is out of reach, or has no room
         ├── ValidationError   the variant can't be read back, run, or proved
         ├── WorkerDied        the process that worked on the model died
         └── TooLarge          no node has enough memory for the model
@@ -51,6 +52,10 @@ class StageError(ZooadaptError):
     stage = ""
     """The stage's name in records and in ``failures.parquet``."""
 
+    passes = False
+    """Whether the cause is no fault of the model and may pass by itself. Then nothing is recorded,
+    and the next run takes the model up again."""
+
     @property
     def error_type(self) -> str:
         """The class name of this error's cause, or of this error if it has none."""
@@ -68,7 +73,12 @@ class Absent(FetchError):
 
 
 class Unreachable(FetchError):
-    """The source gives no answer at all, not even a refusal."""
+    """The source gives no answer about the model: none at all, or one about something else.
+
+    Such are a limit of requests, a fault of the server, and credentials that aren't valid.
+    """
+
+    passes = True
 
 
 class CheckpointError(StageError):
@@ -91,6 +101,12 @@ class PublishError(StageError):
     """The variant's objects can't be written to the mirror."""
 
     stage = "publish"
+
+
+class StoreUnreachable(PublishError):
+    """The mirror's store gives no answer, refuses the credentials, or has no room."""
+
+    passes = True
 
 
 class ValidationError(StageError):
@@ -124,6 +140,23 @@ def stage(error: type[StageError]) -> Iterator[None]:
         raise
     except Exception as cause:
         raise error(one_line(cause)) from cause
+
+
+@contextmanager
+def reaching_store() -> Iterator[None]:
+    """Re-raise an error of the store in the block as StoreUnreachable.
+
+    FileNotFoundError is none: it is what the store says of one object.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as cause:
+        library = type(cause).__module__.partition(".")[0]
+        if not isinstance(cause, OSError) and library not in ("botocore", "aiohttp"):
+            raise
+        raise StoreUnreachable(f"the store can't be used: {one_line(cause)}") from cause
 
 
 def one_line(error: BaseException, limit: int = 400) -> str:

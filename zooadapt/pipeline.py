@@ -8,6 +8,7 @@ the last thing.
 Nothing here knows of Ray: all that is needed is a process, a scratch folder and a store.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,14 +29,18 @@ from zooadapt.errors import (
     PublishError,
     StageError,
     StemError,
+    StoreUnreachable,
     Unsupported,
+    one_line,
+    reaching_store,
+    redact,
     stage,
 )
 from zooadapt.mirror import publish, safetensors_file
 from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.mirror.variant_config import describe
-from zooadapt.names import model_folder
+from zooadapt.names import CONFIG, companions, model_folder
 from zooadapt.proof import cores, devices, published
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
@@ -50,6 +55,7 @@ from zooadapt.types import (
     ModelEntry,
     ModelFacts,
     ModelSummary,
+    Outage,
     Published,
     Request,
     Row,
@@ -67,8 +73,8 @@ def make(request: Request, job: Job, located: Located | None = None) -> ModelSum
     """Take one model through all stages, on the CPU.
 
     Variants are published while others are proved. `located` is the model's checkpoint, where it
-    was located before. A fault of the model is recorded, not raised. Raises only where nothing can
-    be written to the mirror.
+    was located before. A fault of the model is recorded, not raised. Nothing is recorded where a
+    source or the store is out of reach: then the summary has an outage.
     """
     watch = Stopwatch()
     try:
@@ -81,12 +87,13 @@ def make(request: Request, job: Job, located: Located | None = None) -> ModelSum
         ):
             store, adapted, device = publishing.store, publishing.adapted, torch.device("cpu")
             reader = Reader(store, read_back, publishing.body)
-            series = published.Series(adapted, reader, device, publishing.model.base)
+            base = _runnable_base(publishing, read_back)
+            series = published.Series(adapted, reader, device, base)
             series.measure()  # while the first variant is being published
             proved = series.prove(publishing.variants())
+        return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
     except StageError as error:
         return fail(request, job, error, watch.seconds)
-    return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
 
 
 def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted | ModelSummary:
@@ -111,26 +118,51 @@ def adapt(request: Request, job: Job, located: Located | None = None) -> Adapted
 def prove(adapted: Adapted, job: Job) -> ModelSummary:
     """Read back and prove every published variant on this process's device; record the model.
 
-    Raises where nothing can be written to the mirror, and DeviceLost after an error from which CUDA
-    doesn't recover in the same process; then nothing is recorded.
+    Raises DeviceLost after an error from which CUDA doesn't recover in the same process; then
+    nothing is recorded. Nothing is recorded in an outage of the store either.
     """
     watch, device = Stopwatch(), devices.best()
     store = open_store(job.dest, job.dest_options)
-    with watch.measured("validate"):
-        proved = published.prove(adapted, store, device)
-    adapted = replace(adapted, seconds=adapted.seconds | watch.seconds)
-    return _recorded(store, job, adapted, proved, device)
+    try:
+        with watch.measured("validate"):
+            proved = published.prove(adapted, store, device)
+        adapted = replace(adapted, seconds=adapted.seconds | watch.seconds)
+        return _recorded(store, job, adapted, proved, device)
+    except StoreUnreachable as error:
+        targets = tuple(variant.target for variant in adapted.variants)
+        return fail(Request(adapted.entry, targets), job, error, adapted.seconds | watch.seconds)
 
 
 def fail(
     request: Request, job: Job, error: StageError, seconds: dict[str, float] | None = None
 ) -> ModelSummary:
-    """Record that no target of a request was made, for one reason, after `seconds` by stage."""
+    """Record that no target of a request was made, for one reason, after `seconds` by stage.
+
+    Nothing is recorded where the reason may pass by itself, or the store is out of reach.
+    """
+    if error.passes:
+        return _postponed(request, job, error, seconds or {})
     failures = [Failure.of(target, error) for target in request.targets]
     store = open_store(job.dest, job.dest_options)
     source = Checkpoint(sources.recorded_location(request.entry, job.source_root), "", "", "", 0)
-    _record(store, job, request.entry, source, [], failures)
+    try:
+        _record(store, job, request.entry, source, [], failures)
+    except StoreUnreachable as outage:
+        return _postponed(request, job, outage, seconds or {})
     return ModelSummary(request.entry, (), tuple(failures), 0, 0, seconds or {}, "")
+
+
+def _postponed(
+    request: Request, job: Job, error: StageError, seconds: dict[str, float]
+) -> ModelSummary:
+    """The summary of a model of which nothing is recorded, because of an outage."""
+    if isinstance(error, StoreUnreachable):
+        outage = Outage(redact(job.dest), "write", one_line(error))
+    else:
+        place = sources.place(request.entry, job.source_root)
+        outage = Outage(place, "download", one_line(error))
+    targets = tuple(target.short for target in request.targets)
+    return ModelSummary(request.entry, (), (), 0, 0, seconds, "", targets, outage)
 
 
 # Before anything is fetched: can the model be adapted at all?
@@ -221,6 +253,8 @@ class _Publishing:
     model: _Inspected
     adapted: Adapted
     """What is known of the model: all but its variants."""
+    original: Mapping[str, Tensor]
+    """The checkpoint's stem tensors."""
     body: Mapping[str, Tensor]
     """The tensors that all variants share, in the order of the file."""
     futures: Sequence["Future[Published]"]
@@ -230,7 +264,7 @@ class _Publishing:
     def variants(self) -> Iterator[Published]:
         """Each variant once it is published. Raises PublishError where one can't be."""
         for future in self.futures:
-            with self.watch.measured("publish"), stage(PublishError):
+            with self.watch.measured("publish"), stage(PublishError), reaching_store():
                 variant = future.result()
             yield variant
 
@@ -256,7 +290,7 @@ def _published(
     body = model.base.state_dict()
     original = {name: body.pop(name) for stem in model.stems for name in stem.tensors}
     body = safetensors_file.arranged(body)
-    with watch.measured("publish"), stage(PublishError):
+    with watch.measured("publish"), stage(PublishError), reaching_store():
         stem = publish.publish_stem(store, place, safetensors_file.arranged(original))
     adapted = Adapted(
         request.entry, source, model.facts, model.stems, filled, stem, (), model.failures, {}
@@ -278,9 +312,25 @@ def _published(
             for target in model.targets[1:]
         ]
         try:
-            yield _Publishing(store, model, adapted, body, (first, *others), watch)
+            yield _Publishing(store, model, adapted, original, body, (first, *others), watch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _runnable_base(publishing: _Publishing, folder: Path) -> nn.Module:
+    """The model with the checkpoint's tensors, built in the way in which variants are loaded.
+
+    The base on the meta device can't be run: it may have buffers that no checkpoint holds. `folder`
+    gets the config that the library builds the model from.
+    """
+    model, target = publishing.model, publishing.model.targets[0]
+    matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
+    config = describe(publishing.adapted, model.zoo, model.base, target, matrix)
+    (folder / CONFIG).write_text(json.dumps(config))
+    for name, content in companions(config).items():
+        (folder / name).write_bytes(content)
+    tensors = {**publishing.body, **publishing.original}
+    return model.zoo.load(folder, tensors, in_chans=model.facts.chans)
 
 
 # Record
@@ -320,7 +370,8 @@ def _record(
         "variants": list(rows),
         "failures": [asdict(failure) for failure in failures],
     }
-    write_record(store, entry.zoo, entry.name, job.run_id, content)
+    with reaching_store():
+        write_record(store, entry.zoo, entry.name, job.run_id, content)
 
 
 class Stopwatch:

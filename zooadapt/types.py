@@ -323,6 +323,16 @@ class ProofResult:
 
 
 @dataclass(frozen=True)
+class Outage:
+    """A source or a store that didn't do what every model needs; it may by itself again."""
+
+    place: str
+    """What doesn't answer, without secrets."""
+    task: Literal["look-up", "download", "write"]
+    reason: str
+
+
+@dataclass(frozen=True)
 class ModelSummary:
     """The outcome of one model in one run, for the driver's progress bars and tables."""
 
@@ -336,3 +346,7 @@ class ModelSummary:
     """Seconds by stage: fetch, adapt, publish and validate; stages not reached are absent."""
     checked_on: str
     """The name of the device that proved the variants; "" where none was proved."""
+    postponed: tuple[str, ...] = ()
+    """The variants that couldn't be made because of `outage`, as `Target.short`. Nothing is
+    recorded of the model then, so that the next run takes it up again."""
+    outage: Outage | None = None

@@ -33,8 +33,8 @@ def test_a_store_that_cannot_copy_is_sent_all() -> None:
     assert whole.writes == 4 * (10 + 2) + 4 + 2
 
 
-def test_a_gpu_builds_five_models_and_runs_eighteen_images() -> None:
-    operations = 400 * 25e6 * 18
+def test_a_gpu_builds_five_models_and_runs_seven_images() -> None:
+    operations = 400 * 25e6 * 7
     assert estimate.gpu_seconds(100_000_000, 4) == pytest.approx(0.1 * 5 + operations / 1e13)
 
 

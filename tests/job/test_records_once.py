@@ -72,7 +72,9 @@ def test_what_came_meanwhile_is_read_at_the_end(
 ) -> None:
     written = []
 
-    def work(todo: Plan, config: object, job: object, store: Store, tally: Tally) -> None:
+    def work(
+        todo: Plan, config: object, job: object, store: Store, tally: Tally, *rest: object
+    ) -> None:
         reads.clear()
         tally.add(ModelSummary(todo.requests[0].entry, (), (), 0, 0, {}, ""))
         written.append(record(store, 5, [variant(7)], [], model="of another job"))

@@ -115,7 +115,7 @@ def test_the_jobs_failed_over_what_is_secret(traces: Traces) -> None:
     assert traces.printed.count("model.safetensors can't be read: 403, message='Forbidden'") == 1
     assert traces.printed.count("can't be looked up") == 1
     assert "no http://host/mirror/object" in traces.state
-    for name in (f"adapt {FORBIDDEN}", f"prove {SMALL}", "broken"):
+    for name in (f"adapt {FORBIDDEN}", f"adapt {SMALL}", "broken"):
         assert name in traces.state
     assert any(b"proved on" in data for data in traces.logs.values())  # the submitted job's output
 

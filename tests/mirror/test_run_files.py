@@ -114,12 +114,13 @@ def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_leaves_its_events(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(todo: Any, config: Any, job: Any, store: Any, tally: Tally) -> None:
+    def work(todo: Any, config: Any, job: Any, store: Any, tally: Tally, *rest: Any) -> None:
         tally.add(summary())
         raise end
 
     monkeypatch.setattr(run, "work", work)
     monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
+    monkeypatch.setattr(plan, "is_quick", lambda config: True)
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     of = options()
     with pytest.raises(type(end)):
@@ -139,8 +140,9 @@ def test_events_are_left_where_the_tables_cannot_be_made(
         raise OSError(28, "No space left")
 
     monkeypatch.setattr(manifest, "compact", full)
-    monkeypatch.setattr(run, "work", lambda *of: of[-1].add(summary()))
+    monkeypatch.setattr(run, "work", lambda *of: of[4].add(summary()))
     monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
+    monkeypatch.setattr(plan, "is_quick", lambda config: True)
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     with pytest.raises(RunError, match="the manifest can't be made"):
         run.adapt(_at(options(), tmp_path))

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from zooadapt.adapt import contract
+from zooadapt.adapt.contract import contract
 
 
 def rolled(weight: Tensor, matrix: Tensor) -> Tensor:
     """W·M with its channels rolled by one."""
-    return contract.contract(weight, matrix).roll(1, dims=1)
+    return contract(weight, matrix).roll(1, dims=1)

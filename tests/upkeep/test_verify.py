@@ -19,7 +19,8 @@ from zooadapt import bands, ranges
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest, safetensors_file
 from zooadapt.names import WEIGHTS, content_id
-from zooadapt.proof import compare
+from zooadapt.proof import compare, verdict
+from zooadapt.stores.local import LocalStore
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.s3 import S3Store
 from zooadapt.stores.store import Store
@@ -203,7 +204,7 @@ def test_only_a_deep_check_sees_a_wrong_stem(
 def test_a_deep_check_compares_the_verdict(
     mirror: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "check", lambda *arguments: None)
+    monkeypatch.setattr(verdict, "check", lambda *arguments: None)
     monkeypatch.setattr(compare, "TOLERANCE", 0.0)
     assert checked(mirror, "--deep") == 1
     out = capsys.readouterr().out
@@ -338,7 +339,7 @@ def test_a_store_that_stops_answering_is_one_line_and_exit_3(
     def silent(store: Store, key: str) -> Iterator[bytes]:
         raise ConnectionError("no answer")
 
-    monkeypatch.setattr(Store, "chunks", silent)
+    monkeypatch.setattr(LocalStore, "chunks", silent)
     assert checked(sound) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert "can't be read: no answer; check the store" in line

@@ -34,6 +34,7 @@ from zooadapt.report import job
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, ModelFacts, ModelSummary, Request, Row
+from zooadapt.zoos import registry
 from zooadapt.zoos.registry import list_models
 from zooadapt.zoos.torchvision import _REFUSED, TorchvisionZoo, _kind
 
@@ -97,7 +98,11 @@ def test_facts_are_those_of_the_weights(
     assert (facts.size, facts.num_classes, facts.mean[0]) == (size, classes, mean)
 
 
-def test_without_torchvision_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchvision_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOOADAPT_CACHE", str(tmp_path))  # where no list of its models is kept
+    registry._listed.cache_clear()
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     monkeypatch.delitem(sys.modules, "zooadapt.zoos.torchvision")
     with pytest.raises(UsageError, match=r"pip install 'zooadapt\[torchvision\]'"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
@@ -18,7 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from zooadapt.errors import FetchError, one_line
+from zooadapt.errors import FetchError, Unreachable, one_line
 from zooadapt.names import safe
 from zooadapt.ranges import BLOCK, in_order
 from zooadapt.types import DESCRIBED, Located, Source
@@ -70,7 +71,8 @@ def _verified(located: Located, file: Path, came: Came) -> str:
         file.unlink(missing_ok=True)
         raise
     except (OSError, aiohttp.ClientError) as cause:
-        raise FetchError(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
+        kind = Unreachable if passes(cause) else FetchError
+        raise kind(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
     return digest
 
 
@@ -165,6 +167,23 @@ def _passing(error: BaseException) -> bool:
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
     return isinstance(error, OSError | aiohttp.ClientError)
+
+
+_INVALID = re.compile(r"ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|token.*expired", re.I)
+"""What stores say of credentials that aren't valid, or no longer."""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error of a source may pass by itself: it says nothing of one model."""
+    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
+    if isinstance(status, int):
+        return status in (407, 408, 429) or status >= 500
+    if _INVALID.search(str(error)):
+        return True
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return False
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in ("aiohttp", "botocore")
 
 
 _again = retry(

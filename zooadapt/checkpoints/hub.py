@@ -116,7 +116,7 @@ def text(hub_id: str, file: str) -> str | None:
     """
     repo, _, revision = hub_id.partition("@")
     with _translated(repo):
-        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=endpoint())
         headers = build_hf_headers(token=get_token())
         with http_stream_backoff("GET", url, headers=headers, timeout=SILENCE) as got:
             try:
@@ -162,7 +162,7 @@ def holds(source: Source) -> bool:
 def _resolve(repo: str, file: str, revision: str) -> Located | None:
     """The located file; None if the repository has no such file."""
     with _translated(repo):
-        url = hf_hub_url(repo, file, revision=revision or None, endpoint=_endpoint())
+        url = hf_hub_url(repo, file, revision=revision or None, endpoint=endpoint())
         try:
             facts = get_hf_file_metadata(url, token=get_token(), retry_on_errors=True)
         except EntryNotFoundError:
@@ -189,14 +189,25 @@ def _translated(repo: str) -> Iterator[None]:
         kind = Absent if cause.response.status_code == 404 else FetchError
         raise kind(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
     except HfHubHTTPError as cause:
-        raise FetchError(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
+        kind = FetchError if _is_about_the_file(cause.response) else Unreachable
+        raise kind(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
     except Exception as cause:
         raise Unreachable(
-            f"the Hub at {redact(_endpoint())} doesn't answer: {one_line(cause)}"
+            f"the Hub at {redact(endpoint())} doesn't answer: {one_line(cause)}"
         ) from cause
 
 
+def _is_about_the_file(answer: Any) -> bool:
+    """Whether a refusal is the Hub's own, and of this file: no limit, no fault, no bad token."""
+    own = any(name in answer.headers for name in ("X-Error-Code", "X-Error-Message"))
+    return (
+        own and 400 <= answer.status_code < 500 and answer.status_code not in (401, 407, 408, 429)
+    )
+
+
 def _pinned(repo: str, file: str, facts: Any, url: str) -> Located:
+    if not (facts.commit_hash and facts.etag):
+        raise Unreachable(f"something else than the Hub answers at {redact(endpoint())}")
     sha256 = facts.etag if facts.etag and re.fullmatch("[0-9a-f]{64}", facts.etag) else ""
     token = get_token() if urlsplit(facts.location).netloc == urlsplit(url).netloc else None
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -215,5 +226,6 @@ def http_client(headers: dict[str, str]) -> dict[str, Any]:
     return {"headers": headers, "timeout": aiohttp.ClientTimeout(None, sock_read=SILENCE)}
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The address at which the Hub is asked."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT

@@ -12,6 +12,7 @@ import aiohttp
 import fsspec
 
 from zooadapt.checkpoints import hub
+from zooadapt.checkpoints.fetch import passes
 from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact, stage
 from zooadapt.names import file_name
 from zooadapt.types import DESCRIBED, Job, Located, ModelEntry, Source
@@ -38,6 +39,17 @@ def location(entry: ModelEntry, source_root: str | None) -> str:
 def recorded_location(entry: ModelEntry, source_root: str | None) -> str:
     """`location` without secrets, as records hold it."""
     return redact(location(entry, source_root))
+
+
+def place(entry: ModelEntry, source_root: str | None) -> str:
+    """The server, or the folder, that is asked for a model's checkpoint, without secrets."""
+    where = location(entry, source_root)
+    if where.startswith("hf://"):
+        return f"the Hub at {hub.endpoint()}"
+    if source_root and where.startswith(source_root.rstrip("/")):
+        return redact(source_root)
+    scheme, slashes, rest = redact(where).partition("://")
+    return scheme + slashes + rest.partition("/")[0] if slashes else where
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:
@@ -108,8 +120,7 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
     except Exception as cause:
         if isinstance(cause, FileNotFoundError) and _absent(cause):
             raise
-        refused = isinstance(cause, FileNotFoundError | PermissionError)
-        error = FetchError if refused or not isinstance(cause, OSError) else Unreachable
+        error = Unreachable if passes(cause) else FetchError
         raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
     stated = _HASH_IN_NAME.search(file_name(uri))
     source = Source(

@@ -18,14 +18,15 @@ from typing import Protocol
 import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
+from zooadapt.checkpoints import sources
 from zooadapt.cluster import nodes, tasks
 from zooadapt.cluster.metrics import Metrics
 from zooadapt.cluster.nodes import Workers
 from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Task
 from zooadapt.cluster.tasks import TASK_FUNCTIONS, TaskFunctions
 from zooadapt.cluster.validators import Validators
-from zooadapt.errors import FetchError, RunError, StageError, one_line
-from zooadapt.types import Adapted, Job, Located, ModelSummary, Request
+from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
+from zooadapt.types import Adapted, Job, Located, ModelSummary, Outage, Request
 
 _LOOKUPS = 16
 """Sources looked up at once."""
@@ -74,8 +75,10 @@ def run(
     watcher: Watcher,
     ending: ExitStack,
     is_over: Callable[[], bool] = lambda: False,
-) -> None:
+) -> Sequence[Outage]:
     """Adapt and prove every request. `watcher` is told what happens.
+
+    Returns the sources that are down, or the store, for which models were left.
 
     When `ending` is closed because of an error, the tasks that still run are cancelled. Until then
     the caller can write what is known, which is more urgent.
@@ -96,15 +99,19 @@ def run(
 
     executor = ending.enter_context(RayExecutor(job, asked, named=len(requests) <= _NAMED))
     executor.prepare(len(requests))
-    Schedule(
+    schedule = Schedule(
         iter(requests),
         executor,
         ended,
         partial(_fail, job),
+        place=lambda request: sources.place(request.entry, job.source_root),
+        store=redact(job.dest),
         is_over=is_over,
         located=watcher.located,
         progressed=progressed,
-    ).run()
+    )
+    schedule.run()
+    return [*schedule.outages.down.values()]
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
@@ -214,8 +221,11 @@ class RayExecutor:
         return done
 
     def _found(self, lookup: Future[Located]) -> tuple[Task, Batch, Sequence[Outcome] | Died]:
-        batch = self._lookups.pop(lookup)
-        failed = isinstance(lookup.exception(), FetchError)  # the adapt task will ask again
+        batch, error = self._lookups.pop(lookup), lookup.exception()
+        if isinstance(error, FetchError) and error.passes:
+            place = sources.place(batch.works[0].request.entry, self._job.source_root)
+            return "locate", batch, [Outage(place, "look-up", one_line(error))]
+        failed = isinstance(error, FetchError)  # the adapt task will ask again
         return "locate", batch, [None if failed else lookup.result()]
 
     def _result(self, ref: ray.ObjectRef) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:

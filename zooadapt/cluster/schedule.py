@@ -7,15 +7,18 @@ cluster busy.
 """
 
 import math
+import time
 from bisect import bisect_right, insort_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Literal, Protocol
 
+from zooadapt.cluster.outages import ROW, TRIES, Outages
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.types import Adapted, Located, ModelSummary, Request
+from zooadapt.types import Adapted, Located, ModelSummary, Outage, Request
 
 Task = Literal["locate", "adapt", "prove"]
 
@@ -29,6 +32,10 @@ PER_GPU = 2
 """Validators that share a GPU: one reads its model back while the other runs its own."""
 _PATIENCE = 32
 """How many smaller models can overtake a model that waits for memory."""
+_LONGEST_SLEEP = 5.0
+"""Most seconds without a look at the time, where nothing runs."""
+_NEEDS: dict[Task, str] = {"locate": "look-up", "adapt": "download", "prove": "download"}
+"""What a task that has ended well shows of its models' source, as `Outage.task` names it."""
 _DEATHS = 3
 """Give up a model after this many processes died while working on it."""
 _LOSSES = 20
@@ -44,7 +51,7 @@ class Died:
     """Whether the whole node was lost, which is no fault of the models."""
 
 
-Outcome = Located | Adapted | ModelSummary | None
+Outcome = Located | Adapted | ModelSummary | Outage | None
 """A task's result for one model; None for a failed look-up, which the adapt task will report."""
 
 
@@ -60,6 +67,8 @@ class Work:
     """How many processes died while they worked on the model, or on a batch with it."""
     losses: int = 0
     """How many nodes were lost while they worked on the model."""
+    tries: int = 0
+    """How many outages the model has met."""
     passed: int = 0
     """How many smaller models have overtaken it while it waited for memory."""
 
@@ -132,6 +141,14 @@ class Schedule:
     """Called once for each model, when it is recorded."""
     given_up: Callable[[Request, StageError], ModelSummary]
     """Records that every target of a request failed."""
+    place: Callable[[Request], str] = lambda request: ""
+    """The source of a model, as `Outage.place` names it."""
+    store: str = ""
+    """The mirror, as `Outage.place` names it."""
+    outages: Outages = field(default_factory=Outages)
+    later: list[tuple[float, int, Work]] = field(default_factory=list)
+    """A heap of models that met an outage: when each is tried again, and the order of a tie."""
+    sleep: Callable[[float], None] = time.sleep
     found: list[Work] = field(default_factory=list)
     """Models that were looked up; the largest last, so that bisection finds the one that fits."""
     waiting: Work | None = None
@@ -150,14 +167,26 @@ class Schedule:
     """How often a model's process or node ended before the model did."""
     memory: int = 0
     """Bytes of memory that the models taken from `found` can take until they have ended."""
+    _open: Counter[str] = field(default_factory=Counter)
+    """Models that were begun and haven't ended, by source."""
+    _exhausted: bool = False
+    """Whether every request was begun."""
+    _order: int = 0
+    """The number of models that were put into `later`."""
 
     def run(self) -> None:
-        """Work until every model has ended, or the time is up and every begun model has ended."""
+        """Work until every model has ended, or the time is up and every begun model has ended.
+
+        Models of a source that is down aren't begun any more, and none is where the store is.
+        """
         self._start()
-        while any(self.running.values()):
-            for task, batch, outcomes in self.executor.ended():
-                self.running[task] -= 1
-                self._take(task, batch, outcomes)
+        while any(self.running.values()) or (self.later and not self.is_over()):
+            if not any(self.running.values()):
+                self.sleep(min(_LONGEST_SLEEP, self.outages.pause(self.later[0][0])))
+            else:
+                for task, batch, outcomes in self.executor.ended():
+                    self.running[task] -= 1
+                    self._take(task, batch, outcomes)
             self._start()
             self.progressed(self.running, self.retries)
 
@@ -168,8 +197,10 @@ class Schedule:
             self._begin("prove", self.adapted.popleft())
         if self.is_over():
             return
+        while self.later and not self.outages.pause(self.later[0][0]):
+            self._begin("locate", Batch([heappop(self.later)[2]], 0))
         while len(self.found) + self.running["locate"] < max(AHEAD, 2 * capacity.at_once):
-            request = next(self.requests, None)
+            request = self._next_request()
             if request is None:
                 break
             self._begin("locate", Batch([Work(request)], 0))
@@ -182,6 +213,19 @@ class Schedule:
             batch = Batch([work, *self._others(work)], work.memory)
             self.memory += batch.memory
             self._begin("adapt", batch)
+
+    def _next_request(self) -> Request | None:
+        """The next request whose source and store aren't down; None where none is left."""
+        for request in self.requests:
+            if not self._is_down(request):
+                self._open[self.place(request)] += 1
+                return request
+        self._exhausted = True
+        return None
+
+    def _is_down(self, request: Request) -> bool:
+        down, place = self.outages.down, self.place(request)
+        return bool(down) and any(task == "write" or place == where for where, task in down)
 
     def _room(self) -> bool:
         return self.running["adapt"] + self.running["prove"] < self.executor.capacity.at_once
@@ -233,12 +277,17 @@ class Schedule:
             return
         left = []
         for work, outcome in zip(batch.works, outcomes, strict=True):
+            outage = outcome.outage if isinstance(outcome, ModelSummary) else outcome
+            if isinstance(outage, Outage):
+                self._postpone(work, outage)
+                continue
+            self.outages.answered(self.place(work.request), _NEEDS[task])
             if isinstance(outcome, ModelSummary):
-                self.summarised(outcome)
+                self._end(work.request, outcome)
             elif isinstance(outcome, Adapted):
                 work.adapted = outcome
                 left.append(work)
-            else:
+            elif not isinstance(outcome, Outage):
                 work.located = outcome
                 self.located(work.request, outcome.source.bytes if outcome else None)
                 self._admit(work)
@@ -246,6 +295,29 @@ class Schedule:
             self.adapted.append(Batch(left, batch.memory))
         else:
             self.memory -= batch.memory
+
+    def _end(self, request: Request, summary: ModelSummary) -> None:
+        self._open[self.place(request)] -= 1
+        if not summary.outage:
+            self.outages.answered(self.store, "write")
+        self.summarised(summary)
+
+    def _postpone(self, work: Work, outage: Outage) -> None:
+        """Try a model again later; drop all models that need what is down."""
+        request, work.tries, work.adapted = work.request, work.tries + 1, None
+        open_ = self._open.total() if outage.task == "write" else self._open[self.place(request)]
+        model = request.entry.zoo, request.entry.name
+        if self.outages.met(outage, model, open_ if self._exhausted else ROW):
+            self.found = [each for each in self.found if not self._is_down(each.request)]
+            self.later = [each for each in self.later if not self._is_down(each[2].request)]
+            heapify(self.later)
+            self.waiting = None
+        elif work.tries >= TRIES:
+            targets = tuple(target.short for target in request.targets)
+            self._end(request, ModelSummary(request.entry, (), (), 0, 0, {}, "", targets, outage))
+        else:
+            self._order += 1
+            heappush(self.later, (self.outages.next_try(work.tries), self._order, work))
 
     def _wait(self, work: Work) -> None:
         insort_left(self.found, work, key=_memory)  # of the same size, the first to come goes first
@@ -259,7 +331,7 @@ class Schedule:
                 f"largest node has {largest / 1e9:.1f} GB; add a larger node, then run with "
                 f"--retry-failed"
             )
-            self.summarised(self.given_up(work.request, error))
+            self._end(work.request, self.given_up(work.request, error))
         else:
             self._wait(work)
 
@@ -285,4 +357,4 @@ class Schedule:
             f"memory or by a device error; see the node's logs, then run with --retry-failed"
         )
         error.__cause__ = cause
-        self.summarised(self.given_up(work.request, error))
+        self._end(work.request, self.given_up(work.request, error))

@@ -10,6 +10,7 @@ from typing import Any
 
 from zooadapt.checkpoints import sources
 from zooadapt.errors import StageError, Unsupported, UsageError, redact
+from zooadapt.job import outages
 from zooadapt.job.options import Config
 from zooadapt.mirror.records import ADAPTER_VERSION
 from zooadapt.mirror.takedowns import Takedowns
@@ -125,7 +126,7 @@ def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> N
     """Raise UsageError for a target that can't be made for any model, whatever its weights."""
     bases = set()
     for entry in entries:
-        with suppress(StageError):  # such a model fails by itself
+        with suppress(StageError), registry.blaming(entry.zoo):  # such a model fails by itself
             bases.add(registry.facts(entry).bands)
     for target in targets:
         refusals = [reason for base in bases if (reason := _refusal(target, base))]
@@ -198,7 +199,7 @@ class _States:
 
     def _add(self, place: int, record: Row) -> None:
         for failure in self._valid(place, record, record["failures"]):
-            if self._states.get(_key(failure)) != "done":
+            if self._states.get(_key(failure)) != "done" and not outages.recorded(failure):
                 self._states[_key(failure)] = failure["status"]
                 self._versions[_key(failure)] = record["versions"]
         for variant in self._valid(place, record, record["variants"]):

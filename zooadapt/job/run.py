@@ -1,5 +1,6 @@
 """One run of the batch job: plan, work, compact, report."""
 
+import fcntl  # noqa: F401 - the workers need it: on Windows nothing is begun
 import math
 import tempfile
 import time
@@ -23,9 +24,10 @@ from zooadapt.mirror.scan import Records
 from zooadapt.report import page
 from zooadapt.report.failures import failure_table
 from zooadapt.report.job import Progress, closing
+from zooadapt.report.text import counted
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, ModelEntry, ModelSummary, Request, Row
+from zooadapt.types import Job, ModelEntry, ModelSummary, Outage, Request, Row
 
 OK, FAILED, STOPPED = 0, 1, 3
 
@@ -41,7 +43,11 @@ class Tally:
     failures: list[Row] = field(default_factory=list)
     """The variants that weren't made, as rows of failures.parquet without run and attempts."""
     models: int = 0
-    """The number of models that have ended."""
+    """The number of models that have ended, those postponed left out."""
+    postponed: int = 0
+    """The number of models that outages kept from being made."""
+    down: Sequence[Outage] = ()
+    """The sources and the store for which models were left, because they were out of reach."""
     bytes_read: int = 0
     bytes_written: int = 0
     stages: dict[str, float] = field(default_factory=dict)
@@ -49,7 +55,10 @@ class Tally:
 
     def add(self, summary: ModelSummary) -> None:
         """Count a model that has ended."""
-        self.models += 1
+        if summary.outage:
+            self.postponed += 1
+        else:
+            self.models += 1
         self.new += len(summary.made)
         self.bytes_read += summary.bytes_read
         self.bytes_written += summary.bytes_written
@@ -154,7 +163,7 @@ def work(
     Thread(target=page.prepare).start()
     with Progress(todo.requests) as progress:
         watcher = _Watcher(tally, progress)
-        ray_executor.run(
+        tally.down = ray_executor.run(
             todo.requests, job, asked, watcher, ending, lambda: time.monotonic() > deadline
         )
 
@@ -222,7 +231,8 @@ def _finish(
         bytes_written=tally.bytes_written,
         seconds=time.monotonic() - started,
         stages=tally.stages,
-        left=len(todo.requests) - tally.models,
+        left=len(todo.requests) - tally.models - tally.postponed,
+        postponed=tally.postponed,
     )
     if failures:
         click.echo(failure_table(failures))
@@ -232,9 +242,11 @@ def _finish(
     example = tables.usable.last(wanted, by=KEY)
     click.echo(closing(run, dest, usable, example, options=bool(job.dest_options)))
     if not run.left:
-        return FAILED if run.failed else OK
-    click.echo(
-        f"stopped after {config.max_hours:g} h (--max-hours) with {run.left:,} of "
-        f"{len(todo.requests):,} models left; run the same command again to resume"
-    )
+        return FAILED if run.failed or run.postponed else OK
+    left = f"{run.left:,} of {counted(len(todo.requests), 'model')} left"
+    for outage in tally.down:
+        click.echo(f"stopped: {outage.place} is out of reach ({outage.task}: {outage.reason})")
+    if not tally.down:
+        click.echo(f"stopped after {config.max_hours:g} h (--max-hours)")
+    click.echo(f"{left}; run the same command again to resume")
     return STOPPED

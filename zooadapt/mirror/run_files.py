@@ -49,7 +49,9 @@ class Run:
     stages: dict[str, float]
     """Seconds by stage, summed over all workers."""
     left: int = 0
-    """The number of models that weren't begun because the time was up."""
+    """The number of models that weren't made because the time was up, or something was down."""
+    postponed: int = 0
+    """The number of models that outages kept from being made."""
 
     @property
     def began(self) -> str:
@@ -117,7 +119,12 @@ class EventLog:
 
 
 def _outcome(summary: ModelSummary) -> str:
-    """The worst outcome among a model's variants: "failed", else "unsupported", else "made"."""
+    """The worst outcome among a model's variants: "failed", else "unsupported", else "made".
+
+    "postponed" where an outage kept them from being made.
+    """
+    if summary.outage:
+        return "postponed"
     statuses = {failure.status for failure in summary.failures}
     return next((status for status in ("failed", "unsupported") if status in statuses), "made")
 
@@ -143,9 +150,9 @@ def _run(run_id: str, summary: dict[str, Any]) -> Run:
     sums = {name: int(summary.get(name, 0)) for name in ("models", "bytes_read", "bytes_written")}
     spent = summary.get("stages", {})
     stages = {stage: float(spent[stage]) for stage in STAGES if stage in spent}
-    left = int(summary.get("left", 0))
+    late = {name: int(summary.get(name, 0)) for name in ("left", "postponed")}
     took = float(summary["seconds"])
-    return Run(run_id=run_id, **counts, **sums, seconds=took, stages=stages, left=left)
+    return Run(run_id=run_id, **counts, **sums, seconds=took, stages=stages, **late)
 
 
 def _began(run_id: str) -> datetime:
@@ -197,7 +204,8 @@ def _from_events(run_id: str, events: bytes) -> Run:
             seconds = (datetime.fromisoformat(event["time"]) - _began(run_id)).total_seconds()
         run = replace(
             run,
-            models=run.models + 1,
+            models=run.models + (event["outcome"] != "postponed"),
+            postponed=run.postponed + (event["outcome"] == "postponed"),
             new=run.new + len(event["made"]),
             unsupported=run.unsupported + statuses.count("unsupported"),
             failed=run.failed + statuses.count("failed"),

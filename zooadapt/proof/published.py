@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from zooadapt import __version__, targets, types
 from zooadapt.adapt import schemes
 from zooadapt.checkpoints.scratch import scratch_folder
-from zooadapt.errors import DeviceLost, StageError, ValidationError, one_line, stage
+from zooadapt.errors import (
+    DeviceLost,
+    StageError,
+    StoreUnreachable,
+    ValidationError,
+    one_line,
+    reaching_store,
+    stage,
+)
 from zooadapt.mirror.columns import Loaded, stated_variant
 from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.variant_config import facts_for
@@ -42,7 +50,8 @@ class Proved:
 def prove(adapted: Adapted, store: Store, device: torch.device) -> Proved:
     """Prove every variant on the device; if its memory runs out, again without other processes.
 
-    Raises DeviceLost after an error from which CUDA doesn't recover in the same process.
+    Raises StoreUnreachable, and DeviceLost after an error from which CUDA doesn't recover in the
+    same process.
     """
 
     def prove_all() -> Proved:
@@ -79,7 +88,7 @@ class Series:
                 self._prover.measure()
 
     def prove(self, variants: Iterable[Published]) -> Proved:
-        """Prove the variants. Raises DeviceLost as `published.prove` does."""
+        """Prove the variants. Raises StoreUnreachable, and DeviceLost as `published.prove` does."""
         rows, made, failures, size, full = [], [], [], 0, False
         for variant in variants:
             size += variant.bytes
@@ -87,6 +96,8 @@ class Series:
                 with stage(ValidationError):
                     rows.append(self._row(variant))
                     made.append(variant.target.short)
+            except StoreUnreachable:
+                raise
             except StageError as error:
                 if _DEVICE_ERROR.search(str(error)):
                     raise DeviceLost(one_line(error)) from error
@@ -97,7 +108,8 @@ class Series:
     def _row(self, variant: Published) -> types.Row:
         """The variant's row of the manifest. Raises ValidationError where the proof fails."""
         adapted, facts, target = self._adapted, self._adapted.facts, variant.target
-        tensors, verification = self._reader.read(variant)
+        with reaching_store():
+            tensors, verification = self._reader.read(variant)
         matrix = schemes.matrix(target.scheme, facts.bands, target.bands)
         scheme = targets.get_scheme(target.scheme)
         model = self._zoo.load(self._reader.folder, tensors)
@@ -130,7 +142,8 @@ class Series:
         return compare.Prover(base, self._adapted.stems, self._originals(), shape, self._device)
 
     def _originals(self) -> dict[str, Tensor]:
-        return self._reader.originals(self._adapted.source_stem)
+        with reaching_store():
+            return self._reader.originals(self._adapted.source_stem)
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:

@@ -59,9 +59,10 @@ def counted(entries: Sequence[ModelEntry], root: Path) -> list[int | None]:
 def _key(entry: ModelEntry) -> str | None:
     """A hash of all that a build depends on; None if the model's description is invalid."""
     try:
-        facts = registry.facts(entry)
-        size = facts.chans, facts.size, facts.num_classes
-        given = registry.arguments(entry) or entry.config
+        with registry.blaming(entry.zoo):
+            facts = registry.facts(entry)
+            size = facts.chans, facts.size, facts.num_classes
+            given = registry.arguments(entry) or entry.config
     except StageError:
         return None
     what = json.dumps([entry.zoo, entry.architecture, given, size], sort_keys=True)

@@ -156,10 +156,15 @@ def model_line(summary: ModelSummary) -> str:
     if summary.made:
         parts.append(f"{shortened(summary.made)} channels proved on {summary.checked_on}")
     whys = {(each.status, each.stage, each.error) for each in summary.failures}
-    for why in sorted(whys):
-        failed = [f for f in summary.failures if (f.status, f.stage, f.error) == why]
-        which = shortened([f.bands or str(f.in_chans) for f in failed])
-        parts.append(f"{which} channels {why[0]} at {why[1]}: {why[2]}")
+    for status, stage, error in sorted(whys):
+        alike = [
+            f for f in summary.failures if (f.status, f.stage, f.error) == (status, stage, error)
+        ]
+        which = shortened([f.bands or str(f.in_chans) for f in alike])
+        parts.append(f"{which} channels {status} at {stage}: {error}")
+    if summary.outage:
+        why = f"{summary.outage.task} from {summary.outage.place}: {summary.outage.reason}"
+        parts.append(f"{shortened(summary.postponed)} channels postponed ({why})")
     moved = summary.bytes_read + summary.bytes_written
     took = duration(sum(summary.seconds.values()))
     return f"{summary.entry.name}: {'; '.join(parts)} ({took}{f', {size(moved)}' * bool(moved)})"
@@ -185,7 +190,7 @@ def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool
     """
     lines = [
         f"{counted(run.new, 'new variant')} in {run.seconds:.0f} s. Of all variants asked for: "
-        f"{run.unsupported} unsupported, {run.failed} failed.",
+        f"{run.unsupported} unsupported, {run.failed} failed{_postponed(run)}.",
         f"The mirror {dest} holds {counted(usable, 'variant')}:",
         f"  {dest}/manifest.parquet   the table of usable variants",
         f"  {dest}/failures.parquet   which variants aren't there, and why",
@@ -199,6 +204,13 @@ def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool
             *query_and_load(dest, example, options),
         ]
     return "\n".join(lines)
+
+
+def _postponed(run: Run) -> str:
+    if not run.postponed:
+        return ""
+    models = counted(run.postponed, "model")
+    return f". Outages postponed {models}, which the same command takes up again"
 
 
 def creating(row: Row, **arguments: Any) -> str:

@@ -35,7 +35,7 @@ class Listed:
 
 def read(zoo: str, library: str) -> Listed | None:
     """The list as it was kept for the installed releases; None where there is none."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, ImportError):
         kept = json.loads(_file(zoo).read_bytes())
         if kept["of"] == _releases(zoo, library):
             entries = [ModelEntry(*values) for values in kept["entries"]]
@@ -69,11 +69,14 @@ def _file(zoo: str) -> Path:
 
 
 def _releases(zoo: str, library: str) -> list[Any]:
-    """What a list depends on: the releases, and which files they are, as a checkout can change."""
+    """What a list depends on: the releases, and which files they are, as a checkout can change.
+
+    torch is one of them: a library that was built for another torch can't be imported.
+    """
     modules = (library, f"zooadapt.zoos.{zoo}")
     origins = [spec.origin or "" for name in modules if (spec := find_spec(name))]
     files = [[path, Path(path).stat().st_mtime_ns] for path in origins]
-    return [__version__, version(library), *files]
+    return [__version__, version(library), version("torch"), *files]
 
 
 def _stated(zoo: Zoo, entry: ModelEntry) -> ModelFacts | None:
