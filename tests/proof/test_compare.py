@@ -1,5 +1,7 @@
 """The proof accepts right variants, and nothing else."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -325,6 +327,20 @@ def test_each_variant_takes_one_pass_and_the_base_three() -> None:
         assert prover.prove(variant, targets.get_scheme("repeat"), matrix).equivalent
     assert [who for who, _ in images] == [*["base"] * 3, *["variant"] * 4]
     assert all(shape[0] == 1 for _, shape in images)
+
+
+def test_a_prover_that_is_done_with_holds_no_model() -> None:
+    base, variant = nets(4)
+    matrix = schemes.matrix("repeat", 3, 4)
+    prover = compare.Prover(base, [STEM], base.state_dict(), (3, 32, 32), CPU)
+    prover.prove(variant, targets.get_scheme("repeat"), matrix)
+    held = weakref.ref(base)
+    gc.disable()  # large models can't wait for it
+    try:
+        del base, prover
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_the_variants_share_the_bases_tensors() -> None:

@@ -105,7 +105,8 @@ class Prover:
             self._hand_over(variant)
             variant.float().to(self._device)
             image = image_for(matrix, self._shape[1:])
-            got, wanted = self._forward(variant, image.x), yardstick.wanted(image)
+            got = self._forward(variant, image.x)
+            wanted = yardstick.shared.get(image.kind) or self._forward(self._base, image.mixed)
             _check_outputs(got.final, wanted.final)
             wrong = _wrong(variant, self._stems, matrix.shape[1])
             with _replaced(variant, wrong):
@@ -164,11 +165,11 @@ class Yardstick:
         self, base: nn.Module, stems: Sequence[Stem], shape: tuple[int, ...], forward: Forward
     ) -> None:
         """Run the base on y₀, on y₁, and with wrong stems on y₀; `shape` is (B, *size)."""
-        self._base, self._forward = base, forward
         chans, size = shape[0], shape[1:]
         y = coloured(chans, size)
         one, other = forward(base, y), forward(base, grey(chans, size))
-        self._shared = {"coloured": one, "grey": other}
+        self.shared = {"coloured": one, "grey": other}
+        """The passes on y₀ and y₁, by `Image.kind`."""
         self._moved = _apart(one.final, other.final)
         self._moved_stems = [_apart([a], [b]) for a, b in zip(one.stems, other.stems, strict=True)]
         with _replaced(base, _wrong(base, stems, chans)):
@@ -176,10 +177,6 @@ class Yardstick:
         self._control = _ratio(_apart(wrong.final, one.final), self._moved)
         self._tells = self._control >= LEAST_CONTROL
         """Whether the base's outputs can tell a right stem from a wrong one."""
-
-    def wanted(self, image: Image) -> Pass:
-        """The base's pass on M·x."""
-        return self._shared.get(image.kind) or self._forward(self._base, image.mixed)
 
     def judge(self, got: Pass, wanted: Pass, wrong: Pass) -> ProofResult:
         """The result of a proof, from the variant's pass, the base's, and one with wrong stems."""
@@ -235,7 +232,8 @@ def prove_stems(
     with torch.inference_mode(), _full_float32():
         yardstick = Yardstick(base, stems, (len(matrix), *size), forward)
         image = image_for(matrix, size)
-        got, wanted = forward(variant, image.x), yardstick.wanted(image)
+        got = forward(variant, image.x)
+        wanted = yardstick.shared.get(image.kind) or forward(base, image.mixed)
         with _replaced(variant, _wrong(variant, stems, matrix.shape[1])):
             wrong = forward(variant, image.x)
     return yardstick.judge(got, wanted, wrong)

@@ -1,0 +1,198 @@
+"""An outage is nobody's failure: who meets one is tried again, postponed, or left."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.cluster.test_schedule import CAPACITY
+from zooadapt.cluster import outages
+from zooadapt.cluster.outages import PATIENCE, ROW, TRIES, Outages
+from zooadapt.cluster.schedule import Batch, Capacity, Died, Outcome, Schedule, Task
+from zooadapt.errors import StageError
+from zooadapt.targets import Bands, Target
+from zooadapt.types import Located, ModelEntry, ModelSummary, Outage, Request, Source
+
+HUB, FILES, MIRROR = "the Hub at https://hub", "https://files", "s3://bucket/mirror"
+TARGETS = (Target(Bands.counted(4), "repeat"),)
+
+
+@dataclass
+class World:
+    """An executor in simulated time: each task takes a second, and meets the outages of `meets`."""
+
+    meets: Callable[[float, Task, str], Outage | None]
+    """The outage that a task for a model of that name meets at a time."""
+    now: float = 0.0
+    capacity: Capacity = CAPACITY
+    queue: list[tuple[Task, Batch]] = field(default_factory=list)
+    begun: list[tuple[Task, str]] = field(default_factory=list)
+    ended_: dict[str, ModelSummary] = field(default_factory=dict)
+    later: list[float] = field(default_factory=list)
+
+    def start(self, task: Task, batch: Batch) -> None:
+        self.queue.append((task, batch))
+        self.begun += [(task, work.request.entry.name) for work in batch.works]
+
+    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
+        self.now += 1
+        task, batch = self.queue.pop(0)
+        return [(task, batch, [self._outcome(task, work.request) for work in batch.works])]
+
+    def _outcome(self, task: Task, request: Request) -> Outcome:
+        outage = self.meets(self.now, task, request.entry.name)
+        if task == "locate":
+            return outage or Located(Source("x", "", 10**8, ""), None, "")
+        shorts = ("4",)
+        if outage:
+            return ModelSummary(request.entry, (), (), 0, 0, {}, "", shorts, outage)
+        return ModelSummary(request.entry, shorts, (), 0, 0, {}, "cpu")
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, 0.01)
+
+    def run(self, names: Sequence[str], is_over: Callable[[], bool] = lambda: False) -> Schedule:
+        requests = [Request(ModelEntry("timm", name, name, "", None), TARGETS) for name in names]
+
+        def ended(summary: ModelSummary) -> None:
+            assert summary.entry.name not in self.ended_
+            self.ended_[summary.entry.name] = summary
+
+        def failed(request: Request, error: StageError) -> ModelSummary:
+            raise error
+
+        schedule = Schedule(
+            iter(requests), self, ended, failed, place=lambda request: place(request.entry.name),
+            store=MIRROR, outages=Outages(lambda: self.now, lambda: 0.5), sleep=self.sleep,
+            is_over=is_over,
+        )  # fmt: skip
+        schedule.run()
+        return schedule
+
+    @property
+    def made(self) -> set[str]:
+        return {name for name, summary in self.ended_.items() if summary.made}
+
+    @property
+    def postponed(self) -> set[str]:
+        return {name for name, summary in self.ended_.items() if summary.outage}
+
+
+def place(name: str) -> str:
+    return FILES if name.startswith("file") else HUB
+
+
+def hub(count: int) -> list[str]:
+    return [f"hub{number}" for number in range(count)]
+
+
+def files(count: int) -> list[str]:
+    return [f"file{number}" for number in range(count)]
+
+
+def out(of: str, task: str = "look-up", until: float = float("inf"), since: float = 0.0):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """An outage of a place for some time: of its look-ups, its downloads, or of writes."""
+    kinds = {"look-up": "locate"}
+
+    def meets(now: float, doing: Task, name: str) -> Outage | None:
+        concerned = of == MIRROR or place(name) == of
+        hit = concerned and doing == kinds.get(task, "adapt") and since <= now < until
+        return Outage(of, task, "no answer") if hit else None  # type: ignore[arg-type]
+
+    return meets
+
+
+def test_where_a_source_does_not_answer_the_run_stops_within_two_minutes() -> None:
+    world = World(out(HUB))
+    schedule = world.run(hub(500))
+    assert [outage.place for outage in schedule.outages.down.values()] == [HUB]
+    assert world.ended_ == {}, "no model is blamed, and none is recorded"
+    assert PATIENCE <= world.now <= 120
+
+
+def test_models_of_another_source_go_on() -> None:
+    world = World(out(HUB))
+    schedule = world.run([*hub(300), *files(300)])
+    assert world.made == set(files(300))
+    assert [outage.place for outage in schedule.outages.down.values()] == [HUB]
+
+
+def test_all_that_remain_are_a_row_too() -> None:
+    world = World(out(HUB))
+    schedule = world.run(hub(3))
+    assert schedule.outages.down
+    assert world.now <= 120
+
+
+def test_a_short_outage_is_waited_for() -> None:
+    for task in ("look-up", "download"):
+        world = World(out(HUB, task, until=60))
+        schedule = world.run(hub(30))
+        assert world.made == set(hub(30)), task
+        assert not schedule.outages.down
+
+
+def test_an_outage_from_the_middle_leaves_what_is_made() -> None:
+    world = World(out(HUB, since=100))
+    schedule = world.run(hub(500))
+    assert world.made
+    assert not world.postponed
+    assert schedule.outages.down
+
+
+def test_look_ups_and_downloads_are_counted_apart() -> None:
+    world = World(out(HUB, "download"))
+    schedule = world.run(hub(60))
+    assert [*schedule.outages.down] == [(HUB, "download")]
+    assert world.made == set()
+
+
+def test_one_that_alone_meets_outages_is_postponed_and_the_others_are_made() -> None:
+    def meets(now: float, task: Task, name: str) -> Outage | None:
+        return Outage(HUB, "look-up", "500") if name == "hub7" else None
+
+    world = World(meets)
+    schedule = world.run(hub(200))
+    assert world.postponed == {"hub7"}
+    assert world.ended_["hub7"].postponed == ("4",)
+    assert world.made == {*hub(200)} - {"hub7"}
+    assert not schedule.outages.down
+    assert Counter(world.begun)["locate", "hub7"] == TRIES
+
+
+def test_where_the_store_is_out_of_reach_everything_stops() -> None:
+    world = World(out(MIRROR, "write"))
+    schedule = world.run([*hub(100), *files(100)])
+    assert [*schedule.outages.down] == [(MIRROR, "write")]
+    assert world.ended_ == {}
+    assert world.now <= 150
+
+
+def test_a_store_that_comes_back_loses_nobody() -> None:
+    world = World(out(MIRROR, "write", until=60))
+    assert not world.run([*hub(20), *files(20)]).outages.down
+    assert world.made == {*hub(20), *files(20)}
+
+
+def test_when_the_time_is_up_nobody_waits_for_an_outage() -> None:
+    world = World(out(HUB))
+    world.run(hub(3), is_over=lambda: world.now > 20)
+    assert world.ended_ == {}
+    assert world.now < 40
+
+
+def test_an_answer_ends_the_row() -> None:
+    clock = [0.0]
+    found = Outages(lambda: clock[0], lambda: 0.5)
+    outage = Outage(HUB, "look-up", "no answer")
+    for number in range(ROW - 1):
+        assert not found.met(outage, ("timm", f"m{number}"), 1000)
+    found.answered(HUB, "look-up")
+    clock[0] += PATIENCE
+    assert not found.met(outage, ("timm", "another"), 1000)
+    assert not found.down
+
+
+def test_the_pauses_grow_and_differ() -> None:
+    times = [Outages(lambda: 0.0, lambda: 0.5).next_try(tries) for tries in range(1, TRIES)]
+    assert times == [5, 10, 20, 40]
+    assert Outages(lambda: 0.0, lambda: 0.0).next_try(1) < outages._PAUSE

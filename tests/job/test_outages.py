@@ -1,0 +1,234 @@
+"""Outages, through the job: nothing is recorded as a failure, and the same command goes on."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tests.conftest import SMALL
+from tests.support import checkpoints, faults, hub
+from tests.support.faults import Rule
+from tests.support.hub import LoopbackHub
+from tests.support.jobs import Runner, ok, ray_folder, rows
+from tests.support.pipelines import counted, entry
+from zooadapt import pipeline
+from zooadapt.cli.main import main
+from zooadapt.cluster import outages as waiting
+from zooadapt.job import outages
+from zooadapt.mirror import manifest
+from zooadapt.mirror.records import ADAPTER_VERSION, write_record
+from zooadapt.stores.opening import open_store
+from zooadapt.types import Failure, Job, ModelSummary, Request
+
+OTHER = "test_vit.r160_in1k"
+NOBODY = "http://127.0.0.1:9"
+"""An address at which nothing listens."""
+
+
+def made(dest: object, root: str | None = None, **options: Any) -> ModelSummary:
+    job = Job("run", str(dest), root, source_options=options.get("source", {}))
+    return pipeline.make(Request(entry(SMALL), counted(4)), job)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub tries again at once."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def served(small: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> Iterator[LoopbackHub]:
+    with hub.serving(small) as running:
+        for name, value in running.env.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+def check_postponed(summary: ModelSummary, task: str, dest: Path) -> None:
+    assert (summary.made, summary.failures, summary.postponed) == ((), (), ("4",))
+    assert summary.outage
+    assert summary.outage.task == task
+    assert not (dest / "records").exists()
+
+
+# Each kind of cause
+
+
+def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    summary = made(tmp_path)
+    check_postponed(summary, "download", tmp_path)
+    assert summary.outage
+    assert summary.outage.place == f"the Hub at {NOBODY}"
+
+
+def always(fault: str) -> Rule:
+    return lambda asked: fault
+
+
+@pytest.mark.parametrize("fault", ["503", "429"])
+def test_a_server_that_fails_or_limits(
+    fault: str, served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faults.proxy(served.url, always(fault)) as proxy:
+        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
+        check_postponed(made(tmp_path), "download", tmp_path)
+
+
+def test_a_proxy_that_refuses(
+    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faults.proxy(served.url, always("403")) as proxy:  # without a header of the Hub's
+        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
+        check_postponed(made(tmp_path), "download", tmp_path)
+
+
+def test_a_portal_that_answers_in_the_hub_s_place(
+    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{served.url}/html")
+    check_postponed(made(tmp_path), "download", tmp_path)
+
+
+def test_a_download_host_that_nothing_listens_for(served: LoopbackHub, tmp_path: Path) -> None:
+    served.cdn = NOBODY
+    check_postponed(made(tmp_path), "download", tmp_path)
+
+
+def test_a_store_without_answer(small: Path, tmp_path: Path) -> None:
+    options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": NOBODY}}
+    options |= {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    job = Job("run", "s3://bucket/mirror", str(small), dest_options=options)
+    summary = pipeline.make(Request(entry(SMALL), counted(4)), job)
+    assert summary.postponed == ("4",)
+    assert summary.outage
+    assert (summary.outage.place, summary.outage.task) == ("s3://bucket/mirror", "write")
+
+
+# The source's own answer about one model is that model's failure
+
+
+def test_what_is_not_there_or_gated_is_a_failure(served: LoopbackHub, tmp_path: Path) -> None:
+    served.token = "needed"
+    summary = made(tmp_path)
+    assert not summary.postponed
+    assert summary.failures[0].stage == "fetch"
+    served.token = None
+    (summary,) = [pipeline.make(Request(entry(OTHER), counted(4)), Job("r", str(tmp_path)))]
+    assert not summary.postponed
+    assert "isn't there" in summary.failures[0].error
+
+
+# Through the command
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A run that soon gives up what doesn't answer, on a Ray of this process."""
+    monkeypatch.setattr(waiting, "PATIENCE", 2.0)
+    monkeypatch.setattr(waiting, "_PAUSE", 0.3)
+    with ray_folder() as env:
+        monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        yield
+    assert not ray.is_initialized()
+
+
+def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
+    quick: None,
+    small: Path,
+    served: LoopbackHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoints.write_hub_repo(small, OTHER)
+    command = ["adapt", "--chans", "1,4", "--models", f"{SMALL},{OTHER}", "--dest", str(tmp_path)]
+    monkeypatch.setenv("HF_ENDPOINT", NOBODY)
+    assert main(command) == 3
+    printed = capsys.readouterr().out
+    assert f"stopped: the Hub at {NOBODY} is out of reach (look-up: " in printed
+    assert "2 of 2 models left; run the same command again to resume" in printed
+    assert rows(tmp_path, "failures").empty
+    monkeypatch.setenv("HF_ENDPOINT", served.url)
+    assert main(command) == 0
+    assert "plan: 2 models, 4 variants to make" in capsys.readouterr().out
+    assert len(rows(tmp_path)) == 4
+
+
+@pytest.mark.slow  # it waits as long as users do
+def test_a_hub_out_of_reach_ends_the_run_within_two_minutes(tmp_path: Path) -> None:
+    models = "test_resnet,test_vit,test_byobnet,test_convnext,test_efficientnet"
+    with ray_folder() as env:
+        done = Runner({**env, "HF_ENDPOINT": NOBODY}).job(
+            "--chans", "4", "--models", models, "--dest", str(tmp_path)
+        )
+    assert "is out of reach" in ok(done, code=3)
+    assert manifest.read_records(open_store(str(tmp_path))) == []
+
+
+# What older versions recorded
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "error"),
+    [
+        ("fetch", "ConnectError", "the Hub at https://huggingface.co doesn't answer: [Errno 111]"),
+        (
+            "fetch",
+            "HfHubHTTPError",
+            "the Hub refused hf://timm/x: 503 Server Error: for url: https",
+        ),
+        ("fetch", "HfHubHTTPError", "the Hub refused hf://timm/x: 429 Client Error: Too Many"),
+        ("fetch", "ClientConnectorError", "s3://b/x can't be looked up: Cannot connect to host b"),
+        ("fetch", "TimeoutError", "hf://timm/x@1/model.bin can't be read: timed out"),
+        ("fetch", "OSError", "/data/x can't be read: [Errno 28] No space left on device"),
+        ("publish", "OSError", "[Errno 28] No space left on device"),
+        ("publish", "EndpointConnectionError", 'Could not connect to the endpoint URL: "http://x"'),
+    ],
+)
+def test_an_old_record_of_an_outage_is_known(stage: str, kind: str, error: str) -> None:
+    assert outages.recorded(asdict(Failure(4, "", "repeat", "failed", stage, kind, error)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "error"),
+    [
+        ("fetch", "EntryNotFoundError", "hf://timm/x has none of model.safetensors"),
+        ("fetch", "GatedRepoError", "hf://timm/x is gated: accept its terms on the Hub"),
+        ("fetch", "FetchError", "x has 503 bytes instead of the stated 429: it is truncated"),
+        ("publish", "PublishError", "spectrum has dtype torch.complex64"),
+        ("validate", "OSError", "something that nobody knows"),
+        ("checkpoint", "CheckpointError", "x is empty, not a checkpoint; check its source"),
+    ],
+)
+def test_any_other_failure_stays_one(stage: str, kind: str, error: str) -> None:
+    assert not outages.recorded(asdict(Failure(4, "", "repeat", "failed", stage, kind, error)))
+
+
+def test_a_model_that_an_outage_failed_in_an_older_mirror_is_due(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = {
+        SMALL: "the Hub at https://huggingface.co doesn't answer: nobody",
+        OTHER: "hf://timm/x isn't there",
+    }
+    store = open_store(str(tmp_path))
+    for name, error in reasons.items():
+        location = f"{small}/timm/{name}"
+        failure = Failure(4, "", "repeat", "failed", "fetch", "ConnectError", error)
+        content = {
+            "created_at": "2026-11-24T03:12:00+00:00",
+            "adapter_version": ADAPTER_VERSION,
+            "versions": {"zooadapt": "0.1.0", "timm": "1.0.31"},
+            "source": {"location": location, "uri": "", "identity": "", "sha256": "", "bytes": 0},
+            "variants": [],
+            "failures": [asdict(failure)],
+        }
+        write_record(store, "timm", name, "20261124T031200Z-aaaaaa", content)
+    options = ["--models", f"{SMALL},{OTHER}", "--source-root", str(small), "--dry-run"]
+    assert main(["adapt", "--chans", "4", "--dest", str(tmp_path), *options]) == 0
+    assert "1 variant to make, 1 failed before" in capsys.readouterr().out
