@@ -14,9 +14,9 @@ from zooadapt.job import run as job
 from zooadapt.job.plan import Plan
 from zooadapt.job.run import Tally
 from zooadapt.mirror import manifest
+from zooadapt.mirror.scan import Records
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.opening import open_store
-from zooadapt.stores.store import Store
 from zooadapt.types import ModelSummary
 
 
@@ -73,11 +73,11 @@ def test_what_came_meanwhile_is_read_at_the_end(
     written = []
 
     def work(
-        todo: Plan, config: object, job: object, store: Store, tally: Tally, *rest: object
+        todo: Plan, config: object, job: object, records: Records, tally: Tally, *rest: object
     ) -> None:
         reads.clear()
         tally.add(ModelSummary(todo.requests[0].entry, (), (), 0, 0, {}, ""))
-        written.append(record(store, 5, [variant(7)], [], model="of another job"))
+        written.append(record(records.store, 5, [variant(7)], [], model="of another job"))
 
     monkeypatch.setattr(job, "work", work)
     assert adapted(small, mirror, "4,8") == 0

@@ -16,6 +16,7 @@ import click
 from zooadapt.cluster.connection import Connection
 from zooadapt.errors import RunError, UsageError, one_line, redact
 from zooadapt.job import plan, source_changes
+from zooadapt.job.interim import Interim
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import KEY, key
@@ -52,6 +53,18 @@ class Tally:
     bytes_written: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds by stage, summed over all workers."""
+
+    def figures(self, models: int) -> dict[str, int]:
+        """The figures so far of a run over that many models."""
+        return {
+            "models": self.models,
+            "made": self.new,
+            "failed": sum(row["status"] == "failed" for row in self.failures),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "left": models - self.models - self.postponed,
+            "postponed": self.postponed,
+        }
 
     def add(self, summary: ModelSummary) -> None:
         """Count a model that has ended."""
@@ -97,7 +110,7 @@ def _adapt(config: Config, connection: Connection) -> int:
             ending.callback(connection.end)
             try:
                 if todo.requests:
-                    work(todo, config, job, store, tally, connection, ending)
+                    work(todo, config, job, records, tally, connection, ending)
             finally:  # before anything is cancelled: who stops a job may kill it in seconds
                 try:
                     tables = compacted(records, job)
@@ -143,7 +156,7 @@ def work(
     todo: plan.Plan,
     config: Config,
     job: Job,
-    store: Store,
+    records: Records,
     tally: Tally,
     connection: Connection,
     ending: ExitStack,
@@ -156,12 +169,15 @@ def work(
 
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     click.echo(f"ray: {connection.made()}")
-    if store.is_local:
-        nodes.check_local_dest(Path(store.root), job.run_id)
+    if records.store.is_local:
+        nodes.check_local_dest(Path(records.store.root), job.run_id)
     asked = nodes.Workers(config.gpus or 0, config.cpus or 0, int((config.node_memory or 0) * 1e9))
     click.echo(f"ray: {nodes.workers(asked)}")
     Thread(target=page.prepare).start()
-    with Progress(todo.requests) as progress:
+    with (
+        Progress(todo.requests) as progress,
+        Interim(records, job.run_id, lambda: tally.figures(len(todo.requests))),
+    ):
         watcher = _Watcher(tally, progress)
         tally.down = ray_executor.run(
             todo.requests, job, asked, watcher, ending, lambda: time.monotonic() > deadline

@@ -1,6 +1,7 @@
 """The files that a run leaves in ``runs/<run_id>/``: how they are written and read.
 
 - ``config.json``: the run's options with defaults filled in, without secrets; written at the start;
+- ``heartbeat.json``: the figures so far; written every minute, as a sign of life;
 - ``events.jsonl``: one JSON object for each model that the run is done with; written when the run
   ends, even by a signal or an error;
 - ``summary.json``: the figures of the run; written only if the run completes, or its time is up.
@@ -18,10 +19,16 @@ from zooadapt.errors import one_line, reason, redact
 from zooadapt.stores.store import Store
 from zooadapt.types import STAGES, ModelSummary
 
-_FILE = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/(config\.json|events\.jsonl|summary\.json)")
+_FILE = re.compile(
+    r"runs/(\d{8}T\d{6}Z-\w+)/(config\.json|heartbeat\.json|events\.jsonl|summary\.json)"
+)
 _SUMMARY = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/summary\.json")
 _MOST = 365
 """The largest number of runs that are read: one a night for a year."""
+
+HEARTBEAT = "heartbeat.json"
+_ALIVE = 300.0
+"""Seconds after its last sign of life until a run counts as killed; it leaves one every minute."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -65,8 +72,9 @@ class Seen:
 
     run_id: str
     ended: str
-    """``done``; ``time up`` (--max-hours is over); ``stopped`` by a signal or an error; ``no end``
-    (the run is still at work, or was killed); or ``damaged`` (its files can't be understood)."""
+    """``done``; ``time up`` (there are models left); ``stopped`` by a signal or an error;
+    ``running``, with a sign of life in the last minutes; ``killed``, without; ``no end`` (it left
+    no sign of life at all); or ``damaged`` (its files can't be understood)."""
     zooadapt_version: str | None
     """None where the run's files don't state it."""
     run: Run | None
@@ -92,6 +100,13 @@ def write_summary(store: Store, run: Run, dest: str, usable: int) -> None:
     figures = {name: value for name, value in asdict(run).items() if name != "run_id"}
     content = {"dest": dest, "usable": usable, **figures}
     store.write(f"runs/{run.run_id}/summary.json", [json.dumps(content, indent=2).encode()])
+
+
+def write_heartbeat(store: Store, run_id: str, beat: int, figures: Mapping[str, Any]) -> None:
+    """Write a run's ``heartbeat.json``: its figures so far, and how many such there were."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = json.dumps({"time": now, "beat": beat, **figures}, indent=2)
+    store.write(f"runs/{run_id}/{HEARTBEAT}", [content.encode()])
 
 
 class EventLog:
@@ -177,8 +192,8 @@ def _is_read(key: str, files: set[str]) -> bool:
 
 
 def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
-    names = [f"runs/{run_id}/{name}" for name in ("config.json", "summary.json", "events.jsonl")]
-    options, summary, events = (content.get(name) for name in names)
+    files = ("config.json", "summary.json", "events.jsonl", HEARTBEAT)
+    options, summary, events, beat = (content.get(f"runs/{run_id}/{name}") for name in files)
     try:
         version = json.loads(options or b"{}").get("zooadapt_version")
         if summary is not None:
@@ -186,10 +201,23 @@ def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
             return Seen(run_id, "time up" if run.left else "done", version, run)
         if events is not None:
             return Seen(run_id, "stopped", version, _from_events(run_id, events))
+        if beat is not None:
+            return _alive(run_id, version, json.loads(beat))
         return Seen(run_id, "no end", version, None)
     except (ValueError, TypeError, KeyError, AttributeError) as cause:
         _log.warning("runs/%s is damaged and shown without figures (%s)", run_id, reason(cause))
         return Seen(run_id, "damaged", None, None)
+
+
+def _alive(run_id: str, version: str | None, beat: dict[str, Any]) -> Seen:
+    """A run that has no end yet, from its last sign of life."""
+    when = datetime.fromisoformat(beat["time"])
+    silent = (datetime.now(UTC) - when).total_seconds()
+    names = ("models", "made", "failed", "bytes_read", "bytes_written", "left", "postponed")
+    models, new, failed, read_, written, left, postponed = (int(beat[name]) for name in names)
+    seconds = (when - _began(run_id)).total_seconds()
+    run = Run(run_id, models, new, 0, failed, read_, written, seconds, {}, left, postponed)
+    return Seen(run_id, "running" if silent < _ALIVE else "killed", version, run)
 
 
 def _from_events(run_id: str, events: bytes) -> Run:
