@@ -81,6 +81,24 @@ def test_a_body_that_the_store_spoils_is_a_failure(
     assert all("read back with other bytes" in failure.error for failure in summary.failures)
 
 
+def test_a_checkpoint_that_is_overwritten_meanwhile_is_an_error(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "zoo"
+    file = checkpoints.write_hub_repo(root, SMALL)
+    write = LocalStore.write
+
+    def overwrite(self: LocalStore, key: str, chunks: Chunks) -> None:
+        write(self, key, chunks)
+        file.touch()
+
+    monkeypatch.setattr(LocalStore, "write", overwrite)
+    job = Job("run", str(tmp_path / "mirror"), source_root=str(root))
+    summary = pipeline.make(Request(entry(SMALL), counted(1, 4)), job)
+    assert not summary.made
+    assert "was replaced while it was read" in summary.failures[0].error
+
+
 def test_where_the_store_is_full_the_model_is_postponed_and_nothing_recorded(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

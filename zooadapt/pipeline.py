@@ -9,6 +9,7 @@ Nothing here knows of Ray: all that is needed is a process, a scratch folder and
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,7 @@ from zooadapt.errors import (
     StemError,
     StoreUnreachable,
     Unsupported,
+    ValidationError,
     one_line,
     reaching_store,
     redact,
@@ -87,8 +89,9 @@ def make(request: Request, job: Job, located: Located | None = None) -> ModelSum
         ):
             store, adapted, device = publishing.store, publishing.adapted, torch.device("cpu")
             reader = Reader(store, read_back, publishing.body)
-            base = _runnable_base(publishing, read_back)
-            series = published.Series(adapted, reader, device, base)
+            with stage(ValidationError):
+                base = _runnable_base(publishing, read_back)
+                series = published.Series(adapted, reader, device, base)
             series.measure()  # while the first variant is being published
             proved = series.prove(publishing.variants())
         return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
@@ -283,10 +286,10 @@ def _published(
         file, source = _fetched(request.entry, job, located, folder)
     with watch.measured("adapt"), stage(CheckpointError):
         filled = _filled(model, file)
-    store, place = (
-        open_store(job.dest, job.dest_options),
-        model_folder(request.entry.zoo, request.entry.name),
-    )
+    read = file.stat()
+    with stage(PublishError), reaching_store():
+        store = open_store(job.dest, job.dest_options)
+    place = model_folder(request.entry.zoo, request.entry.name)
     body = model.base.state_dict()
     original = {name: body.pop(name) for stem in model.stems for name in stem.tensors}
     body = safetensors_file.arranged(body)
@@ -313,15 +316,24 @@ def _published(
         ]
         try:
             yield _Publishing(store, model, adapted, original, body, (first, *others), watch)
+            _check_unchanged(file, read, source)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_unchanged(file: Path, read: os.stat_result, source: Checkpoint) -> None:
+    """Raise FetchError if a file that was mapped into memory was written to meanwhile."""
+    now = file.stat()
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (read.st_ino, read.st_size, read.st_mtime_ns):
+        raise FetchError(f"{source.uri} was replaced while it was read; try again")
 
 
 def _runnable_base(publishing: _Publishing, folder: Path) -> nn.Module:
     """The model with the checkpoint's tensors, built in the way in which variants are loaded.
 
     The base on the meta device can't be run: it may have buffers that no checkpoint holds. `folder`
-    gets the config that the library builds the model from.
+    gets the config that the library builds the model from. Buffers are copied, because a forward
+    pass might write to them while they are published.
     """
     model, target = publishing.model, publishing.model.targets[0]
     matrix = schemes.matrix(target.scheme, model.facts.bands, target.bands)
@@ -330,6 +342,8 @@ def _runnable_base(publishing: _Publishing, folder: Path) -> nn.Module:
     for name, content in companions(config).items():
         (folder / name).write_bytes(content)
     tensors = {**publishing.body, **publishing.original}
+    buffers = {name for name, _ in model.base.named_buffers()} & tensors.keys()
+    tensors |= {name: tensors[name].clone() for name in buffers}
     return model.zoo.load(folder, tensors, in_chans=model.facts.chans)
 
 

@@ -12,7 +12,6 @@ from tests.support.records import record, variant
 from zooadapt.job import interim
 from zooadapt.job.interim import Interim
 from zooadapt.mirror import manifest, run_files
-from zooadapt.mirror.scan import Records
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
@@ -43,7 +42,7 @@ def figures(made: int) -> dict[str, Any]:
 
 def test_the_tables_come_with_the_first_variant_and_follow(store: Store) -> None:
     so_far = figures(0)
-    with Interim(Records(store, keep=True), RUN, lambda: so_far):
+    with Interim(store, RUN, lambda: so_far):
         until(lambda: store.exists(f"runs/{RUN}/heartbeat.json"))
         assert not store.exists(manifest.MANIFEST)
         record(store, 1, [variant(4)], [])
@@ -79,7 +78,7 @@ def test_what_fails_meanwhile_is_only_said(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LocalStore, "write", full)
-    with Interim(Records(store, keep=True), RUN, lambda: figures(1)):
+    with Interim(store, RUN, lambda: figures(1)):
         until(lambda: "the sign of life couldn't be brought up to date" in caplog.text)
         until(lambda: "the tables couldn't be brought up to date" in caplog.text)
 
@@ -96,7 +95,7 @@ def test_leaving_waits_for_what_is_under_way(store: Store, monkeypatch: pytest.M
         raise RuntimeError("that is all")
 
     monkeypatch.setattr(manifest, "compact", compact)
-    with Interim(Records(store, keep=True), RUN, lambda: figures(1)):
+    with Interim(store, RUN, lambda: figures(1)):
         until(lambda: bool(began))
         leaving.append(1)
     assert ended == began

@@ -1,7 +1,7 @@
 """Outages, through the job: nothing is recorded as a failure, and the same command goes on."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tests.support.faults import Rule
 from tests.support.hub import LoopbackHub
 from tests.support.jobs import Runner, ok, ray_folder, rows
 from tests.support.pipelines import counted, entry
+from tests.support.seaweed import BUCKET, SeaweedFS
 from zooadapt import pipeline
 from zooadapt.cli.main import main
 from zooadapt.cluster import outages as waiting
@@ -96,6 +97,21 @@ def test_a_portal_that_answers_in_the_hub_s_place(
 def test_a_download_host_that_nothing_listens_for(served: LoopbackHub, tmp_path: Path) -> None:
     served.cdn = NOBODY
     check_postponed(made(tmp_path), "download", tmp_path)
+
+
+@pytest.mark.parametrize("url", [f"{NOBODY}/x.pth", "https://nowhere.invalid/x.pth"])
+def test_a_web_server_without_answer(url: str, tmp_path: Path) -> None:
+    of = replace(entry(SMALL), hub_id=None, url=url)
+    summary = pipeline.make(Request(of, counted(4)), Job("run", str(tmp_path)))
+    check_postponed(summary, "download", tmp_path)
+    assert summary.outage
+    assert url.startswith(summary.outage.place)
+
+
+def test_credentials_that_are_wrong(s3: SeaweedFS, tmp_path: Path) -> None:
+    options = {**s3.options, "key": "wrong", "secret": "wrong"}
+    job = Job("run", str(tmp_path), f"s3://{BUCKET}/zoo", source_options=options)
+    check_postponed(pipeline.make(Request(entry(SMALL), counted(4)), job), "download", tmp_path)
 
 
 def test_a_store_without_answer(small: Path, tmp_path: Path) -> None:
@@ -197,6 +213,8 @@ def test_an_old_record_of_an_outage_is_known(stage: str, kind: str, error: str) 
 @pytest.mark.parametrize(
     ("stage", "kind", "error"),
     [
+        ("fetch", "X", "https://h/m-512.pth can't be looked up: 403, 'https://h:500/m-512.pth'"),
+        ("fetch", "X", "/data/503/m-512.pth can't be read: Permission denied: /data/503/m-512.pth"),
         ("fetch", "EntryNotFoundError", "hf://timm/x has none of model.safetensors"),
         ("fetch", "GatedRepoError", "hf://timm/x is gated: accept its terms on the Hub"),
         ("fetch", "FetchError", "x has 503 bytes instead of the stated 429: it is truncated"),

@@ -159,6 +159,25 @@ class TwoStems(Net):
         return super().forward(x) + trace
 
 
+class InPlace(Net):
+    """A model that changes its stem's output in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = torch.relu_(self.stem(x)).mean((2, 3))
+        output: torch.Tensor = self.head(features)
+        return output
+
+
+def test_a_control_that_changes_nothing_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, variant = nets(4)
+    base.__class__ = variant.__class__ = InPlace
+    assert proof(base, variant).control_error > types.LEAST_CONTROL
+    monkeypatch.setattr(contract, "roll", lambda tensor, stem, chans: tensor)
+    base, variant = nets(4)
+    base.__class__ = variant.__class__ = InPlace
+    assert proof(base, variant).control_error < 1e-6
+
+
 def test_one_wrong_stem_of_several_is_caught_at_its_own_output() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """Fetch a located checkpoint as a local file with the size and hash that its source states."""
 
+import errno
 import hashlib
 import os
 import re
@@ -51,7 +52,11 @@ def fetch(located: Located, folder: Path, came: Came = lambda size: None) -> tup
     """
     if isinstance(located.filesystem, LocalFileSystem):
         file = Path(located.path)
-        digest, size = _hash(file)
+        try:
+            digest, size = _hash(file)
+        except OSError as cause:
+            kind = Unreachable if passes(cause) else FetchError
+            raise kind(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
         _verify(located.source, digest, size)
     else:
         file = folder / safe(located.source.file_name)
@@ -169,21 +174,32 @@ def _passing(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
-_INVALID = re.compile(r"ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|token.*expired", re.I)
+_INVALID = re.compile(
+    r"ExpiredToken|InvalidToken|InvalidAccessKeyId|SignatureDoesNotMatch|token.*expired", re.I
+)
 """What stores say of credentials that aren't valid, or no longer."""
+_OF_THE_FILE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL}
+_OF_NETWORKS = {
+    "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "requests", "urllib3",
+}  # fmt: skip
+"""The packages whose errors tell of a network or a server, not of one file."""
 
 
 def passes(error: BaseException) -> bool:
-    """Whether an error of a source may pass by itself: it says nothing of one model."""
-    status = getattr(error, "status", None) or getattr(error.__cause__, "status", None)
+    """Whether an error of a source may pass by itself, because it isn't about one file."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError | OSError):
+        return passes(cause)  # fsspec says "not found" of whatever a web server does
+    status = getattr(error, "status", None)
     if isinstance(status, int):
         return status in (407, 408, 429) or status >= 500
-    if _INVALID.search(str(error)):
+    if _INVALID.search(f"{error} {getattr(cause, 'response', '')}"):
         return True
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+    if isinstance(error, FileNotFoundError | PermissionError | aiohttp.InvalidURL):
         return False
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError) or library in ("aiohttp", "botocore")
+    if isinstance(error, OSError):
+        return error.errno not in _OF_THE_FILE
+    return type(error).__module__.partition(".")[0] in _OF_NETWORKS
 
 
 _again = retry(

@@ -116,7 +116,7 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
         if url.startswith(("http://", "https://")):
             options = {"client_kwargs": hub.http_client({}), **options}
         filesystem, path = fsspec.core.url_to_fs(url, **options)
-        facts = filesystem.info(path)
+        facts = _facts(filesystem, path)
     except Exception as cause:
         if isinstance(cause, FileNotFoundError) and _absent(cause):
             raise
@@ -132,10 +132,22 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
     return Located(source, filesystem, path)
 
 
+def _facts(filesystem: Any, path: str) -> Any:
+    """What the filesystem says of a file. A refusal is repeated by reading a byte: only then does
+    a store say whether it refuses the file or the credentials."""
+    try:
+        return filesystem.info(path)
+    except PermissionError:
+        filesystem.cat_file(path, start=0, end=1)
+        raise
+
+
 def _absent(error: FileNotFoundError) -> bool:
     """Whether the file isn't there: fsspec raises the same error for other HTTP failures."""
     cause = error.__cause__
-    return not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", 0) in (404, 410)
+    if isinstance(cause, aiohttp.ClientResponseError):
+        return cause.status in (404, 410)
+    return not isinstance(cause, aiohttp.ClientError | TimeoutError | ConnectionError)
 
 
 def _in_package(url: str | None) -> bool:

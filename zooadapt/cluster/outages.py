@@ -3,7 +3,7 @@
 An outage is no fault of a model, so one model tells little. But where the last look-ups of a source
 have all failed, for many models and for a while, the source is down: then no more of its models are
 begun. Look-ups, downloads and writes are counted apart, because a firewall may block only one of
-them. An answer about any model ends the row, even if it is a refusal.
+them. Counting begins anew with every answer about a model, even if the model isn't there.
 """
 
 import random
@@ -72,7 +72,7 @@ class Outages:
         The pauses differ at random, so that not all models come back at once.
         """
         pause: float = _PAUSE * 2 ** (tries - 1)
-        return self._clock() + pause * (0.75 + 0.5 * self._chance())
+        return self._clock() + pause * (1 + 0.5 * self._chance())
 
     def pause(self, until: float) -> float:
         """Seconds until a time of the clock; 0 if it is over."""

@@ -212,7 +212,7 @@ class RayExecutor:
         refs = [*self._tasks, *self._validators.refs]
         if not refs:
             if wait:
-                concurrent.futures.wait(self._lookups, return_when=FIRST_COMPLETED)
+                concurrent.futures.wait(self._lookups, LOOK_AROUND, FIRST_COMPLETED)
             return []
         done: list[ray.ObjectRef]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)

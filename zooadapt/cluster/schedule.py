@@ -11,7 +11,7 @@ import time
 from bisect import bisect_right, insort_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Literal, Protocol
@@ -24,6 +24,8 @@ Task = Literal["locate", "adapt", "prove"]
 
 AHEAD = 128
 """Models looked up ahead, at least. A cluster that works on more at once looks further ahead."""
+_LOOKUPS = 32
+"""Most look-ups in progress: few are left to wait for where their source turns out to be down."""
 SMALL = 64 * 2**20
 """Most bytes of all checkpoints of a batch. A model with a larger checkpoint travels alone."""
 _MOST = 64
@@ -35,7 +37,7 @@ _PATIENCE = 32
 _LONGEST_SLEEP = 5.0
 """Most seconds without a look at the time, where nothing runs."""
 _NEEDS: dict[Task, str] = {"locate": "look-up", "adapt": "download", "prove": "download"}
-"""What a task that has ended well shows of its models' source, as `Outage.task` names it."""
+"""What a task that met no outage shows of its models' source, as `Outage.task` names it."""
 _DEATHS = 3
 """Give up a model after this many processes died while working on it."""
 _LOSSES = 20
@@ -133,7 +135,7 @@ class Executor(Protocol):
 
 @dataclass
 class Schedule:
-    """The state of a run. Every model that hasn't ended is in exactly one of its places."""
+    """The state of a run. A model that hasn't ended is in one place; in none if its source is down."""
 
     requests: Iterator[Request]
     executor: Executor
@@ -199,7 +201,8 @@ class Schedule:
             return
         while self.later and not self.outages.pause(self.later[0][0]):
             self._begin("locate", Batch([heappop(self.later)[2]], 0))
-        while len(self.found) + self.running["locate"] < max(AHEAD, 2 * capacity.at_once):
+        ahead = max(AHEAD, 2 * capacity.at_once)
+        while self.running["locate"] < min(_LOOKUPS, ahead - len(self.found)):
             request = self._next_request()
             if request is None:
                 break
@@ -285,6 +288,7 @@ class Schedule:
             if isinstance(outcome, ModelSummary):
                 self._end(work.request, outcome)
             elif isinstance(outcome, Adapted):
+                self.outages.answered(self.store, "write")
                 work.adapted = outcome
                 left.append(work)
             elif not isinstance(outcome, Outage):
@@ -305,6 +309,8 @@ class Schedule:
     def _postpone(self, work: Work, outage: Outage) -> None:
         """Try a model again later; drop all models that need what is down."""
         request, work.tries, work.adapted = work.request, work.tries + 1, None
+        if outage.task != "write":  # a worker's environment may name the Hub otherwise
+            outage = replace(outage, place=self.place(request))
         open_ = self._open.total() if outage.task == "write" else self._open[self.place(request)]
         model = request.entry.zoo, request.entry.name
         if self.outages.met(outage, model, open_ if self._exhausted else ROW):

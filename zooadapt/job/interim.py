@@ -4,22 +4,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
-from zooadapt.errors import one_line
+from zooadapt.errors import UsageError, one_line
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.scan import Records
 from zooadapt.report import page
+from zooadapt.stores.store import Store
 
 BEAT = 60.0
 """Seconds between two signs of life."""
 LEAST = 180.0
-"""Least seconds between two compactions. They are also `_SPARSE` times as far apart as the last one
-took, so that they take at most 5 % of a run, however many records there are."""
+"""Least seconds between two compactions. After one that took long the pause is `_SPARSE` times as
+long, so that compactions take at most 5 % of a run, however many records there are."""
 _SPARSE = 20
 _TICK = 2.0
-"""Seconds between two looks at the time."""
+"""Seconds between two looks for the first variant."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -28,44 +31,50 @@ class Interim:
     """Within the context, a thread compacts the records now and then, and leaves signs of life.
 
     The first compaction comes with the first variant. Leaving the context waits for one that is
-    under way. What fails is only said in the log: the end of the run does it again.
+    under way, but for an error: then the caller is in a hurry. What fails is only said in the log,
+    as the end of the run does it again.
     """
 
-    def __init__(
-        self, records: Records, run_id: str, figures: Callable[[], dict[str, Any]]
-    ) -> None:
+    def __init__(self, store: Store, run_id: str, figures: Callable[[], dict[str, Any]]) -> None:
         """`figures` are the run's so far: `made` is the number of new variants."""
-        self._records, self._run_id, self._figures = records, run_id, figures
+        self._store, self._run_id, self._figures = store, run_id, figures
+        self._records = Records(store, keep=True)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="interim")
-        self._beats = 0
-        self._next_beat = self._next_tables = 0.0
+        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._beat, self._tell)]
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads if kind is None else ():
+            thread.join()
 
-    def _run(self) -> None:
-        while not self._stop.wait(_TICK):
-            now = time.monotonic()
+    def _beat(self) -> None:
+        """Leave a sign of life every minute."""
+        for beat in count(1):
             figures = self._figures()
-            if now >= self._next_beat:
-                self._next_beat = now + BEAT
-                self._trying("the sign of life", partial(self._beat, figures))
-            if figures["made"] and now >= self._next_tables:
-                self._trying("the tables", self._compact)
-                took = time.monotonic() - now
-                self._next_tables = time.monotonic() + max(LEAST, _SPARSE * took)
+            write = partial(run_files.write_heartbeat, self._store, self._run_id, beat, figures)
+            self._trying("the sign of life", write)
+            if self._stop.wait(BEAT):
+                return
 
-    def _beat(self, figures: dict[str, Any]) -> None:
-        self._beats += 1
-        run_files.write_heartbeat(self._records.store, self._run_id, self._beats, figures)
+    def _tell(self) -> None:
+        """Bring the tables up to date now and then, once there is a variant."""
+        while not self._figures()["made"]:
+            if self._stop.wait(_TICK):
+                return
+        pause = 0.0
+        while not self._stop.wait(pause):
+            began = time.monotonic()
+            self._trying("the tables", self._compact)
+            pause = max(LEAST, _SPARSE * (time.monotonic() - began))
 
     def _compact(self) -> None:
-        page.leave(self._records.store, manifest.compact(self._records.store, self._records))
+        tables = manifest.compact(self._store, self._records)
+        with suppress(UsageError):  # a mirror that is too large for a page
+            page.write(self._store, tables)
 
     def _trying(self, what: str, do: Callable[[], None]) -> None:
         try:

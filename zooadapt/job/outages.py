@@ -10,8 +10,8 @@ from zooadapt.types import Row
 
 _OF_SOURCES = re.compile(
     r"""
-    ^the[ ]Hub[ ]at[ ]\S+[ ]doesn't[ ]answer:
-    | ^the[ ]Hub[ ]refused[ ]\S+:.*\b(?:429|5\d\d)\b
+    ^the[ ]Hub[ ]at[ ]URL[ ]doesn't[ ]answer:
+    | ^the[ ]Hub[ ]refused[ ]URL:.*\b(?:429|5\d\d)\b
     | Invalid[ ]credentials | ExpiredToken | InvalidAccessKeyId | SignatureDoesNotMatch
     | (?:can't[ ]be[ ](?:looked[ ]up|read)):.*
       (?: \b(?:408|407|429|5\d\d)\b | [Cc]annot[ ]connect
@@ -22,6 +22,7 @@ _OF_SOURCES = re.compile(
     re.VERBOSE,
 )
 """What the look-up or the download of a checkpoint said."""
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"]*[^\s'\":;,.)]")
 
 
 def recorded(failure: Row) -> bool:
@@ -29,7 +30,9 @@ def recorded(failure: Row) -> bool:
     if failure["status"] != "failed":
         return False
     if failure["stage"] == "fetch":
-        return bool(_OF_SOURCES.search(failure["error"]))
+        text = _URL.sub("URL", failure["error"])
+        words = [word for word in text.split() if "/" not in word]  # a path may have numbers
+        return bool(_OF_SOURCES.search(" ".join(words)))
     # 0.1 named the class of the cause: an error of the store, not one that zooadapt raises itself.
     return failure["stage"] == "publish" and failure["error_type"] in _OF_STORES
 

@@ -176,7 +176,7 @@ def work(
     Thread(target=page.prepare).start()
     with (
         Progress(todo.requests) as progress,
-        Interim(records, job.run_id, lambda: tally.figures(len(todo.requests))),
+        Interim(records.store, job.run_id, lambda: tally.figures(len(todo.requests))),
     ):
         watcher = _Watcher(tally, progress)
         tally.down = ray_executor.run(

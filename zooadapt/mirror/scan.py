@@ -122,6 +122,7 @@ class Records:
             file.seek(0)
             try:
                 self.store.write(ARCHIVE, iter(lambda: file.read(BLOCK), b""))
+                self._archive_size, self._is_due = len(self._kept), False
             except Exception as error:
                 _log.warning("%s wasn't written: %s", ARCHIVE, one_line(error))
 

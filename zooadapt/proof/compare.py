@@ -141,10 +141,10 @@ class Prover:
         yardstick: "Yardstick",
     ) -> float:
         """The error in float64 with the unrounded W·M; base and variant end in float32 again."""
-        self._base.double()
-        self._hand_over(variant)
-        variant.double()
         try:
+            self._base.double()
+            self._hand_over(variant)
+            variant.double()
             wanted = self._wide.get(image.kind)
             wanted = wanted or self._forward(self._base, image.mixed, torch.float64)
             if image.kind != "own":
@@ -194,7 +194,10 @@ class Yardstick:
         return float(torch.tensor(errors or [math.nan]).max())
 
     def _stem_errors(self, got: Pass, wanted: Pass) -> list[float]:
-        """The error of each stem module, but for those that no image moves, if outputs can tell."""
+        """The error of each stem module's output.
+
+        A stem whose output no image moves gives NaN, or is left out where the model's outputs tell.
+        """
         pairs = zip(got.stems, wanted.stems, self._moved_stems, strict=True)
         return [
             _ratio(_apart([g], [w]), moved)

@@ -1,16 +1,16 @@
 """Share a machine's cores: a forward pass runs on its own core and on all that nobody else uses.
 
-Every worker process holds the lock of one of the machine's cores while it works on models, and one
-more for each of its threads that is busy meanwhile. For the time of one forward pass it also
-borrows the cores that nobody holds, and gives them back when the pass ends. The system releases the
-locks of a process that dies. A process that never called `working` uses as many threads as torch
-gives it.
+Every worker process holds the lock of one of the machine's cores while it works on models. Where
+there are free ones, each of its threads that is busy meanwhile holds one more. For the time of a
+forward pass it borrows all cores that nobody holds, and gives them back when the pass ends. The
+system releases the locks of a process that dies. A process that never called `working` uses as many
+threads as torch gives it.
 """
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +42,14 @@ def working(cores: int, folder: Path | None = None) -> Iterator[None]:
     """
     global _machine
     folder = folder or Path(tempfile.gettempdir()) / f"zooadapt-cores-{_user}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # then no core is counted
+        folder.mkdir(parents=True, exist_ok=True)
     before, threads = _machine, torch.get_num_threads()
     with ExitStack() as held:
         _machine = _Machine(folder, cores)
         torch.set_num_threads(1)
         try:
-            _take(_machine.locks("worker"), 1, held)
+            _take(_machine.locks("worker"), 1, held, patience=0.05)  # others probe the locks
             yield
         finally:
             _machine = before
@@ -83,16 +84,16 @@ def borrowed() -> Iterator[None]:
             torch.set_num_threads(1)
 
 
-def _take(locks: list[FileLock], most: int, held: ExitStack) -> int:
-    """Take up to `most` of the locks that are free; returns how many."""
+def _take(locks: list[FileLock], most: int, held: ExitStack, patience: float = 0) -> int:
+    """Take up to `most` of the locks that are free within some seconds; returns how many."""
     taken = 0
     for lock in locks:
         if taken == most:
             break
         try:
-            held.enter_context(lock.acquire(timeout=0))
+            held.enter_context(lock.acquire(timeout=patience, poll_interval=0.005))
             taken += 1
-        except Timeout:
+        except (Timeout, OSError):
             continue
     return taken
 

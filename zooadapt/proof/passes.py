@@ -116,7 +116,7 @@ def _collecting(
 
     def hook_for(name: str) -> Callable[..., None]:
         def collect(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            outputs[name] = output
+            outputs.setdefault(name, output.clone())  # what follows may work on it in place
             if stop and outputs.keys() == modules:
                 raise _StemsDone
 

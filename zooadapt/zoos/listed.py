@@ -73,10 +73,13 @@ def _releases(zoo: str, library: str) -> list[Any]:
 
     torch is one of them: a library that was built for another torch can't be imported.
     """
-    modules = (library, f"zooadapt.zoos.{zoo}")
-    origins = [spec.origin or "" for name in modules if (spec := find_spec(name))]
-    files = [[path, Path(path).stat().st_mtime_ns] for path in origins]
-    return [__version__, version(library), version("torch"), *files]
+    spec = find_spec(library)
+    models = Path((spec and spec.origin) or "").parent / "models"
+    latest = [
+        max((file.stat().st_mtime_ns for file in folder.glob("*.py")), default=0)
+        for folder in (models, Path(__file__).parent)
+    ]
+    return [__version__, version(library), version("torch"), str(models), *latest]
 
 
 def _stated(zoo: Zoo, entry: ModelEntry) -> ModelFacts | None:
