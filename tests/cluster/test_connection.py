@@ -9,7 +9,7 @@ import ray
 
 from tests.support.jobs import ray_folder
 from zooadapt.cluster import connection, nodes
-from zooadapt.errors import UsageError
+from zooadapt.errors import RunError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,19 @@ def test_the_cluster_that_ray_start_left_is_used_while_it_answers(
         assert connection._running_cluster() is None
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert connection._running_cluster() is None
+
+
+def test_a_folder_whose_name_is_too_long_for_ray_s_sockets_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 100)))
+    (tmp_path / ("x" * 100)).mkdir()
+    with (
+        connection.Connection() as made,
+        pytest.raises(RunError, match=r"Ray can't start below .*xxx: .* set RAY_TMPDIR"),
+    ):
+        made.made()
 
 
 def test_a_private_ray_of_another_process_is_left_alone(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import ray
+from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
 from tests.conftest import SMALL
 from tests.support import checkpoints, faults, hub
@@ -19,7 +20,7 @@ from zooadapt import pipeline
 from zooadapt.cli.main import main
 from zooadapt.cluster import outages as waiting
 from zooadapt.job import outages
-from zooadapt.mirror import manifest
+from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Failure, Job, ModelSummary, Request
@@ -127,6 +128,20 @@ def test_a_store_without_answer(small: Path, tmp_path: Path) -> None:
 # The source's own answer about one model is that model's failure
 
 
+def test_offline_it_is_the_model_s_own_answer(
+    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    close_session()  # the next one is made for the new setting
+    try:
+        summary = made(tmp_path)
+    finally:
+        monkeypatch.undo()
+        close_session()
+    assert not summary.postponed
+    assert "HF_HUB_OFFLINE is set" in summary.failures[0].error
+
+
 def test_what_is_not_there_or_gated_is_a_failure(served: LoopbackHub, tmp_path: Path) -> None:
     served.token = "needed"
     summary = made(tmp_path)
@@ -169,6 +184,8 @@ def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
     assert f"stopped: the Hub at {NOBODY} is out of reach (look-up: " in printed
     assert "2 of 2 models left; run the same command again to resume" in printed
     assert rows(tmp_path, "failures").empty
+    (seen,) = run_files.seen(open_store(str(tmp_path)), 20)
+    assert (seen.ended, seen.run and seen.run.left) == ("outage", 2)
     monkeypatch.setenv("HF_ENDPOINT", served.url)
     assert main(command) == 0
     assert "plan: 2 models, 4 variants to make" in capsys.readouterr().out

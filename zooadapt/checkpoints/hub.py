@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -178,6 +179,11 @@ def _translated(repo: str) -> Iterator[None]:
         yield
     except FetchError:
         raise
+    except OfflineModeIsEnabled as cause:
+        raise FetchError(
+            f"hf://{repo} can't be asked for because HF_HUB_OFFLINE is set; unset it, or give "
+            f"--source-root"
+        ) from cause
     except HFValidationError as cause:
         raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause
     except GatedRepoError as cause:

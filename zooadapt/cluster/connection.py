@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -72,7 +73,16 @@ def _connect() -> str:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = _running_cluster()
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        except OSError as cause:
+            if "AF_UNIX" not in str(cause):
+                raise
+            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            raise RunError(
+                f"Ray can't start below {folder}: its sockets need a shorter path; "
+                f"set RAY_TMPDIR to a folder with a short name, such as /tmp/r"
+            ) from cause
         return f"started Ray on this machine ({_size()})"
     try:
         ray.init(address=address, **quiet)

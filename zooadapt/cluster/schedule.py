@@ -135,7 +135,7 @@ class Executor(Protocol):
 
 @dataclass
 class Schedule:
-    """The state of a run. A model that hasn't ended is in one place; in none if its source is down."""
+    """The state of a run. Every model that hasn't ended is in one place, or its source is down."""
 
     requests: Iterator[Request]
     executor: Executor

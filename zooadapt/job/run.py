@@ -249,6 +249,7 @@ def _finish(
         stages=tally.stages,
         left=len(todo.requests) - tally.models - tally.postponed,
         postponed=tally.postponed,
+        down=", ".join(outage.place for outage in tally.down),
     )
     if failures:
         click.echo(failure_table(failures))

@@ -56,9 +56,11 @@ class Run:
     stages: dict[str, float]
     """Seconds by stage, summed over all workers."""
     left: int = 0
-    """The number of models that weren't made because the time was up, or something was down."""
+    """The number of models that weren't made because of an outage, or because the time was up."""
     postponed: int = 0
     """The number of models that outages kept from being made."""
+    down: str = ""
+    """What was out of reach, so that models were left; "" where nothing was."""
 
     @property
     def began(self) -> str:
@@ -72,7 +74,8 @@ class Seen:
 
     run_id: str
     ended: str
-    """``done``; ``time up`` (there are models left); ``stopped`` by a signal or an error;
+    """``done``; ``time up`` (--max-hours is over); ``outage`` (models were left because a source or
+    the store was out of reach); ``stopped`` by a signal or an error;
     ``running``, with a sign of life in the last minutes; ``killed``, without; ``no end`` (it left
     no sign of life at all); or ``damaged`` (its files can't be understood)."""
     zooadapt_version: str | None
@@ -167,7 +170,8 @@ def _run(run_id: str, summary: dict[str, Any]) -> Run:
     stages = {stage: float(spent[stage]) for stage in STAGES if stage in spent}
     late = {name: int(summary.get(name, 0)) for name in ("left", "postponed")}
     took = float(summary["seconds"])
-    return Run(run_id=run_id, **counts, **sums, seconds=took, stages=stages, **late)
+    down = str(summary.get("down", ""))
+    return Run(run_id=run_id, **counts, **sums, seconds=took, stages=stages, **late, down=down)
 
 
 def _began(run_id: str) -> datetime:
@@ -198,7 +202,8 @@ def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
         version = json.loads(options or b"{}").get("zooadapt_version")
         if summary is not None:
             run = _run(run_id, json.loads(summary))
-            return Seen(run_id, "time up" if run.left else "done", version, run)
+            ended = "outage" if run.down else "time up" if run.left else "done"
+            return Seen(run_id, ended, version, run)
         if events is not None:
             return Seen(run_id, "stopped", version, _from_events(run_id, events))
         if beat is not None:

@@ -74,7 +74,7 @@ def _ago(age: timedelta) -> str:
 
 
 _RUN = (
-    "run_id", "began", "seconds", "ended", "models", "new", "failed", "unsupported",
+    "run_id", "began", "seconds", "ended", "models", "new", "failed", "unsupported", "postponed",
     "bytes_read", "bytes_written", "left", "zooadapt_version",
 )  # fmt: skip
 
@@ -85,7 +85,7 @@ def runs(seen: Sequence[Seen]) -> pd.DataFrame:
 
 
 def _run(seen: Seen) -> list[Any]:
-    names = ("models", "new", "failed", "unsupported", "bytes_read", "bytes_written")
+    names = ("models", "new", "failed", "unsupported", "postponed", "bytes_read", "bytes_written")
     figures = [getattr(seen.run, name, None) for name in names]
     took = round(seen.run.seconds, 1) if seen.run else None
     left = seen.run.left if seen.run else None
