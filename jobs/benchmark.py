@@ -9,9 +9,10 @@ The first four write to a folder and to S3 (SeaweedFS on this machine), the othe
   local file, a forward pass of one image, safetensors' save_file, upload with s3fs;
 - floor: read each checkpoint once, write it once to the destination, and run it once;
 - zooadapt: python jobs/adapt_zoo.py, with all proofs and hashes;
-- start: the same for one tiny model;
+- start: the same for a tiny model on each core, so that as many workers start;
 - limit: the CPU time to write, to hash and to run each model once for each count, on one image,
   divided by the number of cores: what perfect use of all cores would take;
+- tiny: zooadapt with one tiny model;
 - nothing: the same again, with nothing to do;
 - ray: import torch, timm and ray, and ray.init();
 - timm: import timm.
@@ -74,7 +75,11 @@ MODELS = (
     "swin_tiny_patch4_window7_224.ms_in1k", "vit_base_patch16_224.augreg_in1k",
     "vit_large_patch16_224.augreg_in21k_ft_in1k",
 )  # fmt: skip
-TINY = "test_vit.r160_in1k"
+TINY = (
+    "test_vit.r160_in1k", "test_resnet.r160_in1k", "test_byobnet.r160_in1k",
+    "test_convnext.r160_in1k", "test_efficientnet.r160_in1k", "test_vit2.r160_in1k",
+    "test_vit3.r160_in1k", "test_nfnet.r160_in1k",
+)  # fmt: skip
 MB = 1e6
 
 
@@ -94,7 +99,7 @@ def main(
         return
     with tempfile.TemporaryDirectory(dir=folder) as name, jobs.ray_folder() as env:
         work = Path(name)
-        size = _make_checkpoints(work / "zoo", [*models, TINY])
+        size = _make_checkpoints(work / "zoo", models)
         bench = Bench(work, models, env)
         click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
         if rounds:
@@ -133,8 +138,8 @@ class Bench:
 
     def again(self, chans: Sequence[int], dest: str) -> "Took":
         """What a job with nothing to do took."""
-        self.job(chans, dest, [TINY])
-        return self.job(chans, dest, [TINY])
+        self.job(chans, dest, TINY[:1])
+        return self.job(chans, dest, TINY[:1])
 
     def command(self, *command: str, **env: str) -> "Took":
         """What a command took; a role implemented in this file prints its own seconds."""
@@ -166,7 +171,8 @@ class Took:
 _RAY = "import torch, timm, ray; ray.init(include_dashboard=False, log_to_driver=False)"
 ROLES: dict[str, Callable[[Bench, Sequence[int], str], Took]] = {
     "ray": lambda bench, chans, dest: bench.command(sys.executable, "-c", _RAY),
-    "start": lambda bench, chans, dest: bench.job([1], dest, [TINY]),
+    "start": lambda bench, chans, dest: bench.job([1], dest, TINY[: os.cpu_count()]),
+    "tiny": lambda bench, chans, dest: bench.job([1], dest, TINY[:1]),
     "timm": lambda bench, chans, dest: bench.command(sys.executable, "-c", "import timm"),
     "nothing": lambda bench, chans, dest: bench.again([1], dest),
     "limit": lambda bench, chans, dest: bench.script("limit", chans, dest),
@@ -190,9 +196,9 @@ def _joined(values: Sequence[object]) -> str:
 
 
 def _make_checkpoints(root: Path, tags: Sequence[str]) -> int:
-    """Write the checkpoints. Returns their bytes, without those of the last, tiny one."""
-    sizes = [checkpoints.write_hub_repo(root, tag).stat().st_size for tag in tags]
-    return sum(sizes[:-1])
+    """Write the checkpoints, and the tiny ones. Returns the bytes of the others."""
+    sizes = [checkpoints.write_hub_repo(root, tag).stat().st_size for tag in [*tags, *TINY]]
+    return sum(sizes[: len(tags)])
 
 
 @main.command("load")
@@ -318,7 +324,7 @@ def _compare(bench: Bench, chans: Sequence[int], rounds: int) -> None:
     """Time every command in turn, and print the ratios."""
     both = ("floor", "loop", "start", "zooadapt")
     runs = [(role, s3) for s3 in (False, True) for role in both]
-    runs += [(role, False) for role in ("limit", "ray", "timm", "nothing")]
+    runs += [(role, False) for role in ("limit", "ray", "tiny", "timm", "nothing")]
     took: dict[tuple[str, bool], list[Took]] = {key: [] for key in runs}
     bench.run("start", chans, False)  # the first job after an installation also lists the zoo
     for number in range(rounds):
@@ -346,7 +352,7 @@ def _tell(where: str, took: dict[str, list[Took]]) -> None:
     if "limit" in took:
         perfect = [seconds / (os.cpu_count() or 1) for seconds in cpu["limit"]]
         _ratio("zooadapt / limit, starts apart", job, perfect)
-        _ratio("job of one tiny model / start of Ray", walls["start"], walls["ray"])
+        _ratio("job of one tiny model / start of Ray", walls["tiny"], walls["ray"])
         _ratio("nothing to do / import timm", walls["nothing"], walls["timm"])
 
 
