@@ -169,7 +169,7 @@ def test_the_sample_in_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "to write: about 37.7 MB" in printed
     assert "requests  1 look-up and 2 reads of sources; 6 writes and 8 reads" in printed
     assert "bytes     18.8 MB from sources, 37.7 MB to the store and 37.7 MB back" in printed
-    assert "transfer  0.00 hours at 125 MB/s" in printed
+    assert "transfer  0.8 s at 125 MB/s" in printed
     assert "storage   37.7 MB" in printed
     assert not dest.exists()
 

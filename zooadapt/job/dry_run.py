@@ -1,5 +1,6 @@
 """A dry run: print what a run would do and what it would cost, and do nothing."""
 
+import os
 from collections.abc import Sequence
 
 import click
@@ -8,7 +9,7 @@ from zooadapt.errors import FetchError
 from zooadapt.job import estimate, plan, source_changes
 from zooadapt.job.options import Config
 from zooadapt.mirror import manifest
-from zooadapt.report.text import counted, size
+from zooadapt.report.text import counted, duration, size
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.types import Source
@@ -29,12 +30,12 @@ def dry_run(config: Config) -> int:
     click.echo(f"plan: {todo}")
     due = [request.entry for request in todo.requests]
     sources = [found[entry] for entry in due] if found else source_changes.look_up(due, job)
-    click.echo("\n".join(_lines(todo, sources, store, config.bandwidth)))
+    click.echo("\n".join(_lines(todo, sources, store, config)))
     return 0
 
 
 def _lines(
-    todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store, bandwidth: float
+    todo: plan.Plan, sources: Sequence[Source | FetchError], store: Store, config: Config
 ) -> list[str]:
     """The lines to print: one for each model that is due, then the sums and the estimate."""
     lines, read, written, unknown = [], 0, 0, []
@@ -51,7 +52,7 @@ def _lines(
     lines.append(f"to read:  {size(read)}{_unknown(unknown)}")
     lines.append(f"to write: about {size(written)}")
     lines.append(f"free:     {size(free) if free is not None else 'the store does not say'}")
-    return [*lines, *_estimated(_estimate(todo, sources, store), bandwidth)]
+    return [*lines, *_estimated(_estimate(todo, sources, store), config)]
 
 
 def _estimate(
@@ -65,8 +66,12 @@ def _estimate(
     )
 
 
-def _estimated(cost: estimate.Estimate, bandwidth: float) -> list[str]:
+def _estimated(cost: estimate.Estimate, config: Config) -> list[str]:
     """The lines that print an estimate; the module `estimate` has the formulas."""
+    cpus, gpus, bandwidth = config.cpus or os.cpu_count() or 1, config.gpus or 0, config.bandwidth
+    wall = estimate.wall(cost, cpus, gpus, bandwidth)
+    on = f"{counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+    prices = estimate.Prices(config.price_cpu_hour, config.price_gpu_hour, config.price_gb_month)
     return [
         "estimated:",
         f"  requests  {counted(cost.lookups, 'look-up')} and {counted(cost.source_reads, 'read')} "
@@ -74,10 +79,18 @@ def _estimated(cost: estimate.Estimate, bandwidth: float) -> list[str]:
         f"store",
         f"  bytes     {size(cost.bytes_in)} from sources, {size(cost.bytes_sent)} to the store and "
         f"{size(cost.bytes_back)} back",
-        f"  transfer  {cost.seconds(bandwidth) / 3600:,.2f} hours at {bandwidth:g} MB/s",
-        f"  proofs    {cost.gpu_seconds / 3600:,.2f} GPU hours",
+        f"  transfer  {duration(cost.seconds(bandwidth))} at {bandwidth:g} MB/s",
+        f"  proofs    {duration(cost.gpu_seconds)} of a GPU, or {duration(cost.proof_seconds)} of "
+        f"a CPU",
         f"  storage   {size(cost.stored)}",
+        f"  time      {duration(wall.seconds)} on {on}, bound by {wall.bound_by}",
+        *_priced(prices.run(wall.seconds, cpus, gpus), "for the run"),
+        *_priced(prices.month(cost.stored), "a month for storage"),
     ]
+
+
+def _priced(money: float | None, what: str) -> list[str]:
+    return [] if money is None else [f"  price     {money:,.2f} {what}"]
 
 
 def _unknown(sources: Sequence[Source | FetchError]) -> str:

@@ -23,6 +23,14 @@ _OPERATIONS = 400
 """Floating point operations per parameter and image."""
 _SPEED = 1e13
 """Floating point operations that a GPU does in a second, in float32 without TF32; assumed."""
+_CPU_SPEED = 8e10
+"""Floating point operations that a core of a CPU does in a second, as measured on one machine."""
+_CPU_A_MODEL = 1.0
+"""Seconds of a CPU that a model takes besides its bytes and its passes; assumed."""
+_CPU_A_BYTE = 0.8e-9
+"""Seconds of a CPU to read and hash a byte of a checkpoint, as measured on one machine."""
+_CPU_A_WRITTEN_BYTE = 2.2e-9
+"""Seconds of a CPU to hash, write and compare a byte of a variant, as measured on one machine."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,11 @@ class Estimate:
     stored: int = 0
     """Bytes that the variants take up in the store."""
     gpu_seconds: float = 0.0
-    """Seconds for which GPUs are held."""
+    """Seconds for which GPUs are held, where there are some."""
+    cpu_seconds: float = 0.0
+    """Seconds of CPUs, without proofs."""
+    proof_seconds: float = 0.0
+    """Seconds of CPUs that the proofs take where there is no GPU."""
 
     def __add__(self, other: "Estimate") -> "Estimate":
         names = [field.name for field in fields(self)]
@@ -60,6 +72,50 @@ class Estimate:
     def seconds(self, bandwidth: float) -> float:
         """Seconds to move these bytes one after the other, at `bandwidth` MB a second."""
         return self.moved / (bandwidth * 1e6)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """How long a run takes, and what it waits for."""
+
+    seconds: float
+    bound_by: str
+
+
+def wall(cost: Estimate, cpus: int, gpus: int, bandwidth: float) -> Wall:
+    """The time of a run on that many CPUs and GPUs, and `bandwidth` MB a second in all.
+
+    What takes longest hides all else.
+    """
+    proofs = 0 if gpus else cost.proof_seconds
+    times = {
+        "the network": cost.seconds(bandwidth),
+        "the CPUs": (cost.cpu_seconds + proofs) / cpus,
+        "the GPUs": cost.gpu_seconds / gpus if gpus else 0.0,
+    }
+    longest = max(times, key=lambda name: times[name])
+    return Wall(times[longest], longest)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What things cost, in any currency; None where that isn't known."""
+
+    cpu_hour: float | None = None
+    gpu_hour: float | None = None
+    gb_month: float | None = None
+    """A month of 10⁹ bytes in the store."""
+
+    def run(self, seconds: float, cpus: int, gpus: int) -> float | None:
+        """What a run of so many seconds costs; None where no price is known."""
+        if self.cpu_hour is None and self.gpu_hour is None:
+            return None
+        hourly = cpus * (self.cpu_hour or 0) + gpus * (self.gpu_hour or 0)
+        return seconds / 3600 * hourly
+
+    def month(self, stored: int) -> float | None:
+        """What a month of storage costs."""
+        return None if self.gb_month is None else stored / 1e9 * self.gb_month
 
 
 def total(estimates: Iterable[Estimate]) -> Estimate:
@@ -86,6 +142,8 @@ def of_model(size: int, variants: int, composes: bool) -> Estimate:
         bytes_back=size + others * min(back, size),
         stored=variants * size,
         gpu_seconds=gpu_seconds(size, variants),
+        cpu_seconds=_CPU_A_MODEL + size * (_CPU_A_BYTE + variants * _CPU_A_WRITTEN_BYTE),
+        proof_seconds=building_seconds(variants) + _operations(size, variants) / _CPU_SPEED,
     )
 
 
@@ -101,7 +159,12 @@ def building_seconds(variants: int) -> float:
 
 def running_seconds(size: int, variants: int) -> float:
     """Seconds that a GPU takes to run the images of all proofs."""
-    return _OPERATIONS * (size / 4) * (3 + variants) / _SPEED
+    return _operations(size, variants) / _SPEED
+
+
+def _operations(size: int, variants: int) -> float:
+    """Floating point operations of a model's proofs: the base's three passes, one a variant."""
+    return _OPERATIONS * (size / 4) * (3 + variants)
 
 
 def _puts(size: int) -> int:

@@ -54,6 +54,10 @@ class Config:
     """GB of memory of the largest node that the cluster can add; None: no more than it has."""
     bandwidth: float = 125.0
     """MB a second that a dry run assumes in its estimate."""
+    price_cpu_hour: float | None = None
+    """What a CPU costs an hour, for the estimate of a dry run; None: not known, as below."""
+    price_gpu_hour: float | None = None
+    price_gb_month: float | None = None
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec options of the mirror's store; may hold credentials."""
     source_storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -253,6 +257,10 @@ _OPTIONS = [
             help="Memory of the largest node that the autoscaler can add."),
     _option("--bandwidth", type=click.FloatRange(min=0, min_open=True), default=125.0,
             metavar="MB/S", help="Network speed to assume in the estimate of --dry-run."),
+    *(_option(f"--price-{what}", type=click.FloatRange(min=0), metavar="MONEY",
+              help=f"What {of} costs, for the estimate of --dry-run; in any currency.")
+      for what, of in [("cpu-hour", "a CPU an hour"), ("gpu-hour", "a GPU an hour"),
+                       ("gb-month", "a GB of the store a month")]),
 ]  # fmt: skip
 
 
