@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.nodes import until
 from tests.support.records import record, variant
+from zooadapt.cli.main import main
 from zooadapt.job import interim
 from zooadapt.job.interim import Interim
 from zooadapt.mirror import manifest, run_files
@@ -60,6 +61,23 @@ def test_a_run_at_work_is_seen_with_its_figures(store: Store) -> None:
     assert seen.run
     assert (seen.run.models, seen.run.new, seen.run.left, seen.run.postponed) == (2, 2, 3, 1)
     assert 590 < seen.run.seconds < 700
+
+
+def test_a_run_at_work_is_watched_until_it_ends(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_files.write_heartbeat(store, RUN, 1, figures(2))
+
+    def end(seconds: float) -> None:
+        assert "running" in capsys.readouterr().out
+        store.write(f"runs/{RUN}/events.jsonl", [b""])
+
+    monkeypatch.setattr("zooadapt.cli.jobs.time.sleep", end)
+    assert main(["runs", str(tmp_path), "--watch"]) == 0
+    assert "stopped" in capsys.readouterr().out
 
 
 def test_a_run_that_gives_no_sign_any_more_was_killed(store: Store) -> None:

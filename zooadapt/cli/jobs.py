@@ -1,5 +1,6 @@
 """The commands for people who run jobs on a mirror: list the runs, take models down."""
 
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from zooadapt.job.options import parse_chans
 if TYPE_CHECKING:
     from zooadapt.stores.store import Store
     from zooadapt.upkeep.removal import Pattern
+
+
+_WATCHED_EVERY = 10.0
+"""Seconds between two lists of ``runs --watch``."""
 
 
 @click.command()
@@ -77,19 +82,24 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
 @of_mirror
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="List at most this many runs, the latest.")  # fmt: skip
+@click.option("--watch", is_flag=True,
+              help="List them again every ten seconds, until no run is at work.")  # fmt: skip
 @as_json
-def runs(store: "Store", limit: int, as_json: bool) -> int:
+def runs(store: "Store", limit: int, watch: bool, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first."""
     from zooadapt.mirror import run_files
     from zooadapt.report import status, tables
 
-    seen = run_files.seen(store, limit)
-    if not seen and not as_json:
-        click.echo("the mirror has no runs")
-        return OK
-    found = status.runs(seen)
-    click.echo(tables.as_json(found) if as_json else status.run_lines(found))
-    return OK
+    while True:
+        seen = run_files.seen(store, limit)
+        if not seen and not as_json:
+            click.echo("the mirror has no runs")
+            return OK
+        found = status.runs(seen)
+        click.echo(tables.as_json(found) if as_json else status.run_lines(found))
+        if not watch or all(each.ended != "running" for each in seen):
+            return OK
+        time.sleep(_WATCHED_EVERY)
 
 
 COMMANDS = (remove, runs)
