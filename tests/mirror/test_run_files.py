@@ -120,7 +120,6 @@ def test_a_run_that_is_stopped_leaves_its_events(
 
     monkeypatch.setattr(run, "work", work)
     monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
-    monkeypatch.setattr(plan, "is_quick", lambda config: True)
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     of = options()
     with pytest.raises(type(end)):
@@ -142,7 +141,6 @@ def test_events_are_left_where_the_tables_cannot_be_made(
     monkeypatch.setattr(manifest, "compact", full)
     monkeypatch.setattr(run, "work", lambda *of: of[4].add(summary()))
     monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
-    monkeypatch.setattr(plan, "is_quick", lambda config: True)
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     with pytest.raises(RunError, match="the manifest can't be made"):
         run.adapt(_at(options(), tmp_path))

@@ -5,8 +5,8 @@ import os
 import signal
 import socket
 import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -16,43 +16,39 @@ from zooadapt.errors import RunError, one_line
 class Connection:
     """A run's connection to Ray: to the running cluster, or else to a Ray that it starts here.
 
-    Ray is started and shut down in a thread, while the run does something else. It is one thread
-    that stays, because Linux ends Ray's processes with the thread that has started them. Leaving
-    the context ends the connection, and waits for that.
+    Leaving the context ends the connection, and waits for that.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._line: Future[str] | None = None
+        self._is_open = False
+        self._ending: Thread | None = None
 
     def __enter__(self) -> "Connection":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.end()
-        self._thread.shutdown()
-
-    def begin(self) -> None:
-        """Begin to connect, unless that was done before."""
-        self._line = self._line or self._thread.submit(_connect)
+        if self._ending:
+            self._ending.join()
 
     def made(self) -> str:
         """Connect, and return a line for the operator that says to what.
 
         From then on SIGTERM, which ``ray job stop`` sends, acts like Ctrl-C. Raises RunError where
-        the running cluster can't be used.
+        the running cluster can't be used. Call it in the main thread: Linux ends Ray's processes
+        with the thread that has started them, and starting them isn't safe beside busy threads.
         """
-        self.begin()
-        assert self._line
-        line = self._line.result()
+        self._is_open = True
+        line = _connect()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler ends the process at once
         return line
 
     def end(self) -> None:
-        """Begin to end the connection, unless that was done before."""
-        if self._line:
-            self._line = None
-            self._thread.submit(_shutdown)
+        """Begin to end the connection, in a thread, unless that was done before."""
+        if self._is_open:
+            self._is_open = False
+            self._ending = Thread(target=_shutdown)
+            self._ending.start()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -57,11 +57,6 @@ class Plan:
         return sum(len(request.targets) for request in self.requests)
 
 
-def is_quick(config: Config) -> bool:
-    """Whether `list_models` takes no time: no zoo's library must be imported, no place be read."""
-    return all(map(registry.is_quick, config.zoo))
-
-
 def list_models(config: Config) -> list[ModelEntry]:
     """All models of the zoos, in order. Raises UsageError if a zoo has none, or two of one name."""
     places = config.source_root, config.source_storage_options

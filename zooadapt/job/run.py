@@ -89,8 +89,6 @@ def adapt(config: Config) -> int:
     on Ctrl-C or SIGTERM KeyboardInterrupt, after the records have been compacted.
     """
     with Connection() as connection:
-        if not plan.is_quick(config):
-            connection.begin()  # Ray starts while the zoos are listed
         return _adapt(config, connection)
 
 

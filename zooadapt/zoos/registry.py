@@ -116,11 +116,6 @@ def list_models(
     return entries
 
 
-def is_quick(spec: str) -> bool:
-    """Whether `list_models` takes no time, because it needn't import the zoo's library."""
-    return spec in _LISTED and listed.read(spec, _OURS[spec][1]) is not None
-
-
 @cache
 def _listed(name: str) -> listed.Listed:
     """Raises UsageError as `get` does."""
