@@ -60,7 +60,7 @@ def test_a_run_at_work_is_seen_with_its_figures(store: Store) -> None:
     assert (seen.ended, seen.zooadapt_version) == ("running", "0.2.0")
     assert seen.run
     assert (seen.run.models, seen.run.new, seen.run.left, seen.run.postponed) == (2, 2, 3, 1)
-    assert 590 < seen.run.seconds < 700
+    assert seen.run.seconds >= 600
 
 
 def test_a_run_at_work_is_watched_until_it_ends(

@@ -181,8 +181,8 @@ def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     assert main(command) == 3
     printed = capsys.readouterr().out
-    assert f"stopped: the Hub at {NOBODY} is out of reach (look-up: " in printed
-    assert "2 of 2 models left; run the same command again to resume" in printed
+    assert f"stopped, because the Hub at {NOBODY} is out of reach (look-up: " in printed
+    assert "with 2 of 2 models left; run the same command again to resume" in printed
     assert rows(tmp_path, "failures").empty
     (seen,) = run_files.seen(open_store(str(tmp_path)), 20)
     assert (seen.ended, seen.run and seen.run.left) == ("outage", 2)

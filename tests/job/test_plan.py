@@ -34,7 +34,15 @@ def record(
         "source": {"location": f"hf://timm/{name}", "identity": "one", **more},
         "variants": [{"in_chans": chans, "bands": "", "scheme": "repeat"} for chans in done],
         "failures": [
-            {"in_chans": chans, "bands": "", "scheme": "repeat", "status": status}
+            {
+                "in_chans": chans,
+                "bands": "",
+                "scheme": "repeat",
+                "status": status,
+                "stage": "checkpoint",
+                "error_type": "CheckpointError",
+                "error": "broken",
+            }
             for chans in failed or []
         ],
     }

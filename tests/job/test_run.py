@@ -154,7 +154,7 @@ def test_a_finished_run_repeated_does_nothing(
 def test_a_run_whose_time_is_up_ends_in_order(alone: Runner, tmp_path: Path) -> None:
     options = ["--zoo", "sample", "--chans", "2", "--dest", str(tmp_path)]
     out = ok(alone.job(*options, "--max-hours", "0.00001"), code=3)
-    assert out.endswith("1 of 1 models left; run the same command again to resume\n")
+    assert out.endswith("1 of 1 model left; run the same command again to resume\n")
     assert rows(tmp_path).empty
     assert (tmp_path / "index.html").exists()
 

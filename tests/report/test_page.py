@@ -558,7 +558,7 @@ def test_the_coverage_of_each_model(opened: Opened) -> None:
     assert found["1"] == found["25"] == "✓in the mirror"
     assert found["sentinel2-l2a"] == "✗failed"
     assert found["4 preserve"] == "not asked for"
-    assert found["Why"] == "fetch: b isn't there"
+    assert found["Why"] == "fetch: net0.in1k isn't there"
     section.get_by_label("Search").fill("fixed transform")
     assert column(section, "model") == ["csatv2"]
     section.get_by_label("Search").fill("")

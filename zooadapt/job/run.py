@@ -259,9 +259,8 @@ def _finish(
     if not run.left:
         return FAILED if run.failed or run.postponed else OK
     left = f"{run.left:,} of {counted(len(todo.requests), 'model')} left"
-    for outage in tally.down:
-        click.echo(f"stopped: {outage.place} is out of reach ({outage.task}: {outage.reason})")
-    if not tally.down:
-        click.echo(f"stopped after {config.max_hours:g} h (--max-hours)")
-    click.echo(f"{left}; run the same command again to resume")
+    whys = [f"{each.place} is out of reach ({each.task}: {each.reason})" for each in tally.down]
+    why = " and ".join(whys) or f"after {config.max_hours:g} h (--max-hours)"
+    stopped = "stopped, because" if whys else "stopped"
+    click.echo(f"{stopped} {why}, with {left}; run the same command again to resume")
     return STOPPED
