@@ -20,7 +20,7 @@ from zooadapt import pipeline
 from zooadapt.cli.main import main
 from zooadapt.cluster import outages as waiting
 from zooadapt.job import outages
-from zooadapt.mirror import manifest, run_files
+from zooadapt.mirror import manifest, runs
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Failure, Job, ModelSummary, Request
@@ -184,8 +184,8 @@ def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
     assert f"stopped, because the Hub at {NOBODY} is out of reach (look-up: " in printed
     assert "with 2 of 2 models left; run the same command again to resume" in printed
     assert rows(tmp_path, "failures").empty
-    (seen,) = run_files.seen(open_store(str(tmp_path)), 20)
-    assert (seen.ended, seen.run and seen.run.left) == ("outage", 2)
+    (seen,) = runs.latest(open_store(str(tmp_path)), 20)
+    assert (seen.state, seen.run and seen.run.left) == ("outage", 2)
     monkeypatch.setenv("HF_ENDPOINT", served.url)
     assert main(command) == 0
     assert "plan: 2 models, 4 variants to make" in capsys.readouterr().out

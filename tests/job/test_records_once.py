@@ -11,8 +11,7 @@ from tests.support.pipelines import counted, entry, run
 from tests.support.records import record, variant
 from zooadapt.cli.main import main
 from zooadapt.job import run as job
-from zooadapt.job.plan import Plan
-from zooadapt.job.run import Tally
+from zooadapt.job.interim import Heart
 from zooadapt.mirror import manifest
 from zooadapt.mirror.scan import Records
 from zooadapt.stores.local import LocalStore
@@ -72,11 +71,9 @@ def test_what_came_meanwhile_is_read_at_the_end(
 ) -> None:
     written = []
 
-    def work(
-        todo: Plan, config: object, job: object, records: Records, tally: Tally, *rest: object
-    ) -> None:
+    def work(config: object, job: object, records: Records, heart: Heart, *rest: object) -> None:
         reads.clear()
-        tally.add(ModelSummary(todo.requests[0].entry, (), (), 0, 0, {}, ""))
+        heart.tally.add(ModelSummary(heart.tally.requests[0].entry, (), (), 0, 0, {}, ""))
         written.append(record(records.store, 5, [variant(7)], [], model="of another job"))
 
     monkeypatch.setattr(job, "work", work)

@@ -15,7 +15,7 @@ from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 from tests.support.seaweed import BUCKET, SeaweedFS
 from zooadapt.cli.main import main
 from zooadapt.errors import redact
-from zooadapt.job.run import Tally
+from zooadapt.job.tally import Tally
 from zooadapt.mirror.run_files import EventLog
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Source
 
@@ -200,7 +200,7 @@ def test_an_event_holds_no_signed_url() -> None:
         entry = ModelEntry(
             "zoo", "m", "m", "", None, url="https://bob:s3cret@host/m.pth?sig=s3cret"
         )
-        Tally(EventLog(log)).add(ModelSummary(entry, (), (), 0, 0, {}, ""))
+        Tally("run", EventLog(log), ()).add(ModelSummary(entry, (), (), 0, 0, {}, ""))
         log.seek(0)
         assert json.loads(log.read())["entry"]["url"] == "https://host/m.pth"
 

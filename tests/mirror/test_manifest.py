@@ -1,7 +1,7 @@
 """Records are the truth; the tables made from them hold exactly the usable variants."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from zooadapt.errors import Damaged, FetchError, RunError, UsageError
 from zooadapt.job import source_changes
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import KEY
+from zooadapt.mirror.scan import Records
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import ModelEntry
+from zooadapt.types import ModelEntry, Row
 from zooadapt.upkeep.rebuild import rebuild
 
 
@@ -276,6 +277,28 @@ def test_compactions_at_once_lose_no_row(
         job.join()
     expected = sorted(n * 100 + turn for n in (1, 2, 3) for turn in range(5))
     assert pd.read_parquet(f"{root}/manifest.parquet")["in_chans"].tolist() == expected
+
+
+def test_who_reads_records_blocks_no_other_compaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(store, 1, [variant(4)], [])
+    read = Records.histories
+
+    def slowly(self: Records, archiving: bool = False) -> Iterator[list[Row]]:
+        yield from read(self, archiving)
+        monkeypatch.setattr(Records, "histories", read)
+        record(store, 2, [variant(8)], [])
+        other = multiprocessing.get_context("spawn").Process(
+            target=_record_and_compact, args=(str(store.root), 3)
+        )
+        other.start()
+        other.join(60)
+        assert other.exitcode == 0
+
+    monkeypatch.setattr(Records, "histories", slowly)
+    manifest.compact(store)
+    assert len(table(store)) == 7
 
 
 def test_a_new_licence_is_recorded_and_nothing_else_changes(store: Store) -> None:

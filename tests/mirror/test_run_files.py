@@ -13,8 +13,9 @@ from zooadapt import __version__
 from zooadapt.cli.main import main
 from zooadapt.errors import RunError
 from zooadapt.job import plan, run
-from zooadapt.job.run import Tally
-from zooadapt.mirror import manifest, run_files
+from zooadapt.job.interim import Heart
+from zooadapt.job.tally import Tally
+from zooadapt.mirror import manifest, runs
 from zooadapt.mirror.run_files import EventLog
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
@@ -55,10 +56,10 @@ def test_each_run_is_a_line_the_latest_first(
     killed = begun(store, 4, zooadapt_version="0.1.0")
     stopped = begun(store, 5, zooadapt_version="0.1.0")
     with TemporaryFile() as log:
-        tally = Tally(EventLog(log))
+        tally = Tally(stopped, EventLog(log), ())
         tally.add(summary())
         tally.add(summary(FAILED))
-        tally.events.leave(store, stopped)
+        tally.events.leave(store, stopped)  # as 0.1 did: without a sign of life
     begun(store, 6)
     text = {"new": 1, "usable": 1, "unsupported": 0, "failed": 0, "seconds": 7200.0, "left": 3}
     summarise(store, 6, json.dumps(text))
@@ -75,7 +76,7 @@ def test_each_run_is_a_line_the_latest_first(
     lines = listed(store, capsys).splitlines()
     assert len(lines) == 5
     assert lines[0].split()[:4] == ["run_id", "began", "took", "ended"]
-    assert "2:00:00" in lines[1]
+    assert "2 h 0 min" in lines[1]
     assert not {"nan", "None"} & {cell for line in lines for cell in line.split()}
     assert len(listed(store, capsys, "--limit", "2").splitlines()) == 3
 
@@ -98,7 +99,7 @@ def test_what_is_damaged_is_named(
 def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
     store, job = open_store(str(tmp_path)), Job("20261124T020000Z-abc123", str(tmp_path))
     with TemporaryFile() as log:
-        tally = Tally(EventLog(log))
+        tally = Tally(job.run_id, EventLog(log), ())
         for failures in ([], [FAILED]):
             tally.add(summary(*failures))
         tally.events.leave(store, job.run_id)
@@ -114,8 +115,8 @@ def test_an_event_says_when_what_and_how_long(tmp_path: Path) -> None:
 def test_a_run_that_is_stopped_leaves_its_events(
     end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(todo: Any, config: Any, job: Any, store: Any, tally: Tally, *rest: Any) -> None:
-        tally.add(summary())
+    def work(config: Any, job: Any, records: Any, heart: Heart, *rest: Any) -> None:
+        heart.tally.add(summary())
         raise end
 
     monkeypatch.setattr(run, "work", work)
@@ -124,10 +125,11 @@ def test_a_run_that_is_stopped_leaves_its_events(
     of = options()
     with pytest.raises(type(end)):
         run.adapt(_at(of, tmp_path))
-    (seen,) = run_files.seen(open_store(str(tmp_path)), 20)
-    assert (seen.ended, seen.zooadapt_version) == ("stopped", __version__)
+    (seen,) = runs.latest(open_store(str(tmp_path)), 20)
+    assert (seen.state, seen.zooadapt_version) == ("stopped", __version__)
     assert seen.run
-    assert (seen.run.models, seen.run.new) == (1, 2)
+    assert (seen.run.models, seen.run.new, seen.run.left, seen.run.due) == (1, 2, 0, 2)
+    assert seen.run.seconds > 0
     (left,) = tmp_path.glob("runs/*/config.json")
     assert json.loads(left.read_text())["chans"] == [1, 4]
 
@@ -139,7 +141,7 @@ def test_events_are_left_where_the_tables_cannot_be_made(
         raise OSError(28, "No space left")
 
     monkeypatch.setattr(manifest, "compact", full)
-    monkeypatch.setattr(run, "work", lambda *of: of[4].add(summary()))
+    monkeypatch.setattr(run, "work", lambda *of: of[3].tally.add(summary()))
     monkeypatch.setattr(plan, "list_models", lambda config: [ENTRY])
     monkeypatch.setattr(plan, "check_targets", lambda entries, targets: None)
     with pytest.raises(RunError, match="the manifest can't be made"):

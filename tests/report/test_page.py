@@ -23,7 +23,7 @@ from tests.support.records import record, variant
 from tests.support.rows import SENTINEL, lacking, many, run, summarise, usable
 from zooadapt.cli.main import main
 from zooadapt.cli.reading import pull
-from zooadapt.job.run import Tally
+from zooadapt.job.tally import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import FAILURES_SCHEMA
 from zooadapt.mirror.run_files import EventLog, Run
@@ -297,7 +297,7 @@ def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
     entry = ModelEntry("timm", "net", "net", "", None)
     job = Job("20261124T020000Z-abc123", store.root)
     with TemporaryFile() as log:
-        tally = Tally(EventLog(log))
+        tally = Tally(job.run_id, EventLog(log), ())
         for seconds in ({"fetch": 1.0, "validate": 2.0}, {"fetch": 3.0}):
             tally.add(ModelSummary(entry, ("4",), (), 100, 400, seconds, "cpu"))
         ending = Run(

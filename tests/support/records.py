@@ -13,6 +13,7 @@ import pandas as pd
 from zooadapt import types
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.records import write_record
+from zooadapt.mirror.run_files import Heartbeat, Run, write_heartbeat
 from zooadapt.stores.local import LocalStore
 from zooadapt.stores.store import Store
 from zooadapt.types import Row
@@ -112,3 +113,10 @@ def later(store: Store, key: str) -> None:
     """Date a record in the future."""
     content = {**json.loads(store.read(key)), "created_at": "2999-01-01T00:00:00+00:00"}
     store.write(key, [json.dumps(content).encode()])
+
+
+def at_work(store: Store, began: datetime) -> str:
+    """A run that began then, and has just given a sign of life; its id."""
+    run_id = f"{began:%Y%m%dT%H%M%SZ}-abcdef"
+    write_heartbeat(store, Heartbeat(Run(run_id, 1, 1, 0, 0, 5, 7, 60.0, {}, left=2, due=3), 1))
+    return run_id

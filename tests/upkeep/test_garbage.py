@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.records import failure, keys, put, record, variant, write
+from tests.support.records import at_work, failure, keys, put, record, variant, write
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest
 from zooadapt.stores import multipart
@@ -87,6 +87,22 @@ def test_what_is_young_stays(store: Store) -> None:
     write(store, f"{folder(1)}/model.safetensors{TEMPORARY}", days=29)
     assert names(store) == []
     assert names(store, days=28) == [f"{folder(1)}/model.safetensors{TEMPORARY}", folder(2)]
+
+
+def test_what_was_written_since_a_run_at_work_began_stays(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, folder(2), days=2)  # published by the run, and not recorded yet
+    put(store, folder(3), days=4)
+    run_id = at_work(store, ago(3))
+    assert gc(store, "--delete", "--older-than", "0m") == 0
+    assert f"run {run_id} is at work" in caplog.text
+    assert {key.rpartition("/")[0] for key in store.list(MODEL)} == {
+        folder(1),
+        folder(2),
+        source(1),
+    }
+    assert store.exists(f"runs/{run_id}/heartbeat.json")
 
 
 def test_what_killed_writers_left_goes(store: Store) -> None:

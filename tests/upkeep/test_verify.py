@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import zooadapt
 from tests.conftest import SMALL
 from tests.support.damage import edit_table, flip, one
 from tests.support.pipelines import counted, entry, run
+from tests.support.records import at_work
 from zooadapt import bands, ranges
 from zooadapt.cli.main import main
 from zooadapt.mirror import manifest, safetensors_file
@@ -172,7 +174,11 @@ def test_what_is_recorded_and_not_listed_is_said_and_not_wrong(
     file = mirror / "manifest.parquet"
     pq.write_table(pq.read_table(file).slice(1), file)
     assert checked(mirror) == 0
-    assert "1 recorded variant not in the manifest yet" in capsys.readouterr().out
+    told = "1 recorded variant not in the manifest yet: "
+    assert f"{told}run zooadapt rebuild" in capsys.readouterr().out
+    at_work(open_store(str(mirror)), datetime.now(UTC))
+    assert checked(mirror) == 0
+    assert f"{told}the job that is at work lists them" in capsys.readouterr().out
 
 
 def spoil_the_stem(mirror: Path) -> None:

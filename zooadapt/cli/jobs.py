@@ -1,5 +1,6 @@
 """The commands for people who run jobs on a mirror: list the runs, take models down."""
 
+import json
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -78,28 +79,64 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
     return tuple(asked) or ALL
 
 
-@click.command()
+class _Runs(click.Group):
+    """`runs` lists the runs, unless a subcommand comes first."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(context, args if args[:1] == ["show"] else ["list", *args])
+
+
+@click.group(cls=_Runs)
+def runs() -> None:
+    """List the runs of a mirror's jobs, or show one: runs show RUN."""
+
+
+@runs.command("list")
 @of_mirror
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
               help="List at most this many runs, the latest.")  # fmt: skip
 @click.option("--watch", is_flag=True,
               help="List them again every ten seconds, until no run is at work.")  # fmt: skip
 @as_json
-def runs(store: "Store", limit: int, watch: bool, as_json: bool) -> int:
-    """List the runs of a mirror's jobs, the latest first."""
-    from zooadapt.mirror import run_files
-    from zooadapt.report import status, tables
+def list_runs(store: "Store", limit: int, watch: bool, as_json: bool) -> int:
+    """List the runs of a mirror's jobs, the latest first. `zooadapt runs show RUN` shows one."""
+    from zooadapt.mirror.runs import latest
+    from zooadapt.reader.runs import table
+    from zooadapt.report import runs, tables
 
     while True:
-        seen = run_files.seen(store, limit)
+        seen = latest(store, limit)
         if not seen and not as_json:
             click.echo("the mirror has no runs")
             return OK
-        found = status.runs(seen)
-        click.echo(tables.as_json(found) if as_json else status.run_lines(found))
-        if not watch or all(each.ended != "running" for each in seen):
+        found = table(seen)
+        click.echo(tables.as_json(found) if as_json else runs.lines(found))
+        if not watch or all(each.state != "running" for each in seen):
             return OK
         time.sleep(_WATCHED_EVERY)
+
+
+@runs.command("show")
+@click.argument("run_id", metavar="RUN")
+@of_mirror
+@as_json
+def show_run(store: "Store", run_id: str, as_json: bool) -> int:
+    """Show all that is known of one run: its figures, options and failures.
+
+    RUN is the run's id, or how it begins.
+    """
+    from zooadapt.mirror import runs as mirror_runs
+    from zooadapt.reader.runs import table
+    from zooadapt.report import runs, tables
+
+    seen = mirror_runs.find(store, run_id)
+    row, events = table([seen]).to_dict("records")[0], mirror_runs.events(store, seen.run_id)
+    if as_json:
+        (known,) = json.loads(tables.as_json(table([seen])))
+        click.echo(json.dumps({**known, "options": seen.options, "events": events}, indent=2))
+    else:
+        click.echo(runs.all_of(seen, row, events))
+    return OK
 
 
 COMMANDS = (remove, runs)

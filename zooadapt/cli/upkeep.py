@@ -58,6 +58,7 @@ def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
     now = datetime.now(UTC)
     before = now - older_than
     with store.session(f"gc-{now:%Y%m%dT%H%M%SZ}") if delete else nullcontext():
+        before = garbage.spared(store, before)
         found = garbage.find(store, before)
         if found:
             click.echo(upkeep.garbage_table(found, now))

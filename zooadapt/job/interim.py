@@ -5,12 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from itertools import count
-from typing import Any
 
 from zooadapt.errors import UsageError, one_line
-from zooadapt.mirror import manifest, run_files
+from zooadapt.job.tally import Tally
+from zooadapt.mirror import manifest
+from zooadapt.mirror.run_files import Heartbeat, write_heartbeat
 from zooadapt.mirror.scan import Records
 from zooadapt.report import page
 from zooadapt.stores.store import Store
@@ -27,6 +26,23 @@ _TICK = 2.0
 _log = logging.getLogger("zooadapt")
 
 
+class Heart:
+    """Leaves the signs of life of a run."""
+
+    def __init__(self, store: Store, tally: Tally) -> None:
+        self.tally = tally
+        self.seconds_left: Callable[[], float | None] = lambda: None
+        """Estimates the time until the run ends."""
+        self._store, self._beats = store, 0
+
+    def beat(self, stopped: bool = False) -> None:
+        """Leave a sign of life. Failing to write it is only said in the log."""
+        self._beats += 1
+        tally, left = self.tally, None if stopped else self.seconds_left()
+        sign = Heartbeat(tally.run(), self._beats, tally.last_model, left, stopped)
+        _trying("the sign of life", lambda: write_heartbeat(self._store, sign))
+
+
 class Interim:
     """Within the context, a thread compacts the records now and then, and leaves signs of life.
 
@@ -35,9 +51,8 @@ class Interim:
     as the end of the run does it again.
     """
 
-    def __init__(self, store: Store, run_id: str, figures: Callable[[], dict[str, Any]]) -> None:
-        """`figures` are the run's so far: `made` is the number of new variants."""
-        self._store, self._run_id, self._figures = store, run_id, figures
+    def __init__(self, store: Store, heart: Heart) -> None:
+        self._store, self._heart = store, heart
         self._records = Records(store, keep=True)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=t, daemon=True) for t in (self._beat, self._tell)]
@@ -53,22 +68,19 @@ class Interim:
 
     def _beat(self) -> None:
         """Leave a sign of life every minute."""
-        for beat in count(1):
-            figures = self._figures()
-            write = partial(run_files.write_heartbeat, self._store, self._run_id, beat, figures)
-            self._trying("the sign of life", write)
-            if self._stop.wait(BEAT):
-                return
+        self._heart.beat()
+        while not self._stop.wait(BEAT):
+            self._heart.beat()
 
     def _tell(self) -> None:
         """Bring the tables up to date now and then, once there is a variant."""
-        while not self._figures()["made"]:
+        while not self._heart.tally.new:
             if self._stop.wait(_TICK):
                 return
         pause = 0.0
         while not self._stop.wait(pause):
             began = time.monotonic()
-            self._trying("the tables", self._compact)
+            _trying("the tables", self._compact)
             pause = max(LEAST, _SPARSE * (time.monotonic() - began))
 
     def _compact(self) -> None:
@@ -76,8 +88,9 @@ class Interim:
         with suppress(UsageError):  # a mirror that is too large for a page
             page.write(self._store, tables)
 
-    def _trying(self, what: str, do: Callable[[], None]) -> None:
-        try:
-            do()
-        except Exception as error:
-            _log.warning("%s couldn't be brought up to date: %s", what, one_line(error))
+
+def _trying(what: str, do: Callable[[], None]) -> None:
+    try:
+        do()
+    except Exception as error:
+        _log.warning("%s couldn't be brought up to date: %s", what, one_line(error))

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 
@@ -16,11 +16,12 @@ import click
 from zooadapt.cluster.connection import Connection
 from zooadapt.errors import RunError, UsageError, one_line, redact
 from zooadapt.job import plan, source_changes
-from zooadapt.job.interim import Interim
+from zooadapt.job.interim import Heart, Interim
 from zooadapt.job.options import Config
+from zooadapt.job.tally import Tally
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.columns import KEY, key
-from zooadapt.mirror.run_files import EventLog, Run
+from zooadapt.mirror.run_files import EventLog
 from zooadapt.mirror.scan import Records
 from zooadapt.report import page
 from zooadapt.report.failures import failure_table
@@ -28,58 +29,9 @@ from zooadapt.report.job import Progress, closing
 from zooadapt.report.text import counted
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
-from zooadapt.types import Job, ModelEntry, ModelSummary, Outage, Request, Row
+from zooadapt.types import Job, ModelEntry, ModelSummary, Request, Row
 
 OK, FAILED, STOPPED = 0, 1, 3
-
-
-@dataclass
-class Tally:
-    """The figures of a run. Only what the end of the run needs is held in memory."""
-
-    events: EventLog
-    """The log that gets an event for each model."""
-    new: int = 0
-    """The number of variants that were made."""
-    failures: list[Row] = field(default_factory=list)
-    """The variants that weren't made, as rows of failures.parquet without run and attempts."""
-    models: int = 0
-    """The number of models that have ended, those postponed left out."""
-    postponed: int = 0
-    """The number of models that outages kept from being made."""
-    down: Sequence[Outage] = ()
-    """The sources and the store for which models were left, because they were out of reach."""
-    bytes_read: int = 0
-    bytes_written: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage, summed over all workers."""
-
-    def figures(self, models: int) -> dict[str, int]:
-        """The figures so far of a run over that many models."""
-        return {
-            "models": self.models,
-            "made": self.new,
-            "failed": sum(row["status"] == "failed" for row in self.failures),
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
-            "left": models - self.models - self.postponed,
-            "postponed": self.postponed,
-        }
-
-    def add(self, summary: ModelSummary) -> None:
-        """Count a model that has ended."""
-        if summary.outage:
-            self.postponed += 1
-        else:
-            self.models += 1
-        self.new += len(summary.made)
-        self.bytes_read += summary.bytes_read
-        self.bytes_written += summary.bytes_written
-        for stage, seconds in summary.seconds.items():
-            self.stages[stage] = self.stages.get(stage, 0.0) + seconds
-        model = {"zoo": summary.entry.zoo, "model": summary.entry.name}
-        self.failures += [{**model, **asdict(failure)} for failure in summary.failures]
-        self.events.add(summary)
 
 
 def adapt(config: Config) -> int:
@@ -93,7 +45,7 @@ def adapt(config: Config) -> int:
 
 
 def _adapt(config: Config, connection: Connection) -> int:
-    started, job = time.monotonic(), config.job()
+    job = config.job()
     listed = plan.list_models(config)
     entries = plan.select(config, listed)
     plan.check_targets(entries, config.targets)
@@ -103,18 +55,22 @@ def _adapt(config: Config, connection: Connection) -> int:
         records = Records(store, keep=True)
         todo = planned(config, job, listed, entries, records)
         click.echo(f"plan: {todo}")
-        tally = Tally(EventLog(log))
+        tally = Tally(job.run_id, EventLog(log), todo.requests)
+        heart = Heart(store, tally)
         with ExitStack() as ending:
             ending.callback(connection.end)
             try:
                 if todo.requests:
-                    work(todo, config, job, records, tally, connection, ending)
+                    work(config, job, records, heart, connection, ending)
+            except BaseException:
+                heart.beat(stopped=True)
+                raise
             finally:  # before anything is cancelled: who stops a job may kill it in seconds
                 try:
                     tables = compacted(records, job)
                 finally:
                     tally.events.leave(store, job.run_id)
-        return _finish(config, job, entries, todo, tables, tally, store, started)
+        return _finish(config, job, entries, tables, tally, store)
 
 
 def open_mirror(config: Config, job: Job) -> Store:
@@ -151,11 +107,10 @@ def planned(
 
 
 def work(
-    todo: plan.Plan,
     config: Config,
     job: Job,
     records: Records,
-    tally: Tally,
+    heart: Heart,
     connection: Connection,
     ending: ExitStack,
 ) -> None:
@@ -165,6 +120,7 @@ def work(
     """
     from zooadapt.cluster import nodes, ray_executor  # Ray: not where nothing is due
 
+    tally, requests = heart.tally, heart.tally.requests
     deadline = time.monotonic() + 3600 * (config.max_hours or math.inf)
     click.echo(f"ray: {connection.made()}")
     if records.store.is_local:
@@ -173,12 +129,13 @@ def work(
     click.echo(f"ray: {nodes.workers(asked)}")
     Thread(target=page.prepare).start()
     with (
-        Progress(todo.requests) as progress,
-        Interim(records.store, job.run_id, lambda: tally.figures(len(todo.requests))),
+        Progress(requests) as progress,
+        Interim(records.store, heart),
     ):
+        heart.seconds_left = progress.seconds_left
         watcher = _Watcher(tally, progress)
         tally.down = ray_executor.run(
-            todo.requests, job, asked, watcher, ending, lambda: time.monotonic() > deadline
+            requests, job, asked, watcher, ending, lambda: time.monotonic() > deadline
         )
 
 
@@ -217,11 +174,9 @@ def _finish(
     config: Config,
     job: Job,
     entries: Sequence[ModelEntry],
-    todo: plan.Plan,
     tables: manifest.Compacted,
     tally: Tally,
     store: Store,
-    started: float,
 ) -> int:
     """Print what became of all that was asked for, write it to the mirror, return the exit code."""
     asked = {(entry.zoo, entry.name) for entry in entries}
@@ -235,20 +190,7 @@ def _finish(
     # A failure of this run counts even where an older success stands in the mirror.
     failures = list({key(row): row for row in [*recorded, *tally.failures]}.values())
     counts = Counter(row["status"] for row in failures)
-    run = Run(
-        run_id=job.run_id,
-        models=tally.models,
-        new=tally.new,
-        unsupported=counts["unsupported"],
-        failed=counts["failed"],
-        bytes_read=tally.bytes_read,
-        bytes_written=tally.bytes_written,
-        seconds=time.monotonic() - started,
-        stages=tally.stages,
-        left=len(todo.requests) - tally.models - tally.postponed,
-        postponed=tally.postponed,
-        down=", ".join(outage.place for outage in tally.down),
-    )
+    run = replace(tally.run(), unsupported=counts["unsupported"], failed=counts["failed"])
     if failures:
         click.echo(failure_table(failures))
     dest, usable = redact(job.dest), len(tables.usable)
@@ -258,7 +200,7 @@ def _finish(
     click.echo(closing(run, dest, usable, example, options=bool(job.dest_options)))
     if not run.left:
         return FAILED if run.failed or run.postponed else OK
-    left = f"{run.left:,} of {counted(len(todo.requests), 'model')} left"
+    left = f"{run.left:,} of {counted(len(tally.requests), 'model')} left"
     whys = [f"{each.place} is out of reach ({each.task}: {each.reason})" for each in tally.down]
     why = " and ".join(whys) or f"after {config.max_hours:g} h (--max-hours)"
     stopped = "stopped, because" if whys else "stopped"

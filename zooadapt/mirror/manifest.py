@@ -132,13 +132,12 @@ def compact(store: Store, records: Records | None = None) -> Compacted:
     Memory holds one batch of records at a time, and the tables in their compressed form. Raises
     RunError for a record or a table of a newer layout.
     """
-    with store.exclusive():
-        versions = [store.version(name) for name in (MANIFEST, FAILURES)]
-        records = records or Records(store)
-        tables = _compacted(records.histories(archiving=True))
-        _replace(store, MANIFEST, tables.usable.data, versions[0])
-        _replace(store, FAILURES, tables.failures.data, versions[1])
-        records.leave_archive()
+    versions = [store.version(name) for name in (MANIFEST, FAILURES)]
+    records = records or Records(store)
+    tables = _compacted(records.histories(archiving=True))
+    _replace(store, MANIFEST, tables.usable.data, versions[0])
+    _replace(store, FAILURES, tables.failures.data, versions[1])
+    records.leave_archive()
     return tables
 
 

@@ -1,7 +1,8 @@
 """The files that a run leaves in ``runs/<run_id>/``: how they are written and read.
 
-- ``config.json``: the run's options with defaults filled in, without secrets; written at the start;
-- ``heartbeat.json``: the figures so far; written every minute, as a sign of life;
+- ``config.json``: the options with defaults filled in, without secrets; written at the start;
+- ``heartbeat.json``: the figures so far; written every minute, as a sign of life, and once more if
+  a signal or an error ends the run;
 - ``events.jsonl``: one JSON object for each model that the run is done with; written when the run
   ends, even by a signal or an error;
 - ``summary.json``: the figures of the run; written only if the run completes, or its time is up.
@@ -19,16 +20,9 @@ from zooadapt.errors import one_line, reason, redact
 from zooadapt.stores.store import Store
 from zooadapt.types import STAGES, ModelSummary
 
-_FILE = re.compile(
-    r"runs/(\d{8}T\d{6}Z-\w+)/(config\.json|heartbeat\.json|events\.jsonl|summary\.json)"
-)
 _SUMMARY = re.compile(r"runs/(\d{8}T\d{6}Z-\w+)/summary\.json")
 _MOST = 365
 """The largest number of runs that are read: one a night for a year."""
-
-HEARTBEAT = "heartbeat.json"
-_ALIVE = 300.0
-"""Seconds after its last sign of life until a run counts as killed; it leaves one every minute."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -61,33 +55,13 @@ class Run:
     """The number of models that outages kept from being made."""
     down: str = ""
     """What was out of reach, so that models were left; "" where nothing was."""
+    due: int = 0
+    """The number of variants that the run was to make; 0 in the summaries of zooadapt 0.1."""
 
     @property
     def began(self) -> str:
         """The start time in UTC to the minute, such as ``2026-11-24 16:20``."""
-        return f"{_began(self.run_id):%Y-%m-%d %H:%M}"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A run as its files show it, however it ended."""
-
-    run_id: str
-    ended: str
-    """``done``; ``time up`` (--max-hours is over); ``outage`` (models were left because a source or
-    the store was out of reach); ``stopped`` by a signal or an error;
-    ``running``, with a sign of life in the last minutes; ``killed``, without; ``no end`` (it left
-    no sign of life at all); or ``damaged`` (its files can't be understood)."""
-    zooadapt_version: str | None
-    """None where the run's files don't state it."""
-    run: Run | None
-    """The run's figures; None where they aren't known. Those of a stopped run come from its events:
-    `unsupported` and `failed` then leave out earlier runs."""
-
-    @property
-    def began(self) -> datetime:
-        """The start time in UTC."""
-        return _began(self.run_id)
+        return f"{began(self.run_id):%Y-%m-%d %H:%M}"
 
 
 def write_options(store: Store, run_id: str, options: Mapping[str, Any]) -> None:
@@ -105,11 +79,27 @@ def write_summary(store: Store, run: Run, dest: str, usable: int) -> None:
     store.write(f"runs/{run.run_id}/summary.json", [json.dumps(content, indent=2).encode()])
 
 
-def write_heartbeat(store: Store, run_id: str, beat: int, figures: Mapping[str, Any]) -> None:
-    """Write a run's ``heartbeat.json``: its figures so far, and how many such there were."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    content = json.dumps({"time": now, "beat": beat, **figures}, indent=2)
-    store.write(f"runs/{run_id}/{HEARTBEAT}", [content.encode()])
+@dataclass(frozen=True)
+class Heartbeat:
+    """A sign of life of a run, with its figures so far."""
+
+    run: Run
+    beat: int
+    """How many signs of life the run has left, this one included."""
+    last_model: str = ""
+    """When the last model ended, in ISO 8601; "" where none has."""
+    seconds_left: float | None = None
+    """The estimated time until the run ends; None where nothing is known yet."""
+    stopped: bool = False
+    """Whether a signal or an error has ended the run."""
+
+
+def write_heartbeat(store: Store, heartbeat: Heartbeat) -> None:
+    """Write a run's ``heartbeat.json``."""
+    content = asdict(heartbeat)
+    run_id = content["run"].pop("run_id")
+    text = json.dumps({**content.pop("run"), **content}, indent=2)
+    store.write(f"runs/{run_id}/heartbeat.json", [text.encode()])
 
 
 class EventLog:
@@ -156,98 +146,30 @@ def read(store: Store) -> list[Run]:
     runs = []
     for key, data in store.read_many([*found][-_MOST:]).items():
         try:
-            runs.append(_run(found[key], json.loads(data)))
+            runs.append(figures(found[key], json.loads(data)))
         except (ValueError, TypeError, KeyError, AttributeError) as cause:
             _log.warning("%s is damaged and left out (%s)", key, reason(cause))
     return sorted(runs, key=lambda run: run.run_id, reverse=True)
 
 
-def _run(run_id: str, summary: dict[str, Any]) -> Run:
+def figures(run_id: str, summary: Mapping[str, Any]) -> Run:
+    """The figures in a ``summary.json`` or ``heartbeat.json``. Raises as damaged JSON does:
+    ValueError, TypeError, KeyError or AttributeError.
+    """
     counts = {name: int(summary[name]) for name in ("new", "unsupported", "failed")}
     # The summaries of early releases lack the other figures.
     sums = {name: int(summary.get(name, 0)) for name in ("models", "bytes_read", "bytes_written")}
     spent = summary.get("stages", {})
     stages = {stage: float(spent[stage]) for stage in STAGES if stage in spent}
-    late = {name: int(summary.get(name, 0)) for name in ("left", "postponed")}
+    late = {name: int(summary.get(name, 0)) for name in ("left", "postponed", "due")}
     took = float(summary["seconds"])
     down = str(summary.get("down", ""))
     return Run(run_id=run_id, **counts, **sums, seconds=took, stages=stages, **late, down=down)
 
 
-def _began(run_id: str) -> datetime:
+def began(run_id: str) -> datetime:
+    """The start time in UTC."""
     return datetime.strptime(run_id[:16], "%Y%m%dT%H%M%S%z")
-
-
-def seen(store: Store, most: int) -> list[Seen]:
-    """The latest runs, at most `most`, the latest first; runs without a summary too."""
-    files: dict[str, set[str]] = {}
-    for key in store.list("runs"):
-        if match := _FILE.fullmatch(key):
-            files.setdefault(match[1], set()).add(key)
-    latest = sorted(files, reverse=True)[:most]
-    wanted = [key for run_id in latest for key in files[run_id] if _is_read(key, files[run_id])]
-    content = store.read_many(sorted(wanted))
-    return [_seen(run_id, content) for run_id in latest]
-
-
-def _is_read(key: str, files: set[str]) -> bool:
-    """Whether the file `key` is read: events only where there is no summary, as they are long."""
-    return not key.endswith(".jsonl") or key.replace("events.jsonl", "summary.json") not in files
-
-
-def _seen(run_id: str, content: dict[str, bytes]) -> Seen:
-    files = ("config.json", "summary.json", "events.jsonl", HEARTBEAT)
-    options, summary, events, beat = (content.get(f"runs/{run_id}/{name}") for name in files)
-    try:
-        version = json.loads(options or b"{}").get("zooadapt_version")
-        if summary is not None:
-            run = _run(run_id, json.loads(summary))
-            ended = "outage" if run.down else "time up" if run.left else "done"
-            return Seen(run_id, ended, version, run)
-        if events is not None:
-            return Seen(run_id, "stopped", version, _from_events(run_id, events))
-        if beat is not None:
-            return _alive(run_id, version, json.loads(beat))
-        return Seen(run_id, "no end", version, None)
-    except (ValueError, TypeError, KeyError, AttributeError) as cause:
-        _log.warning("runs/%s is damaged and shown without figures (%s)", run_id, reason(cause))
-        return Seen(run_id, "damaged", None, None)
-
-
-def _alive(run_id: str, version: str | None, beat: dict[str, Any]) -> Seen:
-    """A run that has no end yet, from its last sign of life."""
-    when = datetime.fromisoformat(beat["time"])
-    silent = (datetime.now(UTC) - when).total_seconds()
-    names = ("models", "made", "failed", "bytes_read", "bytes_written", "left", "postponed")
-    models, new, failed, read_, written, left, postponed = (int(beat[name]) for name in names)
-    seconds = (when - _began(run_id)).total_seconds()
-    run = Run(run_id, models, new, 0, failed, read_, written, seconds, {}, left, postponed)
-    return Seen(run_id, "running" if silent < _ALIVE else "killed", version, run)
-
-
-def _from_events(run_id: str, events: bytes) -> Run:
-    """The figures of a stopped run, from the events of the models that it was done with."""
-    run = Run(run_id, 0, 0, 0, 0, 0, 0, 0.0, {})
-    for line in events.splitlines():
-        event = json.loads(line)
-        statuses = [failure["status"] for failure in event["failures"]]
-        spent = {s: run.stages.get(s, 0.0) + event["seconds"].get(s, 0.0) for s in STAGES}
-        seconds = run.seconds
-        if "time" in event:
-            seconds = (datetime.fromisoformat(event["time"]) - _began(run_id)).total_seconds()
-        run = replace(
-            run,
-            models=run.models + (event["outcome"] != "postponed"),
-            postponed=run.postponed + (event["outcome"] == "postponed"),
-            new=run.new + len(event["made"]),
-            unsupported=run.unsupported + statuses.count("unsupported"),
-            failed=run.failed + statuses.count("failed"),
-            bytes_read=run.bytes_read + int(event["bytes_read"]),
-            bytes_written=run.bytes_written + int(event["bytes_written"]),
-            seconds=seconds,
-            stages=spent,
-        )
-    return run
 
 
 def together(runs: Sequence[Run]) -> dict[str, float]:

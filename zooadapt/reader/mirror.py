@@ -241,6 +241,19 @@ class Mirror:
                 derived.pulled(self._cache, row).write(target, kept, permuted)
         return cache.copy(kept, to) if to else kept
 
+    def runs(self, limit: int = 365) -> pd.DataFrame:
+        """The latest runs of the mirror's jobs, one row each, the latest first.
+
+        The columns are those of ``zooadapt runs --json``: ``ended`` says whether a run is running,
+        done or stopped, and how far it has come is in the other columns. Of several mirrors only
+        the first is asked. Raises UsageError if the mirror can't be listed.
+        """
+        from zooadapt.mirror import runs
+        from zooadapt.reader.runs import table
+
+        store, _ = self.mirrors[0]
+        return table(runs.latest(store, limit))
+
     def verify(self, deep: bool = False) -> pd.DataFrame:
         """Verify the mirror. Returns its faults, one row each, with the columns `where` and `what`.
 

@@ -82,15 +82,22 @@ class Progress:
 
     def so_far(self) -> str:
         """Variants made and asked for, models that failed by stage, the rate and the time left."""
-        seconds = max(time.monotonic() - self._began, 1e-3)
         parts = [f"{self._made:,} of {counted(self._variants, 'variant')} made"]
         if self._failures:
             stages = ", ".join(f"{stage} {count:,}" for stage, count in self._failures.items())
             parts.append(f"{counted(self._failures.total(), 'model')} failed ({stages})")
-        parts.append(f"{size(self._bytes / seconds)}/s")
-        if 0 < (share := self._work.share()) < 1:
-            parts.append(f"about {duration(seconds * (1 - share) / share)} left")
+        parts.append(f"{size(self._bytes / self._seconds())}/s")
+        if (left := self.seconds_left()) is not None:
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
+
+    def seconds_left(self) -> float | None:
+        """An estimate of the time until the run ends; None where nothing has ended yet."""
+        share = self._work.share()
+        return self._seconds() * (1 - share) / share if 0 < share < 1 else None
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._began, 1e-3)
 
 
 class Work:

@@ -21,13 +21,9 @@ def verified(findings: Findings, deep: bool) -> str:
     proved = ", each proved again" if deep else ""
     faults = counted(len(findings.wrong), "fault")
     verdict = f"{faults}, see above" if findings.wrong else f"all is well{proved}"
-    unlisted = (
-        f"; {counted(findings.unlisted, 'recorded variant')} not in the manifest yet: wait for the "
-        f"job that is at work, or run zooadapt rebuild"
-        if findings.unlisted
-        else ""
-    )
-    return f"{checked}: {verdict}{unlisted}"
+    lacking = f"; {counted(findings.unlisted, 'recorded variant')} not in the manifest yet: "
+    remedy = "the job that is at work lists them" if findings.at_work else "run zooadapt rebuild"
+    return f"{checked}: {verdict}" + (lacking + remedy) * bool(findings.unlisted)
 
 
 def garbage_table(garbage: Sequence[Garbage], now: datetime) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from zooadapt.errors import redact
+from zooadapt.errors import Conflict, redact
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
 
@@ -76,12 +76,22 @@ class LocalStore(Store):
         with Path(self.path(key)).open("rb") as file:
             return Path(self.path(key)), hashlib.file_digest(file, "sha256").hexdigest()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold a lock on a file in the root. The system releases it when the process ends."""
+    def version(self, key: str) -> str | None:
+        """The sha256 of the file, in hex; None if it is absent."""
+        try:
+            return hashlib.sha256(self.read(key)).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        """See `Store.replace`. A lock on a file in the root is held only while this compares and
+        writes. The system releases it when the process ends.
+        """
         Path(self.root).mkdir(parents=True, exist_ok=True)
         with _locked(Path(self.root) / ".lock"):
-            yield
+            if self.version(key) != version:
+                raise Conflict(f"{key} was changed by another job")
+            self.write(key, [data])
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
         """Do nothing: any number of jobs can share a local mirror."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import partial
 
 from zooadapt.errors import Conflict, PublishError
@@ -87,6 +89,13 @@ class S3Store(Store):
             return str(self.fs.info(self.path(key))["ETag"])
         except FileNotFoundError:
             return None
+
+    def age(self, key: str) -> timedelta:
+        """See `Store.age`. Every answer of S3 tells the time."""
+        answer = multipart.call_s3(self.fs, "head_object", **self._place(key))
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        written: datetime = answer["LastModified"]
+        return now - written
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """See `Store.replace`. It is a PUT with If-Match, or If-None-Match: * for a new object."""

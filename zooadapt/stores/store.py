@@ -3,7 +3,8 @@
 Keys are relative to the store's root, with "/" between their parts. `Store` works on every
 filesystem; its subclasses use what their filesystem does better:
 
-- `local` writes a temporary file and calls ``os.replace``; it replaces objects under a file lock;
+- `local` writes a temporary file and calls ``os.replace``; a file lock is held while it compares
+  and replaces an object;
 - `s3` makes an upload visible when it is complete; it replaces with If-Match / If-None-Match;
 - `web` only reads, from a folder behind a web server;
 - any other store writes under a temporary name and then moves the object; one job at a time holds
@@ -13,8 +14,8 @@ filesystem; its subclasses use what their filesystem does better:
 import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ class Store:
             raise RunError(f"this kind of store doesn't state how old {key} is") from cause
         return when if when.tzinfo else when.replace(tzinfo=UTC)
 
+    def age(self, key: str) -> timedelta:
+        """How long ago the object was written, by the store's clock where the store tells it.
+
+        Raises as `modified` does.
+        """
+        return datetime.now(UTC) - self.modified(key)
+
     def unfinished(self, prefix: str) -> Iterable[Unfinished]:
         """The uploads that were begun and neither completed nor aborted, to objects in the folder
         `prefix` or to the object of that name.
@@ -189,13 +197,9 @@ class Store:
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """Write `key` if it is still at `version`. Raises Conflict otherwise.
 
-        Call `version`, and then this, in one `exclusive()` block.
+        A store that can't compare relies on `session`: there one job at a time replaces objects.
         """
         self.write(key, [data])
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Keep other processes from replacing objects during the block, if the store needs that."""
-        return nullcontext()
 
     def session(self, run_id: str) -> AbstractContextManager[None]:
         """Hold the store for a job. Raises RunError if it allows one job and another holds it."""

@@ -25,8 +25,9 @@ from functools import partial
 from tqdm import tqdm
 
 from zooadapt.errors import RunError, one_line
-from zooadapt.mirror import columns, manifest
+from zooadapt.mirror import columns, manifest, runs
 from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE
+from zooadapt.mirror.run_files import began
 from zooadapt.mirror.scan import ARCHIVE
 from zooadapt.mirror.takedowns import Takedowns
 from zooadapt.names import CONFIG, source_stem
@@ -63,6 +64,17 @@ class Garbage:
     """The keys of its objects."""
     upload: Unfinished | None = None
     """The unfinished upload, if this garbage is one; `keys` is then empty."""
+
+
+def spared(store: Store, before: datetime) -> datetime:
+    """`before`, or when the oldest run that is at work began, if that is earlier.
+
+    Such a run publishes objects that no record names yet.
+    """
+    at_work = runs.at_work(store)
+    for seen in at_work:
+        _log.warning("run %s is at work: nothing that was written since is removed", seen.run_id)
+    return min([before, *(began(seen.run_id) for seen in at_work)])
 
 
 def find(store: Store, before: datetime) -> list[Garbage]:

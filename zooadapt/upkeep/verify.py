@@ -31,7 +31,7 @@ from zooadapt.errors import (
     reason,
     stage,
 )
-from zooadapt.mirror import columns, layout, manifest
+from zooadapt.mirror import columns, layout, manifest, runs
 from zooadapt.mirror.columns import MANIFEST_SCHEMA
 from zooadapt.mirror.manifest import FAILURES, MANIFEST
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id, model_folder, source_stem
@@ -66,6 +66,8 @@ class Findings:
     """The bytes of these variants' model.safetensors files."""
     unlisted: int
     """How many recorded variants the manifest lacks, because a job is running or was killed."""
+    at_work: bool = False
+    """Whether a job is running, which will list them."""
 
 
 def verify(store: Store, deep: bool = False) -> Findings:
@@ -90,7 +92,8 @@ def verify(store: Store, deep: bool = False) -> Findings:
             bar.update(row["bytes"])
     listed = {columns.key(row) for row in rows}
     unlisted = sum(columns.key(row) not in listed for row in manifest.merge(records).usable)
-    return Findings(list(dict.fromkeys(wrong)), len(rows), size, unlisted)
+    at_work = bool(unlisted and runs.at_work(store))
+    return Findings(list(dict.fromkeys(wrong)), len(rows), size, unlisted, at_work)
 
 
 def _failures_table(store: Store) -> list[Wrong]:
