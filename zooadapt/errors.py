@@ -56,6 +56,10 @@ class StageError(ZooadaptError):
     """Whether the cause is no fault of the model and may pass by itself. Then nothing is recorded,
     and the next run takes the model up again."""
 
+    until = 0.0
+    """When a source that limits requests takes them again, as it says, in seconds since the epoch;
+    0 where it doesn't say."""
+
     @property
     def error_type(self) -> str:
         """The class name of this error's cause, or of this error if it has none."""
@@ -153,16 +157,44 @@ def reaching_store() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as cause:
-        library = type(cause).__module__.partition(".")[0]
-        if not isinstance(cause, OSError) and library not in ("botocore", "aiohttp"):
+        if not is_of_store(cause):
             raise
         raise StoreUnreachable(f"the store can't be used: {one_line(cause)}") from cause
 
 
+def is_of_store(error: Exception) -> bool:
+    """Whether an error tells of a store's filesystem, network or server."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in ("botocore", "aiohttp")
+
+
+_REMEDIES = (
+    (
+        re.compile(r"Unable to locate credentials"),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public bucket give --anon, or the "
+        "storage option anon",
+    ),
+    (
+        re.compile(r"Could not connect to the endpoint URL"),
+        "AWS_ENDPOINT_URL must name the store's server, or be unset for AWS",
+    ),
+    (
+        re.compile(r"InvalidAccessKeyId|SignatureDoesNotMatch|Access Key Id you provided"),
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be valid at AWS_ENDPOINT_URL",
+    ),
+)
+"""What to do, by what stores and their libraries say."""
+
+
 def one_line(error: BaseException, limit: int = 400) -> str:
-    """The error's message as one line of at most `limit` characters, without secrets."""
+    """The error's message as one line, without secrets, and with a remedy if there is one.
+
+    The message is cut to at most `limit` characters.
+    """
     text = redact(" ".join(str(error).split()) or type(error).__name__)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    remedies = [remedy for said, remedy in _REMEDIES if said.search(text) and remedy not in text]
+    return f"{text} ({remedies[0]})" if remedies else text
 
 
 def reason(cause: Exception) -> str:

@@ -163,7 +163,7 @@ def _postponed(
         outage = Outage(redact(job.dest), "write", one_line(error))
     else:
         place = sources.place(request.entry, job.source_root)
-        outage = Outage(place, "download", one_line(error))
+        outage = Outage(place, "download", one_line(error), error.until)
     targets = tuple(target.short for target in request.targets)
     return ModelSummary(request.entry, (), (), 0, 0, seconds, "", targets, outage)
 

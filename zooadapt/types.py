@@ -330,6 +330,9 @@ class Outage:
     """What doesn't answer, without secrets."""
     task: Literal["look-up", "download", "write"]
     reason: str
+    until: float = 0.0
+    """When the source takes requests again, as it says, in seconds since the epoch; 0 where it
+    doesn't say."""
 
 
 @dataclass(frozen=True)

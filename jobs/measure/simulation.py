@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from zooadapt.cluster.schedule import PER_GPU, Batch, Capacity, Died, Outcome, Schedule, Task
+from zooadapt.cluster.executor import PER_GPU, Batch, Capacity, Died, Outcome, Task
+from zooadapt.cluster.schedule import Schedule
 from zooadapt.errors import StageError
 from zooadapt.job import estimate
 from zooadapt.targets import Bands

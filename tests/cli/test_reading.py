@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from s3fs import S3FileSystem
 
 import zooadapt
 from tests.conftest import SMALL
@@ -180,3 +181,59 @@ def test_without_torch_timm_and_ray(arguments: list[str], code: int, mirror: Pat
     if code:
         assert "pip install 'zooadapt[" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+# What can't be written, or reached
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
+    assert main(list(arguments)) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    mirror: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZOOADAPT_CACHE", str(tmp_path / "file" / "cache"))
+    for arguments, where in (
+        (["pull", SMALL, "--chans", "4", "--to", f"{tmp_path}/file/x"], f"{tmp_path}/file/x"),
+        (["pull", SMALL, "--chans", "8"], f"{tmp_path}/file/cache/derived/"),
+        (["ls", "--available", "test_res*"], f"{tmp_path}/file/cache/parameters"),
+    ):
+        line = refused(capsys, *arguments, code=2)
+        assert line.startswith(f"zooadapt: the folder {where}")
+        assert "can't be written (Not a directory): choose another one" in line
+
+
+def test_a_cache_that_cannot_be_written_keeps_nobody_from_reading(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZOOADAPT_CACHE", str(tmp_path / "file"))
+    assert len(zooadapt.open_mirror(f"simplecache::file://{root}").find()) == 3
+    assert "offline the mirror won't be known: the folder" in caplog.text
+
+
+@pytest.mark.parametrize("command", [["ls", "--mirror"], ["runs"], ["verify"], ["gc"]])
+def test_a_store_that_cannot_be_used_is_named_with_a_remedy(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    line = refused(capsys, *command, "s3://bucket/without-keys", code=3)
+    assert "s3://bucket/without-keys" in line
+    assert "for a public bucket give --anon" in line
+    S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    line = refused(capsys, *command, "s3://bucket/nobody-there", code=3)
+    assert "s3://bucket/nobody-there" in line
+    assert "AWS_ENDPOINT_URL must name the store's server" in line

@@ -11,6 +11,7 @@ from tests.support.jobs import ROOT, ray_folder
 from tests.support.nodes import ALL, node, running, until
 from zooadapt.cluster import ray_executor
 from zooadapt.cluster.nodes import Workers, capacity, workers
+from zooadapt.cluster.outages import NODE_ROW, ROW
 from zooadapt.errors import TooLarge
 
 
@@ -62,6 +63,25 @@ def test_what_no_node_has_is_said_and_waited_for(
         until(lambda: "no node has a GPU, and work has waited" in caplog.text)
         nodes.add_node(num_cpus=0, num_gpus=1)
         assert run.join() == ["m0"]
+    assert not run.failed
+
+
+def test_a_node_that_alone_reaches_nothing_gets_no_more_work(
+    nodes: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("zooadapt.cluster.outages._PAUSE", 0.2)
+    cut = nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    (tmp_path / f"{cut.node_id}-is-cut-off").touch()
+    with running(tmp_path, models=60) as run:
+        run.let("adapt")
+        assert len(run.join()) == 60
+    assert f"node {cut.node_id[:12]} gets no more work: it can't reach " in caplog.text
+    begun = run.where("adapt")
+    assert NODE_ROW <= begun.count(cut.node_id) <= ROW + 3
     assert not run.failed
 
 

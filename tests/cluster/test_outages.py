@@ -1,13 +1,18 @@
 """An outage is nobody's failure: who meets one is tried again, postponed, or left."""
 
+import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from tests.cluster.test_schedule import CAPACITY
 from zooadapt.cluster import outages
+from zooadapt.cluster.executor import Batch, Capacity, Died, Outcome, Task
 from zooadapt.cluster.outages import PATIENCE, ROW, TRIES, Outages
-from zooadapt.cluster.schedule import Batch, Capacity, Died, Outcome, Schedule, Task
+from zooadapt.cluster.schedule import Schedule
 from zooadapt.errors import StageError
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Located, ModelEntry, ModelSummary, Outage, Request, Source
@@ -24,6 +29,10 @@ class World:
     """The outage that a task for a model of that name meets at a time."""
     now: float = 0.0
     capacity: Capacity = CAPACITY
+    nodes: Sequence[str] = ("",)
+    """The nodes, which take turns."""
+    on: str = ""
+    """The node whose turn it is."""
     queue: list[tuple[Task, Batch]] = field(default_factory=list)
     begun: list[tuple[Task, str]] = field(default_factory=list)
     ended_: dict[str, ModelSummary] = field(default_factory=dict)
@@ -36,6 +45,9 @@ class World:
     def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         self.now += 1
         task, batch = self.queue.pop(0)
+        if task == "adapt":
+            left = [node for node in self.nodes if node not in self.outages.cut_off]
+            batch.node = self.on = left[int(self.now) % len(left)]
         return [(task, batch, [self._outcome(task, work.request) for work in batch.works])]
 
     def _outcome(self, task: Task, request: Request) -> Outcome:
@@ -50,6 +62,9 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.now += max(seconds, 0.01)
 
+    def __post_init__(self) -> None:
+        self.outages = Outages(lambda: self.now, lambda: 0.5)
+
     def run(self, names: Sequence[str], is_over: Callable[[], bool] = lambda: False) -> Schedule:
         requests = [Request(ModelEntry("timm", name, name, "", None), TARGETS) for name in names]
 
@@ -62,7 +77,7 @@ class World:
 
         schedule = Schedule(
             iter(requests), self, ended, failed, place=lambda request: place(request.entry.name),
-            store=MIRROR, outages=Outages(lambda: self.now, lambda: 0.5), sleep=self.sleep,
+            store=MIRROR, outages=self.outages, sleep=self.sleep,
             is_over=is_over,
         )  # fmt: skip
         schedule.run()
@@ -114,6 +129,50 @@ def test_models_of_another_source_go_on() -> None:
     schedule = world.run([*hub(300), *files(300)])
     assert world.made == set(files(300))
     assert [outage.place for outage in schedule.outages.down.values()] == [HUB]
+
+
+@pytest.mark.parametrize(("task", "doing"), [("look-up", "locate"), ("download", "adapt")])
+def test_while_nothing_answers_one_goes_first_and_the_rest_wait(task: str, doing: Task) -> None:
+    world = World(out(HUB, task, until=70))
+    world.run(hub(400))
+    assert world.made == set(hub(400))
+    tried = Counter(each for each, _ in world.begun)[doing]
+    assert tried - 400 <= ROW + 32 + 70 / outages._PROBE, "those that were under way, and probes"
+
+
+def test_a_limit_is_waited_for_and_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def meets(now: float, task: Task, name: str) -> Outage | None:
+        if task == "locate" and 20 <= now < 420:
+            return Outage(HUB, "look-up", "429", time.time() + 420 - now)
+        return None
+
+    world = World(meets)
+    schedule = world.run(hub(300))
+    assert world.made == set(hub(300))
+    assert not schedule.outages.down
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert re.fullmatch(rf"{HUB} takes no more requests until \d\d:\d\d:\d\d", line)
+
+
+def test_a_node_that_alone_meets_outages_gets_no_more_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def meets(now: float, task: Task, name: str) -> Outage | None:
+        alone = task == "adapt" and world.on == "b"
+        return Outage(HUB, "download", "no route") if alone else None
+
+    world = World(meets, nodes=("a", "b", "c"))
+    world.run(hub(100))
+    assert world.made == set(hub(100))
+    assert world.outages.cut_off == {"b"}
+    assert "node b gets no more work: it can't reach" in caplog.text
+
+
+def test_where_every_node_meets_outages_none_is_cut_off() -> None:
+    world = World(out(HUB, "download", since=300), nodes=("a", "b"))
+    schedule = world.run(hub(400))
+    assert schedule.outages.down
+    assert not world.outages.cut_off
 
 
 def test_all_that_remain_are_a_row_too() -> None:

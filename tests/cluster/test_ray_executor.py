@@ -15,8 +15,8 @@ from tests.support.nodes import node
 from tests.support.workers import KILLER, ray_whose_workers, run
 from zooadapt import pipeline
 from zooadapt.cluster import ray_executor, validators
+from zooadapt.cluster.executor import Batch
 from zooadapt.cluster.nodes import Workers
-from zooadapt.cluster.schedule import Batch
 from zooadapt.errors import RunError
 from zooadapt.mirror import manifest
 from zooadapt.proof import published

@@ -8,7 +8,8 @@ import pytest
 
 from jobs.measure.simulation import summary
 from tests.support import idle
-from zooadapt.cluster.schedule import AHEAD, SMALL, Batch, Capacity, Died, Outcome, Schedule, Task
+from zooadapt.cluster.executor import SMALL, Batch, Capacity, Died, Outcome, Task
+from zooadapt.cluster.schedule import AHEAD, Schedule
 from zooadapt.errors import StageError, TooLarge, WorkerDied
 from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request, Source
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.measure import simulation
 from jobs.measure.simulation import WINDOW, Cluster, Costs, Link
-from zooadapt.cluster.schedule import Work
+from zooadapt.cluster.executor import Work
 
 JOB = Path(__file__).parents[2] / "jobs" / "simulate.py"
 SIZES = simulation.stretched([4 * 10**6, 10**8, 6 * 10**8, 2 * 10**9], 1000)

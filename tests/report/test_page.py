@@ -317,6 +317,26 @@ def test_a_run_leaves_its_seconds_by_stage(store: Store) -> None:
     assert left.stages == {"fetch": 4.0, "validate": 2.0}
 
 
+def test_a_page_in_a_bucket_is_opened_from_a_copy(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, opened = open_store(bucket), list[str]()
+
+    def browse(url: str) -> bool:
+        opened.append(url)
+        return len(opened) == 1
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    assert main(["report", bucket, "--open"]) == 2
+    assert f"{bucket} has no page" in capsys.readouterr().err
+    store.write("index.html", [b"<p>all of it"])
+    for told in ("opened ", "there is no browser here; the page is "):
+        assert main(["report", bucket, "--open"]) == 0
+        file = Path(capsys.readouterr().out.removeprefix(told).strip())
+        assert file.read_bytes() == b"<p>all of it"
+    assert opened == [file.as_uri()] * 2
+
+
 def test_a_page_that_cannot_be_written_is_one_line(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support import places
 from zooadapt.cluster.nodes import Workers
+from zooadapt.cluster.outages import Outages
 from zooadapt.cluster.ray_executor import RayExecutor
 from zooadapt.cluster.schedule import Schedule
 from zooadapt.cluster.tasks import TaskFunctions
@@ -46,8 +47,9 @@ class Run:
         def ended(summary: ModelSummary) -> None:
             self.ended.append(summary.entry.name)
 
-        with RayExecutor(self._job, self._asked, STAGES) as executor:
-            Schedule(iter(self._requests), executor, ended, given_up).run()
+        outages = Outages()
+        with RayExecutor(self._job, self._asked, STAGES, avoided=outages.cut_off) as executor:
+            Schedule(iter(self._requests), executor, ended, given_up, outages=outages).run()
 
     def where(self, stage: str) -> list[str]:
         """The nodes on which the stage began, one for each time."""

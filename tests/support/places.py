@@ -7,7 +7,7 @@ from pathlib import Path
 import ray
 
 from tests.support import idle
-from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Request
+from zooadapt.types import Adapted, Job, Located, ModelEntry, ModelSummary, Outage, Request
 
 
 def locate(entry: ModelEntry, job: Job) -> Located:
@@ -15,7 +15,10 @@ def locate(entry: ModelEntry, job: Job) -> Located:
 
 
 def make(request: Request, job: Job, located: Located | None) -> ModelSummary:
-    _note(job, "adapt", request.entry)
+    node = _note(job, "adapt", request.entry)
+    if (Path(job.dest) / f"{node}-is-cut-off").exists():
+        outage = Outage("the source", "download", "no route to host")
+        return ModelSummary(request.entry, (), (), 0, 0, {}, "", ("4",), outage)
     return idle.make(request, job, located)
 
 
@@ -29,11 +32,15 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
     return idle.prove(adapted, job)
 
 
-def _note(job: Job, stage: str, entry: ModelEntry) -> None:
-    """Write a file that names the node below the job's `dest`; then wait for leave to end."""
+def _note(job: Job, stage: str, entry: ModelEntry) -> str:
+    """Write a file that names the node below the job's `dest`; then wait for leave to end.
+
+    Returns the node's id.
+    """
     folder = Path(job.dest)
-    node = ray.get_runtime_context().get_node_id()
+    node = str(ray.get_runtime_context().get_node_id())
     (folder / f"{stage}-{entry.name}-{node}-{os.getpid()}").touch()
     leave = [folder / f"{what}-may-end" for what in (stage, f"{stage}-{entry.name}")]
     while not any(file.exists() for file in leave):
         time.sleep(0.05)
+    return node

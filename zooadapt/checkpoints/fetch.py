@@ -4,7 +4,10 @@ import errno
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -55,8 +58,7 @@ def fetch(located: Located, folder: Path, came: Came = lambda size: None) -> tup
         try:
             digest, size = _hash(file)
         except OSError as cause:
-            kind = Unreachable if passes(cause) else FetchError
-            raise kind(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
+            raise unread(f"{located.source.uri} can't be read", cause) from cause
         _verify(located.source, digest, size)
     else:
         file = folder / safe(located.source.file_name)
@@ -76,8 +78,7 @@ def _verified(located: Located, file: Path, came: Came) -> str:
         file.unlink(missing_ok=True)
         raise
     except (OSError, aiohttp.ClientError) as cause:
-        kind = Unreachable if passes(cause) else FetchError
-        raise kind(f"{located.source.uri} can't be read: {one_line(cause)}") from cause
+        raise unread(f"{located.source.uri} can't be read", cause) from cause
     return digest
 
 
@@ -200,6 +201,30 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno not in _OF_THE_FILE
     return type(error).__module__.partition(".")[0] in _OF_NETWORKS
+
+
+def unread(what: str, cause: BaseException) -> FetchError:
+    """The error for a source that raised `cause`: Unreachable if that may pass by itself."""
+    message = f"{what}: {one_line(cause)}"
+    if not passes(cause):
+        return FetchError(message)
+    error = Unreachable(message)
+    error.until = _told(cause)
+    return error
+
+
+def _told(refusal: BaseException) -> float:
+    """When a server that refuses says to come back, in seconds since the epoch; 0 if it doesn't.
+
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, 10.2.3).
+    """
+    for error in (refusal, refusal.__cause__):
+        after = (getattr(error, "headers", None) or {}).get("Retry-After", "")
+        if after.isdigit():
+            return time.time() + int(after)
+        with suppress(ValueError):
+            return parsedate_to_datetime(after).timestamp()
+    return 0.0
 
 
 _again = retry(

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,7 +69,10 @@ class _Budget:
         if seconds:
             before, self.until = self.until, max(self.until, time.monotonic() + seconds)
             if self.until > before + 1:
-                _log.warning("zooadapt: waiting %d s for the Hub's limit of requests", seconds)
+                when = datetime.fromtimestamp(time.time() + seconds)
+                _log.warning(
+                    "zooadapt: the Hub takes no more requests until %s", f"{when:%H:%M:%S}"
+                )
 
 
 budget = _Budget()
@@ -195,8 +199,12 @@ def _translated(repo: str) -> Iterator[None]:
         kind = Absent if cause.response.status_code == 404 else FetchError
         raise kind(f"hf://{repo} isn't there, or is private and needs HF_TOKEN") from cause
     except HfHubHTTPError as cause:
-        kind = FetchError if _is_about_the_file(cause.response) else Unreachable
-        raise kind(f"the Hub refused hf://{repo}: {one_line(cause)}") from cause
+        why = f"the Hub refused hf://{repo}: {one_line(cause)}"
+        if _is_about_the_file(cause.response):
+            raise FetchError(why) from cause
+        error = Unreachable(why)
+        error.until = time.time() + wait if (wait := _told_to_wait(cause.response)) else 0.0
+        raise error from cause
     except Exception as cause:
         raise Unreachable(
             f"the Hub at {redact(endpoint())} doesn't answer: {one_line(cause)}"

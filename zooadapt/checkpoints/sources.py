@@ -12,8 +12,8 @@ import aiohttp
 import fsspec
 
 from zooadapt.checkpoints import hub
-from zooadapt.checkpoints.fetch import passes
-from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact, stage
+from zooadapt.checkpoints.fetch import unread
+from zooadapt.errors import Absent, FetchError, redact, stage
 from zooadapt.names import file_name
 from zooadapt.types import DESCRIBED, Job, Located, ModelEntry, Source
 
@@ -120,8 +120,7 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
     except Exception as cause:
         if isinstance(cause, FileNotFoundError) and _absent(cause):
             raise
-        error = Unreachable if passes(cause) else FetchError
-        raise error(f"{redact(uri)} can't be looked up: {one_line(cause)}") from cause
+        raise unread(f"{redact(uri)} can't be looked up", cause) from cause
     stated = _HASH_IN_NAME.search(file_name(uri))
     source = Source(
         uri=redact(uri),

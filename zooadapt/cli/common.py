@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zooadapt.errors import UsageError
+from zooadapt.errors import RunError, UsageError, is_of_store, one_line
 from zooadapt.job.options import Places, read_places
 from zooadapt.urls import absolute
 
@@ -36,7 +36,13 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
         url = place or mirror or places.dest
         if not url:
             raise UsageError(NO_MIRROR)
-        return command(open_store(absolute(url, "MIRROR"), dict(places.storage_options)), **options)
+        store = open_store(absolute(url, "MIRROR"), dict(places.storage_options))
+        try:
+            return command(store, **options)
+        except Exception as cause:
+            if not is_of_store(cause):
+                raise
+            raise RunError(f"the mirror {store.url} can't be used: {one_line(cause)}") from cause
 
     argument = click.argument("place", required=False, metavar="[MIRROR]")
     option = click.option("--mirror", envvar="ZOOADAPT_MIRROR", metavar="URL",

@@ -1,6 +1,7 @@
 """The commands for people who look after a mirror: verify, clean, repair and copy it."""
 
 import re
+import webbrowser
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 from zooadapt.cli.common import OK, WRONG, of_mirror, with_anon
 from zooadapt.errors import RunError, UsageError
 from zooadapt.job.options import parse_chans, parse_names, read_places
-from zooadapt.urls import absolute
+from zooadapt.urls import absolute, cache_root
 
 if TYPE_CHECKING:
     from zooadapt.stores.store import Store
@@ -93,11 +94,18 @@ def rebuild(store: "Store") -> int:
 
 @click.command("report")
 @of_mirror
-def write_page(store: "Store") -> int:
+@click.option("--open", "shows", is_flag=True,
+              help="Open the page that is there in a browser, and write nothing.")  # fmt: skip
+def write_page(store: "Store", shows: bool) -> int:
     """Write a mirror's web page, index.html, beside its manifest."""
     from zooadapt.report import page
 
-    click.echo(f"wrote {page.write(store)}")
+    if not shows:
+        click.echo(f"wrote {page.write(store)}")
+        return OK
+    file = page.local_file(store, cache_root() / "pages")
+    opened = webbrowser.open(file.as_uri())
+    click.echo(f"opened {file}" if opened else f"there is no browser here; the page is {file}")
     return OK
 
 

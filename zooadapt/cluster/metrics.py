@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from zooadapt.cluster.schedule import Task
+from zooadapt.cluster.executor import Task
 from zooadapt.types import ModelSummary
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import NodeDiedError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from zooadapt.cluster.schedule import PER_GPU, Capacity
+from zooadapt.cluster.executor import PER_GPU, Capacity
 from zooadapt.errors import UsageError
 
 PATIENCE = 300.0
@@ -58,43 +58,60 @@ class Workers:
         return f"the cluster has no GPU: proving on {self.cpus} CPU{'s' * (self.cpus > 1)}"
 
 
-def workers(asked: Workers = Workers()) -> Workers:
-    """The resources that the cluster has now, or those of `asked` where they are more."""
+def workers(asked: Workers = Workers(), avoided: Set[str] = frozenset()) -> Workers:
+    """The resources that the cluster has now, or those of `asked` where they are more.
+
+    Nodes with an id in `avoided` don't count.
+    """
     grows = bool(asked.cpus or asked.gpus)
-    cpus = sum(node.get("CPU", 0) for node in _adapting(grows))
-    memory = [int(node.get("memory", 0)) for node in _adapting(grows=False)]
+    cpus = sum(node.get("CPU", 0) for node in _adapting(grows, avoided))
+    memory = [int(node.get("memory", 0)) for node in _adapting(False, avoided)]
     return Workers(
-        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive()))),
+        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive(avoided)))),
         cpus=max(asked.cpus, 1, int(cpus)),
         memory=max(asked.memory, *memory),
         grows=grows,
     )
 
 
-def _alive() -> list[dict[str, float]]:
-    """The resources of every node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _alive(avoided: Set[str] = frozenset()) -> list[dict[str, float]]:
+    """The resources of every node that is alive; without those avoided, unless all are."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    others = [node for node in alive if node.get("NodeID") not in avoided]
+    return [node["Resources"] for node in others or alive]
 
 
-def _adapting(grows: bool) -> list[dict[str, float]]:
+def others(avoided: Set[str]) -> dict[str, str]:
+    """Ray's label selector for all nodes but those avoided; {} where there are no others."""
+    if not avoided or avoided >= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        return {}
+    return {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+
+
+def is_avoided(node: str, avoided: Set[str]) -> bool:
+    """Whether the node gets no more work."""
+    return node in avoided and bool(others(avoided))
+
+
+def _adapting(grows: bool, avoided: Set[str]) -> list[dict[str, float]]:
     """The resources of the nodes that adapt; of all nodes where none of them can yet.
 
     Where the autoscaler adds nodes, it must be able to remove a GPU node once nothing waits to be
     proved. So the CPUs of GPU nodes are left free there, unless there are no others.
     """
-    alive = _alive()
+    alive = _alive(avoided)
     with_cpus = [node for node in alive if node.get("CPU", 0) >= 1]
     preferred = [node for node in with_cpus if not (grows and node.get("GPU"))]
     return preferred or with_cpus or alive or [{}]
 
 
-def capacity(available: Workers) -> Capacity:
+def capacity(available: Workers, avoided: Set[str] = frozenset()) -> Capacity:
     """How many batches the nodes can work on at once, and how much memory these can take together.
 
     CPUs that were asked for and haven't come yet count as if they were there, each with the memory
     that a CPU of the present nodes has.
     """
-    nodes = _adapting(available.grows)
+    nodes = _adapting(available.grows, avoided)
     cpus = sum(node.get("CPU", 0) for node in nodes)
     memory = int(sum(node.get("memory", 0) for node in nodes))
     lacking = max(0, available.cpus - int(cpus))
@@ -108,11 +125,15 @@ def capacity(available: Workers) -> Capacity:
     )
 
 
+def own_id() -> str:
+    """The id of the node that this process runs on."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
 @cache
 def own_cpus() -> int:
     """The number of CPUs of the node that this process runs on, at least 1."""
-    node_id = ray.get_runtime_context().get_node_id()
-    here = [node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id]
+    here = [node["Resources"] for node in ray.nodes() if node["NodeID"] == own_id()]
     return max([1, *(int(resources.get("CPU", 0)) for resources in here)])
 
 

@@ -1,15 +1,20 @@
-"""Which sources and stores are out of reach, and when a model that met an outage is tried again.
+"""What is out of reach, for all nodes or for one, and when a model is tried again.
 
 An outage is no fault of a model, so one model tells little. But where the last look-ups of a source
 have all failed, for many models and for a while, the source is down: then no more of its models are
 begun. Look-ups, downloads and writes are counted apart, because a firewall may block only one of
 them. Counting begins anew with every answer about a model, even if the model isn't there.
+
+Once enough models have met an outage, the others are held back, and one goes first now and then, as
+a probe. Its answer lets the others go on. Where only one node meets outages, it gets no more work.
 """
 
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from zooadapt.types import Outage
 
@@ -21,11 +26,20 @@ PATIENCE = 75.0
 for."""
 TRIES = 5
 """Tries after which a model is postponed to the next run, where others get answers."""
+NODE_ROW = 5
+"""Models that must have met outages on a node, while other nodes got answers, before the node gets
+no more work."""
+_PROBE = 10.0
+"""Seconds between two probes."""
 _PAUSE = 5.0
 """Seconds before the second try. The pause doubles with every further try."""
 
 Model = tuple[str, str]
 """A model's zoo and name."""
+Needed = tuple[str, str]
+"""A place and a task, as `Outage` names them."""
+
+_log = logging.getLogger("zooadapt")
 
 
 @dataclass
@@ -34,6 +48,8 @@ class _Row:
 
     since: float
     models: set[Model] = field(default_factory=set)
+    probe: float | None = None
+    """When a probe goes, by the clock; None while the row is too short to hold models back."""
 
 
 class Outages:
@@ -45,34 +61,90 @@ class Outages:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._clock, self._chance = clock, chance
-        self._rows: dict[tuple[str, str], _Row] = {}
-        self.down: dict[tuple[str, str], Outage] = {}
-        """What is down, by place and task."""
+        self._rows: dict[Needed, _Row] = {}
+        self._rows_of_nodes: dict[tuple[Needed, str], _Row] = {}
+        self._answers: dict[Needed, dict[str, float]] = {}
+        """When each node last got an answer, by the clock."""
+        self._limits: dict[str, float] = {}
+        """Until when a place takes no requests, by the clock."""
+        self.down: dict[Needed, Outage] = {}
+        """What is down."""
+        self.cut_off: set[str] = set()
+        """The ids of nodes that alone meet outages."""
 
-    def answered(self, place: str, task: str) -> None:
+    def answered(self, place: str, task: str, node: str = "") -> None:
         """Note that a source or store did what was asked of it, or refused it for one model."""
-        self._rows.pop((place, task), None)
+        needed = place, task
+        self._rows.pop(needed, None)
+        self._rows_of_nodes.pop((needed, node), None)
+        self._answers.setdefault(needed, {})[node] = self._clock()
 
-    def met(self, outage: Outage, model: Model, remaining: int) -> bool:
+    def met(self, outage: Outage, model: Model, remaining: int, node: str = "") -> bool:
         """Note that a model met an outage. Returns whether the source or store is down now.
 
         `remaining` models, this one included, still need it.
         """
-        key = outage.place, outage.task
-        row = self._rows.setdefault(key, _Row(self._clock()))
+        needed, now = (outage.place, outage.task), self._clock()
+        if outage.until:
+            self._limit(outage)
+            return False
+        self._judge(node, outage, model)
+        row = self._rows.setdefault(needed, _Row(now))
         row.models.add(model)
-        long = self._clock() - row.since >= PATIENCE
-        if long and len(row.models) >= min(ROW, remaining):
-            self.down[key] = outage
-        return key in self.down
+        if len(row.models) >= min(ROW, remaining):
+            row.probe = row.probe or now + _PROBE
+            if now - row.since >= PATIENCE:
+                self.down[needed] = outage
+        return needed in self.down
 
-    def next_try(self, tries: int) -> float:
-        """When a model that was tried `tries` times is tried again, by the clock.
+    def _limit(self, outage: Outage) -> None:
+        until = self._clock() + outage.until - time.time()
+        if until > self._limits.get(outage.place, 0.0) + 1:
+            when = datetime.fromtimestamp(outage.until)
+            _log.warning("%s takes no more requests until %s", outage.place, f"{when:%H:%M:%S}")
+            self._limits[outage.place] = until
 
-        The pauses differ at random, so that not all models come back at once.
+    def _judge(self, node: str, outage: Outage, model: Model) -> None:
+        """Cut a node off that alone meets outages."""
+        needed = outage.place, outage.task
+        row = self._rows_of_nodes.setdefault((needed, node), _Row(self._clock()))
+        row.models.add(model)
+        answers = self._answers.get(needed, {})
+        others = any(when > row.since for other, when in answers.items() if other != node)
+        if node and node not in self.cut_off and len(row.models) >= NODE_ROW and others:
+            self.cut_off.add(node)
+            _log.warning(
+                "node %s gets no more work: it can't reach %s (%s: %s), and other nodes can",
+                node[:12], outage.place, outage.task, outage.reason,
+            )  # fmt: skip
+
+    def is_closed(self, place: str, task: str) -> bool:
+        """Whether models that need this are held back."""
+        row = self._rows.get((place, task))
+        return self._clock() < self._limits.get(place, 0.0) or bool(row and row.probe)
+
+    def lets(self, place: str, task: str) -> bool:
+        """Whether a model that needs this can begin now: any, or one as a probe."""
+        if not self.is_closed(place, task):
+            return True
+        row, now = self._rows.get((place, task)), self._clock()
+        if now < self._limits.get(place, 0.0) or not row or now < (row.probe or 0.0):
+            return False
+        row.probe = now + _PROBE
+        return True
+
+    def next_try(self, tries: int, needed: Iterable[Needed] = ()) -> float:
+        """When a model that met `tries` outages is tried again, by the clock.
+
+        It is held back no longer than until the next probe, or the end of a limit. The pauses
+        differ at random, so that not all models come back at once.
         """
-        pause: float = _PAUSE * 2 ** (tries - 1)
-        return self._clock() + pause * (1 + 0.5 * self._chance())
+        pause: float = _PAUSE * 2 ** (tries - 1) if tries else 0.0
+        times = [self._clock() + pause]
+        for place, task in needed:
+            row = self._rows.get((place, task))
+            times += [self._limits.get(place, 0.0), (row and row.probe) or 0.0]
+        return max(times) + 0.5 * self._chance() * (pause or _PAUSE)
 
     def pause(self, until: float) -> float:
         """Seconds until a time of the clock; 0 if it is over."""

@@ -8,7 +8,7 @@ stages. A process that dies is replaced, and `schedule` decides what becomes of 
 import concurrent.futures
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -20,9 +20,11 @@ from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
 from zooadapt.checkpoints import sources
 from zooadapt.cluster import nodes, tasks
+from zooadapt.cluster.executor import PER_GPU, Batch, Died, Outcome, Task
 from zooadapt.cluster.metrics import Metrics
 from zooadapt.cluster.nodes import Workers
-from zooadapt.cluster.schedule import PER_GPU, Batch, Died, Outcome, Schedule, Task
+from zooadapt.cluster.outages import Outages
+from zooadapt.cluster.schedule import Schedule
 from zooadapt.cluster.tasks import TASK_FUNCTIONS, TaskFunctions
 from zooadapt.cluster.validators import Validators
 from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
@@ -43,8 +45,8 @@ def _adapt(
     adapt: Callable[..., Adapted | ModelSummary],
     batch: Sequence[tuple[Request, Located | None]],
     job: Job,
-) -> list[Adapted | ModelSummary]:
-    return tasks.adapt_all(adapt, batch, job, nodes.own_cpus())
+) -> tuple[str, list[Adapted | ModelSummary]]:
+    return nodes.own_id(), tasks.adapt_all(adapt, batch, job, nodes.own_cpus())
 
 
 @ray.remote(num_cpus=1, max_retries=0)
@@ -97,7 +99,8 @@ def run(
         metrics.progressed(running, retries)
         watcher.tick()
 
-    executor = ending.enter_context(RayExecutor(job, asked, named=len(requests) <= _NAMED))
+    outages, named = Outages(), len(requests) <= _NAMED
+    executor = ending.enter_context(RayExecutor(job, asked, named=named, avoided=outages.cut_off))
     executor.prepare(len(requests))
     schedule = Schedule(
         iter(requests),
@@ -106,12 +109,13 @@ def run(
         partial(_fail, job),
         place=lambda request: sources.place(request.entry, job.source_root),
         store=redact(job.dest),
+        outages=outages,
         is_over=is_over,
         located=watcher.located,
         progressed=progressed,
     )
     schedule.run()
-    return [*schedule.outages.down.values()]
+    return [*outages.down.values()]
 
 
 def _fail(job: Job, request: Request, error: StageError) -> ModelSummary:
@@ -129,11 +133,14 @@ class RayExecutor:
         asked: Workers,
         functions: TaskFunctions = TASK_FUNCTIONS,
         named: bool = True,
+        avoided: Set[str] = frozenset(),
     ) -> None:
         """Start `PER_GPU` validators for each GPU that is there, because starting takes a while.
 
-        If `named`, Ray's tools show which models a task works on.
+        If `named`, Ray's tools show which models a task works on. Nodes get no more work once their
+        ids are in `avoided`.
         """
+        self._avoided = avoided
         self._job, self._asked, self._functions, self._named = job, asked, functions, named
         available = nodes.workers(asked)
         self._on_gpus = bool(available.gpus)
@@ -142,7 +149,7 @@ class RayExecutor:
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(functions.prove, job)
+        self._validators = Validators(functions.prove, job, avoided)
         self._look_around()
         for _ in range(nodes.workers().gpus * PER_GPU):
             self._validators.start()
@@ -165,9 +172,9 @@ class RayExecutor:
     def _look_around(self) -> None:
         """Update the capacity, because nodes may have joined or left."""
         self._looked = time.monotonic()
-        available = nodes.workers(self._asked)
+        available = nodes.workers(self._asked, self._avoided)
         gpus = max(1, available.gpus) if self._on_gpus else 0
-        self.capacity = nodes.capacity(replace(available, gpus=gpus))
+        self.capacity = nodes.capacity(replace(available, gpus=gpus), self._avoided)
         waiting = {"CPU": bool(self._tasks), "GPU": self._on_gpus and self._validators.are_awaited}
         self._patience.wait_for([kind for kind, waits in waiting.items() if waits])
 
@@ -178,7 +185,12 @@ class RayExecutor:
             entry = batch.works[0].request.entry
             self._lookups[self._pool.submit(self._functions.locate, entry, self._job)] = batch
         elif task == "adapt":
-            remote = _adapt.options(name=name, memory=batch.memory, resources=_disk(batch)).remote
+            remote = _adapt.options(
+                name=name,
+                memory=batch.memory,
+                resources=_disk(batch),
+                label_selector=nodes.others(self._avoided),
+            ).remote
             calls = [(work.request, work.located) for work in batch.works]
             function = self._functions.adapt if self._on_gpus else self._functions.make
             self._tasks[remote(function, calls, self._job)] = batch
@@ -224,7 +236,7 @@ class RayExecutor:
         batch, error = self._lookups.pop(lookup), lookup.exception()
         if isinstance(error, FetchError) and error.passes:
             place = sources.place(batch.works[0].request.entry, self._job.source_root)
-            return "locate", batch, [Outage(place, "look-up", one_line(error))]
+            return "locate", batch, [Outage(place, "look-up", one_line(error), error.until)]
         failed = isinstance(error, FetchError)  # the adapt task will ask again
         return "locate", batch, [None if failed else lookup.result()]
 
@@ -233,14 +245,22 @@ class RayExecutor:
             self._validators.started(ref)
             return []
         if ref in self._tasks:
-            return [("adapt", self._tasks.pop(ref), self._outcome(ref))]
-        batch, outcome = self._validators.ended(ref), self._outcome(ref)
-        self._validators.freed(ref, alive=not isinstance(outcome, Died))
-        return [("prove", batch, outcome)]
+            task: Task = "adapt"
+            batch = self._tasks.pop(ref)
+            result = self._outcome(ref)
+        else:
+            task = "prove"
+            batch, result = self._validators.ended(ref), self._outcome(ref)
+            self._validators.freed(ref, alive=not isinstance(result, Died))
+        if isinstance(result, Died):
+            return [(task, batch, result)]
+        batch.node, outcomes = result
+        return [(task, batch, outcomes)]
 
-    def _outcome(self, ref: ray.ObjectRef) -> Sequence[Outcome] | Died:
+    def _outcome(self, ref: ray.ObjectRef) -> tuple[str, Sequence[Outcome]] | Died:
+        """The id of the node that ended a task, and the outcomes."""
         try:
-            outcomes: Sequence[Outcome] = ray.get(ref)
+            result: tuple[str, Sequence[Outcome]] = ray.get(ref)
         except RayTaskError as cause:
             raise RunError(one_line(cause.cause or cause)) from cause
         except RayError as cause:
@@ -250,7 +270,7 @@ class RayExecutor:
                     f"command again to resume"
                 ) from cause
             return Died(cause, node_lost=_tells_of_a_node(cause))
-        return outcomes
+        return result
 
     def _cancel(self) -> None:
         """Cancel the running tasks. The next run repeats whatever they haven't recorded."""

@@ -14,28 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
-from typing import Literal, Protocol
 
+from zooadapt.cluster.executor import SMALL, Batch, Died, Executor, Outcome, Task, Work
 from zooadapt.cluster.outages import ROW, TRIES, Outages
 from zooadapt.errors import StageError, TooLarge, WorkerDied
-from zooadapt.types import Adapted, Located, ModelSummary, Outage, Request
-
-Task = Literal["locate", "adapt", "prove"]
+from zooadapt.types import Adapted, ModelSummary, Outage, Request
 
 AHEAD = 128
 """Models looked up ahead, at least. A cluster that works on more at once looks further ahead."""
 _LOOKUPS = 32
 """Most look-ups in progress: few are left to wait for where their source turns out to be down."""
-SMALL = 64 * 2**20
-"""Most bytes of all checkpoints of a batch. A model with a larger checkpoint travels alone."""
 _MOST = 64
 """Most models in a batch."""
-PER_GPU = 2
-"""Validators that share a GPU: one reads its model back while the other runs its own."""
 _PATIENCE = 32
 """How many smaller models can overtake a model that waits for memory."""
 _LONGEST_SLEEP = 5.0
 """Most seconds without a look at the time, where nothing runs."""
+_MOST_HELD = 1_000
+"""Most models begun and held back, because their source doesn't answer."""
 _NEEDS: dict[Task, str] = {"locate": "look-up", "adapt": "download", "prove": "download"}
 """What a task that met no outage shows of its models' source, as `Outage.task` names it."""
 _DEATHS = 3
@@ -44,93 +40,7 @@ _LOSSES = 20
 """Give up a model after this many lost nodes: spot nodes vanish, but it may be crashing them."""
 
 
-@dataclass(frozen=True)
-class Died:
-    """The result of a batch whose process died."""
-
-    cause: Exception
-    node_lost: bool = False
-    """Whether the whole node was lost, which is no fault of the models."""
-
-
-Outcome = Located | Adapted | ModelSummary | Outage | None
-"""A task's result for one model; None for a failed look-up, which the adapt task will report."""
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One model on its way through the tasks."""
-
-    request: Request
-    located: Located | None = None
-    adapted: Adapted | None = None
-    """What there is to prove; None until the model is adapted."""
-    deaths: int = 0
-    """How many processes died while they worked on the model, or on a batch with it."""
-    losses: int = 0
-    """How many nodes were lost while they worked on the model."""
-    tries: int = 0
-    """How many outages the model has met."""
-    passed: int = 0
-    """How many smaller models have overtaken it while it waited for memory."""
-
-    @property
-    def memory(self) -> int:
-        """Bytes of memory that the model can take: 1.3 x its checkpoint and 1 GB, as measured."""
-        size = self.located.source.bytes if self.located else None
-        return int(1.3 * (size or 0)) + 10**9
-
-    @property
-    def small(self) -> int | None:
-        """Bytes of the checkpoint, if the model may travel with others; else None."""
-        size = self.located.source.bytes if self.located else None
-        return size if size is not None and size <= SMALL and not self.deaths else None
-
-
 _memory = attrgetter("memory")
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Models that one process works on, one after the other."""
-
-    works: list[Work]
-    """The models of the batch, the largest first."""
-    memory: int
-    """Bytes of memory that the batch can take."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """How much an executor can work on at once."""
-
-    validators: int
-    """Most batches being proved."""
-    adapting: int
-    """Most batches being adapted, or adapted and waiting for a validator."""
-    at_once: int
-    """Most batches being adapted or proved."""
-    memory: int
-    """Bytes of memory of all nodes together."""
-    largest_node: int
-    """Bytes of memory of the node that has most."""
-
-
-class Executor(Protocol):
-    """Carries tasks out, in other threads, processes or machines."""
-
-    capacity: Capacity
-
-    def start(self, task: Task, batch: Batch) -> None:
-        """Start a task for the batch, and return without waiting. Look-ups have one model each."""
-        ...
-
-    def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
-        """Wait until a task ends, and return every task that has ended since the last call.
-
-        A task comes with its batch, and with one outcome for each model of the batch or `Died`.
-        """
-        ...
 
 
 @dataclass
@@ -199,8 +109,7 @@ class Schedule:
             self._begin("prove", self.adapted.popleft())
         if self.is_over():
             return
-        while self.later and not self.outages.pause(self.later[0][0]):
-            self._begin("locate", Batch([heappop(self.later)[2]], 0))
+        self._start_again()
         ahead = max(AHEAD, 2 * capacity.at_once)
         while self.running["locate"] < min(_LOOKUPS, ahead - len(self.found)):
             request = self._next_request()
@@ -217,13 +126,34 @@ class Schedule:
             self.memory += batch.memory
             self._begin("adapt", batch)
 
+    def _start_again(self) -> None:
+        """Start what was held back until now, as far as its source lets it."""
+        while (
+            self.later
+            and self.running["locate"] < _LOOKUPS
+            and not self.outages.pause(self.later[0][0])
+        ):
+            work = heappop(self.later)[2]
+            if work.located:
+                self._admit(work)
+            elif self.outages.lets(self.place(work.request), "look-up"):
+                self._begin("locate", Batch([work], 0))
+            else:
+                self._hold(work)
+
     def _next_request(self) -> Request | None:
-        """The next request whose source and store aren't down; None where none is left."""
-        for request in self.requests:
-            if not self._is_down(request):
-                self._open[self.place(request)] += 1
+        """The next request whose source answers; None where none is left, or many are held back."""
+        while len(self.later) < _MOST_HELD:
+            request = next(self.requests, None)
+            if request is None:
+                self._exhausted = True
+                return None
+            if self._is_down(request):
+                continue
+            self._open[self.place(request)] += 1
+            if self.outages.lets(self.place(request), "look-up"):
                 return request
-        self._exhausted = True
+            self._hold(Work(request))
         return None
 
     def _is_down(self, request: Request) -> bool:
@@ -282,13 +212,14 @@ class Schedule:
         for work, outcome in zip(batch.works, outcomes, strict=True):
             outage = outcome.outage if isinstance(outcome, ModelSummary) else outcome
             if isinstance(outage, Outage):
-                self._postpone(work, outage)
+                self._postpone(work, outage, batch.node)
                 continue
-            self.outages.answered(self.place(work.request), _NEEDS[task])
+            self.outages.answered(self.place(work.request), _NEEDS[task], batch.node)
             if isinstance(outcome, ModelSummary):
+                self.outages.answered(self.store, "write", batch.node)
                 self._end(work.request, outcome)
             elif isinstance(outcome, Adapted):
-                self.outages.answered(self.store, "write")
+                self.outages.answered(self.store, "write", batch.node)
                 work.adapted = outcome
                 left.append(work)
             elif not isinstance(outcome, Outage):
@@ -302,28 +233,45 @@ class Schedule:
 
     def _end(self, request: Request, summary: ModelSummary) -> None:
         self._open[self.place(request)] -= 1
-        if not summary.outage:
-            self.outages.answered(self.store, "write")
         self.summarised(summary)
 
-    def _postpone(self, work: Work, outage: Outage) -> None:
-        """Try a model again later; drop all models that need what is down."""
-        request, work.tries, work.adapted = work.request, work.tries + 1, None
+    def _postpone(self, work: Work, outage: Outage, node: str) -> None:
+        """Try a model again later; hold back, or drop, all models that need what doesn't answer."""
+        request, work.adapted = work.request, None
         if outage.task != "write":  # a worker's environment may name the Hub otherwise
             outage = replace(outage, place=self.place(request))
+        if outage.task == "look-up":
+            work.located = None
         open_ = self._open.total() if outage.task == "write" else self._open[self.place(request)]
         model = request.entry.zoo, request.entry.name
-        if self.outages.met(outage, model, open_ if self._exhausted else ROW):
-            self.found = [each for each in self.found if not self._is_down(each.request)]
-            self.later = [each for each in self.later if not self._is_down(each[2].request)]
-            heapify(self.later)
-            self.waiting = None
-        elif work.tries >= TRIES:
+        if self.outages.met(outage, model, open_ if self._exhausted else ROW, node):
+            self._drop()
+            return
+        work.tries += not outage.until  # who is told when to come back has an answer
+        if work.tries >= TRIES:
             targets = tuple(target.short for target in request.targets)
             self._end(request, ModelSummary(request.entry, (), (), 0, 0, {}, "", targets, outage))
-        else:
-            self._order += 1
-            heappush(self.later, (self.outages.next_try(work.tries), self._order, work))
+            return
+        self._hold(work)
+        if self.outages.is_closed(outage.place, outage.task):
+            found, self.found, self.waiting = self.found, [], None
+            for each in found:
+                concerned = outage.task == "write" or self.place(each.request) == outage.place
+                (self._hold if concerned else self._wait)(each)
+
+    def _drop(self) -> None:
+        """Leave all models whose source, or whose store, is down."""
+        self.found = [each for each in self.found if not self._is_down(each.request)]
+        self.later = [each for each in self.later if not self._is_down(each[2].request)]
+        heapify(self.later)
+        self.waiting = None
+
+    def _hold(self, work: Work) -> None:
+        """Hold a model back for a while."""
+        self._order += 1
+        places = [(self.place(work.request), task) for task in ("look-up", "download")]
+        when = self.outages.next_try(work.tries, [*places, (self.store, "write")])
+        heappush(self.later, (when, self._order, work))
 
     def _wait(self, work: Work) -> None:
         insort_left(self.found, work, key=_memory)  # of the same size, the first to come goes first
@@ -338,8 +286,12 @@ class Schedule:
                 f"--retry-failed"
             )
             self._end(work.request, self.given_up(work.request, error))
-        else:
+        elif self.outages.lets(self.place(work.request), "download") and self.outages.lets(
+            self.store, "write"
+        ):
             self._wait(work)
+        else:
+            self._hold(work)
 
     def _again(self, batch: Batch, died: Died) -> None:
         """Try each model again, alone if it may have killed its process; in the end give it up."""

@@ -7,7 +7,7 @@ never come, the batches go to validators on the other GPUs.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from zooadapt.cluster.schedule import PER_GPU, Batch
+from zooadapt.cluster import nodes
+from zooadapt.cluster.executor import PER_GPU, Batch
 from zooadapt.cluster.tasks import quoted
 from zooadapt.errors import DeviceLost, RunError, one_line
 from zooadapt.types import Adapted, Job, ModelSummary
@@ -36,10 +37,11 @@ class _Validator:
     def __init__(self, function: Prove) -> None:
         self.function = function
 
-    def ready(self) -> None:
-        """Return once the process runs."""
+    def ready(self) -> str:
+        """Return the node's id, once the process runs."""
+        return nodes.own_id()
 
-    def prove(self, batch: Sequence[Adapted], job: Job) -> list[ModelSummary]:
+    def prove(self, batch: Sequence[Adapted], job: Job) -> tuple[str, list[ModelSummary]]:
         results = []
         for adapted in batch:
             with quoted(adapted.entry, job):
@@ -47,7 +49,16 @@ class _Validator:
                     results.append(self.function(adapted, job))
                 except DeviceLost:
                     os._exit(1)  # at once, as CUDA's own clean-up can hang; another replaces it
-        return results
+        return nodes.own_id(), results
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A validator whose process runs."""
+
+    actor: Any
+    node: str
+    """The id of its node."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +73,16 @@ class _Call:
 class Validators:
     """All validators of a run: starting, busy or idle; and the batches that wait for one."""
 
-    def __init__(self, prove: Prove, job: Job) -> None:
-        self._prove, self._job = prove, job
+    def __init__(self, prove: Prove, job: Job, avoided: Set[str] = frozenset()) -> None:
+        """Nodes whose ids are in `avoided` get no batch."""
+        self._prove, self._job, self._avoided = prove, job, avoided
         self._waiting: deque[_Call] = deque()
         self._starting: dict[ray.ObjectRef, tuple[float, Any]] = {}
         """When each actor began to start, and the actor; the longest waiting first."""
-        self._busy: dict[ray.ObjectRef, tuple[Any, Batch]] = {}
-        """Each busy actor, and its batch."""
-        self._idle: list[tuple[float, Any]] = []
-        """Since when each actor is idle, and the actor; the longest idle first."""
+        self._busy: dict[ray.ObjectRef, tuple[_Started, Batch]] = {}
+        """Each busy validator, and its batch."""
+        self._idle: list[tuple[float, _Started]] = []
+        """Since when each validator is idle; the longest idle first."""
         self._failed = 0
         """Starts that failed since the last that succeeded."""
 
@@ -86,7 +98,8 @@ class Validators:
 
     def start(self) -> None:
         """Start another validator, and return without waiting for it."""
-        actor = _Validator.remote(self._prove)  # type: ignore[attr-defined]
+        options = {"label_selector": nodes.others(self._avoided)}
+        actor = _Validator.options(**options).remote(self._prove)  # type: ignore[attr-defined]
         self._starting[actor.ready.remote()] = time.monotonic(), actor
 
     def prove(self, batch: Batch, name: str) -> None:
@@ -102,7 +115,7 @@ class Validators:
         """Note that a validator is ready, or ended early. Raises RunError if many in a row do."""
         _, actor = self._starting.pop(ref)
         try:
-            ray.get(ref)
+            node = ray.get(ref)
         except RayError as cause:
             self._failed += 1
             if self._failed >= _ATTEMPTS:
@@ -112,7 +125,7 @@ class Validators:
                 ) from cause
         else:
             self._failed = 0
-            self._idle.append((time.monotonic(), actor))
+            self._idle.append((time.monotonic(), _Started(actor, node)))
         self._dispatch()
 
     def ended(self, ref: ray.ObjectRef) -> Batch:
@@ -121,9 +134,9 @@ class Validators:
 
     def freed(self, ref: ray.ObjectRef, alive: bool) -> None:
         """Let the validator of a batch that ended take another one, if it is `alive`."""
-        actor, _ = self._busy.pop(ref)
+        validator, _ = self._busy.pop(ref)
         if alive:
-            self._idle.append((time.monotonic(), actor))
+            self._idle.append((time.monotonic(), validator))
         self._dispatch()
 
     def release(self) -> None:
@@ -132,7 +145,7 @@ class Validators:
             return
         long_ago = time.monotonic() - IDLE
         while self._idle and self._idle[0][0] < long_ago:
-            self._kill(self._idle.pop(0)[1])
+            self._kill(self._idle.pop(0)[1].actor)
         for ref, (since, actor) in [*self._starting.items()]:
             if since < long_ago:
                 del self._starting[ref]
@@ -140,17 +153,23 @@ class Validators:
 
     def close(self) -> None:
         """End all validators."""
-        actors = [actor for _, actor in (*self._starting.values(), *self._idle)]
-        for actor in [*actors, *(actor for actor, _ in self._busy.values())]:
+        started = [*(each for _, each in self._idle), *(each for each, _ in self._busy.values())]
+        for actor in [
+            *(actor for _, actor in self._starting.values()),
+            *(s.actor for s in started),
+        ]:
             self._kill(actor)
 
     def _dispatch(self) -> None:
         while self._waiting and self._idle:
-            _, actor = self._idle.pop()
+            _, validator = self._idle.pop()
+            if nodes.is_avoided(validator.node, self._avoided):
+                self._kill(validator.actor)
+                continue
             call = self._waiting.popleft()
             adapted = [work.adapted for work in call.batch.works]
-            ref = actor.prove.options(name=call.name).remote(adapted, self._job)
-            self._busy[ref] = actor, call.batch
+            ref = validator.actor.prove.options(name=call.name).remote(adapted, self._job)
+            self._busy[ref] = validator, call.batch
         while len(self._starting) < len(self._waiting):
             self.start()
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from zooadapt.cluster.schedule import PER_GPU
+from zooadapt.cluster.executor import PER_GPU
 from zooadapt.ranges import BLOCK
 from zooadapt.stores import multipart, shared_bytes
 

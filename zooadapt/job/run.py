@@ -13,6 +13,7 @@ from threading import Thread
 
 import click
 
+from zooadapt.checkpoints.fetch import passes
 from zooadapt.cluster.connection import Connection
 from zooadapt.errors import RunError, UsageError, one_line, redact
 from zooadapt.job import plan, source_changes
@@ -74,14 +75,20 @@ def _adapt(config: Config, connection: Connection) -> int:
 
 
 def open_mirror(config: Config, job: Job) -> Store:
-    """Open the mirror's store, and write the run's options to it. Raises UsageError."""
+    """Open the mirror's store, and write the run's options to it.
+
+    Raises UsageError if the store refuses that, and RunError if it is out of reach.
+    """
     store = open_store(job.dest, job.dest_options)
     try:
         run_files.write_options(store, job.run_id, config.shown())
     except Exception as cause:
-        raise UsageError(
-            f"--dest {redact(job.dest)} can't be written: {one_line(cause)}"
-        ) from cause
+        if not store.is_local and passes(cause):
+            raise RunError(
+                f"the store of --dest {store.url} is out of reach: {one_line(cause)}; run the same "
+                f"command again once it answers"
+            ) from cause
+        raise UsageError(f"--dest {store.url} can't be written: {one_line(cause)}") from cause
     return store
 
 

@@ -172,7 +172,7 @@ def read_table(store: Store, name: str) -> pa.Table:
         schema = _SCHEMAS[posixpath.basename(name)]
         return layout.decoded(store.read(name), store.path(name), schema)
     except FileNotFoundError as cause:
-        raise UsageError(f"{store.root} holds no {name}: check the mirror's URL") from cause
+        raise UsageError(f"{store.url} holds no {name}: check the mirror's URL") from cause
 
 
 def read_snapshot(store: Store, at: str) -> pa.Table:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from zooadapt.checkpoints.fetch import fetch
-from zooadapt.errors import FetchError, UsageError, one_line, redact
+from zooadapt.errors import FetchError, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
 from zooadapt.types import Row
@@ -77,8 +78,8 @@ class Cache:
         if is_made():
             yield True
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        make_folder(self.root / "locks")
         name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
         with FileLock(self.root / "locks" / name):
             yield is_made()
@@ -93,7 +94,7 @@ class Cache:
             try:
                 return get(store)
             except Exception as error:  # whatever the error is, try the next mirror
-                failed.append(f"{redact(store.root)}: {one_line(error)}")
+                failed.append(f"{store.url}: {one_line(error)}")
                 if len(self.stores) > len(failed):
                     _log.warning("%s; the next mirror is tried", failed[-1])
         if not self.stores:
@@ -113,10 +114,23 @@ def is_whole(folder: Path, row: Row) -> bool:
     return str(row["folder"]).endswith(made_of) and weights.stat().st_size == row["bytes"]
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder, if it isn't there. Raises UsageError if it can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as cause:
+        raise UsageError(
+            f"the folder {folder} can't be written ({cause.strerror}): choose another one; for the "
+            f"cache ZOOADAPT_CACHE names it"
+        ) from cause
+
+
 def copy(folder: Path, to: Path) -> Path:
     """Copy a variant's files to the folder `to`; returns `to`."""
     if folder != to:
-        to.mkdir(parents=True, exist_ok=True)
+        make_folder(to)
         (to / CONFIG).unlink(missing_ok=True)  # it describes the old weights
         with replacing(to / WEIGHTS) as file:
             shutil.copyfile(folder / WEIGHTS, file)

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zooadapt.bands import parse
-from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line, redact
+from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line
 from zooadapt.mirror import layout, manifest
 from zooadapt.mirror.columns import KEY, MANIFEST_SCHEMA
 from zooadapt.reader import cache
@@ -56,7 +56,7 @@ class Manifests:
         except Exception as error:
             if len(self._mirrors) == 1 and isinstance(error, ZooadaptError):
                 raise
-            line = f"the manifest of {redact(store.root)} can't be read: {one_line(error)}"
+            line = f"the manifest of {store.url} can't be read: {one_line(error)}"
             if len(self._mirrors) == 1:
                 raise RunError(line) from error
             _log.warning("%s; the other mirrors are read", line)
@@ -69,17 +69,24 @@ class Manifests:
         else:
             table = manifest.read_table(store, manifest.MANIFEST)
         if not store.is_local:
-            kept = self._file(store, at)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with cache.replacing(kept) as unfinished:
-                unfinished.write_bytes(layout.encoded(table))
+            self._keep(self._file(store, at), table)
         return table
+
+    @staticmethod
+    def _keep(file: Path, table: pa.Table) -> None:
+        try:
+            cache.make_folder(file.parent)
+        except UsageError as error:
+            _log.warning("offline the mirror won't be known: %s", error)
+            return
+        with cache.replacing(file) as unfinished:
+            unfinished.write_bytes(layout.encoded(table))
 
     def _kept(self, store: Store, at: str) -> pa.Table:
         """The local copy of the mirror's table. Raises UsageError if it was never read online."""
         file = self._file(store, at)
         if not file.exists():
-            raise UsageError(f"{redact(store.root)} can't be read: it was never read while online")
+            raise UsageError(f"{store.url} can't be read: it was never read while online")
         return layout.decoded(file.read_bytes(), str(file), MANIFEST_SCHEMA)
 
     def _file(self, store: Store, at: str) -> Path:

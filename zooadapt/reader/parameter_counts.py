@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from zooadapt.errors import StageError
 from zooadapt.names import safe
+from zooadapt.reader.cache import make_folder
 from zooadapt.types import ModelEntry
 from zooadapt.zoos import registry
 
@@ -78,7 +79,7 @@ def _kept(file: Path) -> Counts:
 
 
 def _keep(file: Path, counts: Counts) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
     # Models that can't be built aren't kept: what they lack can be installed next time.
     numbers = {key: number for key, number in counts.items() if number is not None}

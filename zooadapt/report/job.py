@@ -201,7 +201,7 @@ def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool
         f"The mirror {dest} holds {counted(usable, 'variant')}:",
         f"  {dest}/manifest.parquet   the table of usable variants",
         f"  {dest}/failures.parquet   which variants aren't there, and why",
-        f"  {dest}/index.html         the mirror's page, for a browser",
+        f"  {dest}/index.html         the mirror's page{_how_to_open(dest)}",
     ]
     if example:
         lines += [
@@ -211,6 +211,10 @@ def closing(run: Run, dest: str, usable: int, example: Row | None, options: bool
             *query_and_load(dest, example, options),
         ]
     return "\n".join(lines)
+
+
+def _how_to_open(dest: str) -> str:
+    return f": zooadapt report {dest} --open" if "://" in dest else ", for a browser"
 
 
 def _postponed(run: Run) -> str:

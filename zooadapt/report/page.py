@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zooadapt.errors import UsageError, one_line, redact
 from zooadapt.mirror import manifest, run_files
 from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE, Compacted
+from zooadapt.reader import cache
 from zooadapt.report import failures, page_data, plots, text
 from zooadapt.stores.store import Store
 from zooadapt.types import Row
@@ -71,6 +73,25 @@ def write(store: Store, tables: Compacted | None = None) -> str:
     contents = Contents(store.url, rows, failed, run_files.read(store))
     store.write(PAGE, [render(contents).encode()])
     return f"{contents.url}/{PAGE}"
+
+
+def local_file(store: Store, folder: Path) -> Path:
+    """The mirror's page as a file on this machine; of a remote mirror a copy in `folder`.
+
+    Raises UsageError where the mirror has no page.
+    """
+    try:
+        page = store.read(PAGE)
+    except FileNotFoundError as cause:
+        raise UsageError(
+            f"{store.url} has no page: a job writes one, and so does zooadapt report"
+        ) from cause
+    if store.is_local:
+        return Path(store.path(PAGE))
+    cache.make_folder(folder)
+    file = folder / f"{hashlib.sha256(store.url.encode()).hexdigest()[:32]}.html"
+    file.write_bytes(page)
+    return file
 
 
 def prepare() -> None:

@@ -90,7 +90,7 @@ def find(store: Store, before: datetime) -> list[Garbage]:
     folders = _without_models_of(spared, _folders(keys))
     if folders and not records:
         raise RunError(
-            f"{store.root} has no sound record that says what it needs, so nothing is removed: "
+            f"{store.url} has no sound record that says what it needs, so nothing is removed: "
             f"restore its records"
         )
     live, replaced = _named(rows, records)

@@ -35,7 +35,7 @@ def rebuild(store: Store) -> Rebuilt:
     records = Records(store, archived=False)
     sound = sum(map(len, records.histories(archiving=True)))
     if not sound and not records.damaged:
-        raise UsageError(f"{store.root} holds no records: check the mirror's URL")
+        raise UsageError(f"{store.url} holds no records: check the mirror's URL")
     aside = {}
     for key, error in records.damaged.items():
         store.write(f"{ASIDE}/{key}", [store.read(key)])

@@ -93,7 +93,7 @@ def _models(store: Store, glob: str, zoo: str | None) -> list[tuple[str, str]]:
     exact = [name for name in asked if glob in (name[1], "/".join(name))]
     found = exact or [name for name in asked if registry.named(*name, glob)]
     if not found:
-        raise UsageError(f"{store.root} has no record of {glob}; zooadapt ls shows what it has")
+        raise UsageError(f"{store.url} has no record of {glob}; zooadapt ls shows what it has")
     return sorted(found)
 
 

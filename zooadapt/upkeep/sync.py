@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from zooadapt.errors import FetchError, RunError, UsageError, one_line, redact
+from zooadapt.errors import FetchError, RunError, UsageError, one_line
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA, stated
 from zooadapt.mirror.records import write_record
@@ -97,7 +97,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     try:
         manifest.compact(dest)
     except OSError as cause:
-        raise RunError(f"{redact(dest.root)} can't be written: {one_line(cause)}") from cause
+        raise RunError(f"{dest.url} can't be written: {one_line(cause)}") from cause
     done = [row for row in due if row["folder"] not in wrong]
     return Synced(len(done), len(rows) - len(due), sum(row["bytes"] for row in done), wrong)
 
@@ -108,7 +108,7 @@ def _without_removed(rows: Sequence[Row], taken: Takedowns, dest: Store) -> list
     if len(left) < len(rows):
         _log.warning(
             "%d variants were taken down from %s and aren't copied; zooadapt remove --undo allows "
-            "them again", len(rows) - len(left), redact(dest.root),
+            "them again", len(rows) - len(left), dest.url,
         )  # fmt: skip
     return left
 
@@ -120,13 +120,13 @@ def _recorded(source: Store, rows: Sequence[Row]) -> dict[str, Row]:
         for record in itertools.chain.from_iterable(manifest.histories(source)):
             found |= {v["folder"]: record for v in record["variants"] if v["folder"] in wanted}
     except Exception as error:
-        _log.warning("the records of %s can't be read: %s", redact(source.root), one_line(error))
+        _log.warning("the records of %s can't be read: %s", source.url, one_line(error))
     lacking = len(wanted - found.keys())
     if lacking:
         _log.warning(
             "%d variants have no record in %s, or none that can be listed; a job at the new place "
             "won't know what they were made from, and will make them again",
-            lacking, redact(source.root),
+            lacking, source.url,
         )  # fmt: skip
     return found
 
