@@ -223,6 +223,7 @@ def test_a_cache_that_cannot_be_written_keeps_nobody_from_reading(
 def test_a_store_that_cannot_be_used_is_named_with_a_remedy(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    S3FileSystem.clear_instance_cache()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -230,10 +231,11 @@ def test_a_store_that_cannot_be_used_is_named_with_a_remedy(
     line = refused(capsys, *command, "s3://bucket/without-keys", code=3)
     assert "s3://bucket/without-keys" in line
     assert "for a public bucket give --anon" in line
-    S3FileSystem.clear_instance_cache()
+    S3FileSystem.clear_instance_cache()  # fsspec keeps filesystems, with their credentials
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     line = refused(capsys, *command, "s3://bucket/nobody-there", code=3)
     assert "s3://bucket/nobody-there" in line
     assert "AWS_ENDPOINT_URL must name the store's server" in line
+    S3FileSystem.clear_instance_cache()

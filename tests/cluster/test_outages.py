@@ -154,6 +154,16 @@ def test_a_limit_is_waited_for_and_blames_nobody(caplog: pytest.LogCaptureFixtur
     assert re.fullmatch(rf"{HUB} takes no more requests until \d\d:\d\d:\d\d", line)
 
 
+def test_a_limit_that_is_stated_again_and_again_is_an_outage() -> None:
+    def meets(now: float, task: Task, name: str) -> Outage | None:
+        return Outage(HUB, "look-up", "429", time.time() + 30)
+
+    world = World(meets)
+    assert world.run(hub(300)).outages.down
+    assert 90 <= world.now <= 300
+    assert not world.ended_
+
+
 def test_a_node_that_alone_meets_outages_gets_no_more_work(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

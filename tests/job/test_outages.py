@@ -1,5 +1,6 @@
 """Outages, through the job: nothing is recorded as a failure, and the same command goes on."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_a_server_that_fails_or_limits(
     with faults.proxy(served.url, always(fault)) as proxy:
         monkeypatch.setenv("HF_ENDPOINT", proxy.url)
         check_postponed(made(tmp_path), "download", tmp_path)
+
+
+def test_a_limit_says_when_to_come_back(
+    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faults.proxy(served.url, always("429-after")) as proxy:
+        url = f"{proxy.url}/{SMALL}.pth"
+        of = replace(entry(SMALL), hub_id=None, url=url)
+        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
+        for each in (entry(SMALL), of):
+            outage = pipeline.make(Request(each, counted(4)), Job("run", str(tmp_path))).outage
+            assert outage
+            assert 0 < outage.until - time.time() <= 2
 
 
 def test_a_proxy_that_refuses(

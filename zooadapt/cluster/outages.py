@@ -12,6 +12,7 @@ a probe. Its answer lets the others go on. Where only one node meets outages, it
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,8 @@ NODE_ROW = 5
 no more work."""
 _PROBE = 10.0
 """Seconds between two probes."""
+_LIMITS = 3
+"""Limits of requests, one after the other without an answer, that are waited for."""
 _PAUSE = 5.0
 """Seconds before the second try. The pause doubles with every further try."""
 
@@ -67,6 +70,8 @@ class Outages:
         """When each node last got an answer, by the clock."""
         self._limits: dict[str, float] = {}
         """Until when a place takes no requests, by the clock."""
+        self._limits_in_row: Counter[str] = Counter()
+        """How many limits a place has stated since its last answer."""
         self.down: dict[Needed, Outage] = {}
         """What is down."""
         self.cut_off: set[str] = set()
@@ -76,6 +81,7 @@ class Outages:
         """Note that a source or store did what was asked of it, or refused it for one model."""
         needed = place, task
         self._rows.pop(needed, None)
+        self._limits_in_row.pop(place, None)
         self._rows_of_nodes.pop((needed, node), None)
         self._answers.setdefault(needed, {})[node] = self._clock()
 
@@ -85,9 +91,6 @@ class Outages:
         `remaining` models, this one included, still need it.
         """
         needed, now = (outage.place, outage.task), self._clock()
-        if outage.until:
-            self._limit(outage)
-            return False
         self._judge(node, outage, model)
         row = self._rows.setdefault(needed, _Row(now))
         row.models.add(model)
@@ -97,12 +100,19 @@ class Outages:
                 self.down[needed] = outage
         return needed in self.down
 
-    def _limit(self, outage: Outage) -> None:
-        until = self._clock() + outage.until - time.time()
-        if until > self._limits.get(outage.place, 0.0) + 1:
-            when = datetime.fromtimestamp(outage.until)
-            _log.warning("%s takes no more requests until %s", outage.place, f"{when:%H:%M:%S}")
-            self._limits[outage.place] = until
+    def is_limit(self, outage: Outage) -> bool:
+        """Whether the source only said when to come back; then that is waited for, and said.
+
+        It isn't believed for ever: after `_LIMITS` limits without an answer it is no limit.
+        """
+        place, now = outage.place, self._clock()
+        if outage.until and now >= self._limits.get(place, 0.0):  # others were under way until now
+            self._limits_in_row[place] += 1
+            if self._limits_in_row[place] <= _LIMITS:
+                when = datetime.fromtimestamp(outage.until)
+                _log.warning("%s takes no more requests until %s", place, f"{when:%H:%M:%S}")
+                self._limits[place] = now + outage.until - time.time()
+        return bool(outage.until) and self._limits_in_row[place] <= _LIMITS
 
     def _judge(self, node: str, outage: Outage, model: Model) -> None:
         """Cut a node off that alone meets outages."""

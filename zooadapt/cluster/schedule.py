@@ -242,22 +242,31 @@ class Schedule:
             outage = replace(outage, place=self.place(request))
         if outage.task == "look-up":
             work.located = None
+        if self.outages.is_limit(outage):
+            self._hold(work)
+            self._hold_all_for(outage)
+            return
         open_ = self._open.total() if outage.task == "write" else self._open[self.place(request)]
         model = request.entry.zoo, request.entry.name
         if self.outages.met(outage, model, open_ if self._exhausted else ROW, node):
             self._drop()
             return
-        work.tries += not outage.until  # who is told when to come back has an answer
+        work.tries += 1
         if work.tries >= TRIES:
             targets = tuple(target.short for target in request.targets)
             self._end(request, ModelSummary(request.entry, (), (), 0, 0, {}, "", targets, outage))
             return
         self._hold(work)
-        if self.outages.is_closed(outage.place, outage.task):
-            found, self.found, self.waiting = self.found, [], None
-            for each in found:
-                concerned = outage.task == "write" or self.place(each.request) == outage.place
-                (self._hold if concerned else self._wait)(each)
+        self._hold_all_for(outage)
+
+    def _hold_all_for(self, outage: Outage) -> None:
+        """Hold back all models that need what doesn't answer."""
+        if not self.outages.is_closed(outage.place, outage.task):
+            return
+        found, self.found, self.waiting = self.found, [], None
+        for each in found:
+            concerned = outage.task == "write" or self.place(each.request) == outage.place
+            (self._hold if concerned else self._wait)(each)
 
     def _drop(self) -> None:
         """Leave all models whose source, or whose store, is down."""
