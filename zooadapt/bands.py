@@ -63,12 +63,36 @@ def parse(text: str) -> Bands:
     return _from_names(names)
 
 
-def described(content: Any, where: str) -> Bands:
-    """The bands that a model's own config lists, as names or as mappings like those in YAML files.
+def described(content: Any) -> Bands:
+    """The bands that a model's own config names, in any of the forms that ``--bands`` takes.
 
-    Raises UsageError.
+    It is the name of a preset, ``PRESET:NAME,NAME…``, or a list: of names, which can be those of a
+    preset, or of mappings like those in YAML files. No file is read. Raises UsageError, whose text
+    goes on after the name of the key.
     """
-    return base(_described({"bands": content}, where).channels)
+    try:
+        if isinstance(content, str) and not content.endswith((".yaml", ".yml")):
+            return base(parse(content).channels)
+        if not isinstance(content, list):
+            raise UsageError(f"{content!r:.40} is no preset, and no list of names or of mappings")
+        names = [item for item in content if isinstance(item, str)]
+        if names == content and any(name.upper() not in COMMON for name in names):
+            return base(_of_a_preset(names))
+        return base(_described({"bands": content}, "").channels)
+    except UsageError as cause:
+        raise UsageError(str(cause).removeprefix("--bands ").lstrip(" :")) from cause
+
+
+def _of_a_preset(names: list[str]) -> tuple[Band, ...]:
+    """The channels of the first preset that has all names. Raises UsageError if none has."""
+    _check_unique("", names)
+    for each in map(preset, presets()):
+        if set(names) <= set(each.names):
+            return tuple(each.channels[each.names.index(name)] for name in names)
+    raise UsageError(
+        f"no preset has all of {', '.join(names)}; give a mapping with a name and a wavelength in "
+        f"nm for each"
+    )
 
 
 def remembered(names: list[str]) -> Bands:

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+NOTE = "zooadapt bands: "
+"""Begins the note in timm's ``pretrained_cfg`` that names a variant's bands, joined by commas."""
 
 LONGEST = 200
 """The most bytes of one part of a key. Filesystems take 255; the rest is room for a suffix."""

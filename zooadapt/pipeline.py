@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt.adapt import contract, schemes, stems
-from zooadapt.checkpoints import checkpoint, fetch, sources
+from zooadapt.checkpoints import checkpoint, fetch, sources, wrapped
 from zooadapt.checkpoints.scratch import scratch_folder
 from zooadapt.errors import (
     CheckpointError,
@@ -235,14 +235,39 @@ def _fetched(
 # Adapt
 
 
-def _filled(model: _Inspected, file: Path) -> tuple[str, ...]:
-    """Put the checkpoint's tensors into the base; the names of those that the model computed."""
-    content, strict = model.zoo.convert(model.entry, model.base, checkpoint.read(file))
+def _filled(model: _Inspected, file: Path) -> tuple[tuple[str, ...], str]:
+    """Put the checkpoint's tensors into the base.
+
+    Returns the names of those that the model computed, and how the others were found in the file,
+    "" where all of it was used as it is.
+    """
+    content, found = checkpoint.read(file), ""
+    if model.entry.config is not None:  # one's own checkpoint; any script can have saved it
+        part, found = wrapped.found(content, checkpoint.learnt(model.base))
+        content = dict(part)
+    tensors, strict = model.zoo.convert(model.entry, model.base, content)
+    _check_channels(model, tensors)
 
     def rebuild() -> nn.Module:
         return model.zoo.build(model.entry, model.facts.chans)
 
-    return checkpoint.assign(model.base, content, strict, rebuild)
+    return checkpoint.assign(model.base, tensors, strict, rebuild), found
+
+
+def _check_channels(model: _Inspected, tensors: Mapping[str, object]) -> None:
+    """Raise CheckpointError if the stems are for another number of channels than is stated."""
+    expected, chans = model.base.state_dict(), model.facts.chans
+    for stem in model.stems:
+        held, wanted = tensors.get(stem.name), expected[stem.name]
+        if not isinstance(held, Tensor) or held.dim() != wanted.dim():
+            continue
+        width, odd = divmod(held.shape[stem.axis] * chans, wanted.shape[stem.axis])
+        if width != chans and not odd:
+            raise CheckpointError(
+                f"{stem.name} reads {width} channels, and {CONFIG} states {chans}: state them "
+                f'there, for timm as "model_args": {{"in_chans": {width}}}, for transformers as '
+                f'"num_channels": {width}'
+            )
 
 
 # Publish
@@ -285,7 +310,8 @@ def _published(
     with watch.measured("fetch"), stage(FetchError):
         file, source = _fetched(request.entry, job, located, folder)
     with watch.measured("adapt"), stage(CheckpointError):
-        filled = _filled(model, file)
+        filled, found = _filled(model, file)
+        source = replace(source, note=found)
     read = file.stat()
     with stage(PublishError), reaching_store():
         store = open_store(job.dest, job.dest_options)

@@ -74,9 +74,9 @@ class ModelFacts:
     width: int
     """The width of the model's own input, in pixels."""
     mean: tuple[float, ...]
-    """The mean of each channel, for images in 0..1; as long as `bands`."""
+    """The mean of each channel, for images in 0..1; as long as `bands`, or () if none is stated."""
     std: tuple[float, ...]
-    """The standard deviation of each channel, for images in 0..1; as long as `bands`."""
+    """The standard deviation of each channel, for images in 0..1; as `mean`."""
     num_classes: int
     """The number of classes; 0 where the model has no classifier."""
     min_timm: str = ""
@@ -227,6 +227,10 @@ class Job:
     """fsspec storage options of `dest`."""
     source_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """fsspec storage options of the sources."""
+    asks_hub: bool = False
+    """Whether the Hub is asked even for what the Hugging Face cache has: it may have changed."""
+    keep_sources: bool = False
+    """Whether what is downloaded from the Hub stays in the Hugging Face cache."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,9 @@ class Checkpoint:
     sha256: str
     """The SHA-256 of the whole file, 64 hex digits."""
     bytes: int
+    note: str = ""
+    """How the model's tensors were found in the file, where they weren't all of it under the
+    model's own names."""
 
 
 @dataclass(frozen=True)

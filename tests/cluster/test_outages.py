@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.cluster.test_schedule import CAPACITY
+from tests.support.nodes import CAPACITY
 from zooadapt.cluster import outages
 from zooadapt.cluster.executor import Batch, Capacity, Died, Outcome, Task
 from zooadapt.cluster.outages import PATIENCE, ROW, TRIES, Outages

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.measure.simulation import summary
 from tests.support import idle
+from tests.support.nodes import CAPACITY
 from zooadapt.cluster.executor import SMALL, Batch, Capacity, Died, Outcome, Task
 from zooadapt.cluster.schedule import AHEAD, Schedule
 from zooadapt.errors import StageError, TooLarge, WorkerDied
@@ -15,7 +16,6 @@ from zooadapt.types import Job, Located, ModelEntry, ModelSummary, Request, Sour
 
 GB = 10**9
 JOB = Job("run", "nowhere")
-CAPACITY = Capacity(validators=1, adapting=3, at_once=3, memory=20 * GB, largest_node=16 * GB)
 
 
 def request(name: str) -> Request:

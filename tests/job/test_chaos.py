@@ -10,19 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import checker, checkpoints, faults, hub
+from tests.support.checkpoints import TWENTY
 from tests.support.faults import READING, WRITING, Asked, FaultProxy
 from tests.support.jobs import Runner, ok, ray_folder
 from tests.support.seaweed import BUCKET, SeaweedFS
 
-TAGS = [
-    "test_byobnet.r160_in1k", "test_convnext.r160_in1k", "test_convnext2.r160_in1k",
-    "test_convnext3.r160_in1k", "test_efficientnet.r160_in1k", "test_efficientnet_evos.r160_in1k",
-    "test_efficientnet_gn.r160_in1k", "test_efficientnet_ln.r160_in1k", "test_nfnet.r160_in1k",
-    "test_resnet.r160_in1k", "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",
-    "lcnet_050.ra2_in1k", "mobilenetv3_small_050.lamb_in1k", "tinynet_e.in1k",
-    "resnet18.a1_in1k", "resnet18.a2_in1k", "resnet18.a3_in1k", "resnet18.tv_in1k",
-]  # fmt: skip
-"""The last four models are large enough to be sent in parts and composed."""
 RESUBMISSIONS = 6
 SEED = int(os.environ.get("CHAOS_SEED", "20261124"))
 OF_SOURCE = {
@@ -76,7 +68,7 @@ def troubled(zoo: Path, server: SeaweedFS, seed: int) -> Iterator[Troubled]:
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TAGS)
+    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TWENTY)
 
 
 @pytest.mark.slow
@@ -84,7 +76,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_hundreds_of_faults_later_the_mirror_is_that_of_a_quiet_run(
     zoo: Path, s3: SeaweedFS
 ) -> None:
-    options = ["--chans", "1,3,4,8", "--models", ",".join(TAGS), "--retry-failed", "--dest"]
+    options = ["--chans", "1,3,4,8", "--models", ",".join(TWENTY), "--retry-failed", "--dest"]
     quiet, stormy = (f"s3://{BUCKET}/chaos/{name}" for name in ("quiet", "stormy"))
     with ray_folder() as ray, hub.serving(zoo) as served:
         alone = Runner(ray)

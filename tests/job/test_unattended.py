@@ -1,7 +1,7 @@
 """A job that nobody watches: what it needs goes away, or it is stopped at half of its 20 models.
 
-Each time people look at the mirror with `ls` and `runs`, and give the same command again. In the end
-the mirror is that of a quiet run.
+Each time people look at the mirror with `ls` and `runs`, and give the same command again. In the
+end the mirror is that of a quiet run.
 """
 
 import subprocess
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.job.test_chaos import TAGS
 from tests.support import checker, checkpoints, faults, hub
+from tests.support.checkpoints import TWENTY
 from tests.support.faults import Asked, FaultProxy
 from tests.support.jobs import JOB, RAY, Runner, ok, ray_folder, ray_head
 from tests.support.seaweed import BUCKET, SeaweedFS
@@ -23,7 +23,7 @@ from tests.support.seaweed import BUCKET, SeaweedFS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ZOOADAPT = str(Path(sys.executable).parent / "zooadapt")
-OPTIONS = ["--chans", "1,4", "--models", ",".join(TAGS), "--dest"]
+OPTIONS = ["--chans", "1,4", "--models", ",".join(TWENTY), "--dest"]
 HALF = "[10/20]"
 
 
@@ -68,7 +68,7 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory, s3: SeaweedFS) -> Iterator[Ground]:
-    zoo = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TAGS)
+    zoo = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TWENTY)
     quiet = str(tmp_path_factory.mktemp("quiet"))
     with ExitStack() as stack:
         of_hub, of_store = Switch(), Switch()

@@ -11,6 +11,16 @@ from torch import Tensor
 
 from jobs.measure import seeded
 
+TWENTY = [
+    "test_byobnet.r160_in1k", "test_convnext.r160_in1k", "test_convnext2.r160_in1k",
+    "test_convnext3.r160_in1k", "test_efficientnet.r160_in1k", "test_efficientnet_evos.r160_in1k",
+    "test_efficientnet_gn.r160_in1k", "test_efficientnet_ln.r160_in1k", "test_nfnet.r160_in1k",
+    "test_resnet.r160_in1k", "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",
+    "lcnet_050.ra2_in1k", "mobilenetv3_small_050.lamb_in1k", "tinynet_e.in1k",
+    "resnet18.a1_in1k", "resnet18.a2_in1k", "resnet18.a3_in1k", "resnet18.tv_in1k",
+]  # fmt: skip
+"""Tags of 20 small models. The last four are large enough to be sent in parts and composed."""
+
 Form = Literal["safetensors", "zip-pickle", "legacy-pickle"]
 
 

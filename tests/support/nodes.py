@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import places
+from zooadapt.cluster.executor import Capacity
 from zooadapt.cluster.nodes import Workers
 from zooadapt.cluster.outages import Outages
 from zooadapt.cluster.ray_executor import RayExecutor
@@ -25,6 +26,8 @@ def until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+CAPACITY = Capacity(validators=1, adapting=3, at_once=3, memory=20 * 10**9, largest_node=16 * 10**9)
+"""Of a small cluster with a GPU."""
 STAGES = TaskFunctions(places.locate, places.make, places.adapt, places.prove)
 
 

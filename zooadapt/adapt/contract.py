@@ -39,7 +39,10 @@ def mix_statistics(values: Sequence[float], matrix: Tensor) -> list[float]:
     """The mean or std of each of the N target channels, from those of the B source channels.
 
     value_N[c] = Σₖ|M[k,c]|·valueₖ / Σₖ|M[k,c]|. For a column of zeros it is the plain average.
+    Where `values` is empty, because none are stated, so is the result.
     """
+    if not values:
+        return []
     source = torch.tensor(list(values), dtype=torch.float64)
     weights = matrix.abs()
     weights = torch.where(weights.sum(dim=0, keepdim=True) == 0, 1.0, weights)

@@ -18,7 +18,7 @@ def find(
     """The stems of `base`, which has `chans` input channels. `probe` is the model with one more.
 
     Both models can be on the meta device. Every tensor whose shape differs between them reads the
-    image. These tensors must be the weights of the modules that the zoo has `declared`.
+    image. Where the zoo has `declared` modules, these tensors must be their weights.
 
     Raises Unsupported if the stem is of a kind that can't be adapted, and StemError if the tensors
     found aren't the declared ones.
@@ -34,7 +34,7 @@ def find(
             "fixed transform, such as a colour conversion"
         )
     expected = {f"{module}.weight" for module in declared}
-    if set(changed) != expected:
+    if expected and set(changed) != expected:
         raise StemError(
             f"the tensors that change with the number of channels are {some(changed)}, but the "
             f"model declares {some(sorted(expected))}"

@@ -14,6 +14,7 @@ from zooadapt.errors import CheckpointError, one_line, some
 
 Build = Callable[[], nn.Module]
 
+_LFS = b"version https://git-lfs.github.com/spec/"
 _STATISTICS = ("running_mean", "running_var")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -57,6 +58,11 @@ def _reader(file: Path, head: bytes) -> tuple[Callable[[Path], None], Callable[[
         return vetting.archive, _map_pickle
     if head.startswith(b"\x80"):
         return vetting.stacked, _read_pickle
+    if head.startswith(_LFS):
+        raise CheckpointError(
+            f"{file.name} is a git-LFS pointer, not the file that it stands for: run git lfs pull "
+            f"in the repository that it is in"
+        )
     raise CheckpointError(f"{file.name} is {_described(head)}, not a checkpoint; check its source")
 
 
@@ -101,7 +107,8 @@ def assign(
 
     Raises CheckpointError if the checkpoint lacks any other tensor, and, if `strict`, if it has a
     tensor that the model doesn't have. Raises it also for an entry that isn't a tensor, has another
-    shape than the model's, has NaN or Inf, or has integers, 8-bit or complex numbers for a weight.
+    shape than the model's, has NaN, has infinite values for a weight, or has integers, 8-bit or
+    complex numbers for a weight.
     """
     _check(model, tensors, strict)
     known = {name: tensors[name] for name in model.state_dict().keys() & tensors.keys()}
@@ -111,18 +118,25 @@ def assign(
     return filled
 
 
+def learnt(model: nn.Module) -> set[str]:
+    """The names of the tensors that a model learns: its parameters, and statistics of batches."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return {n for n in model.state_dict() if n in parameters or n.endswith(_STATISTICS)}
+
+
 def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
     expected = model.state_dict()
     extra = sorted(map(str, tensors.keys() - expected.keys()))
     if extra and strict:
         raise CheckpointError(f"the checkpoint has tensors the model doesn't: {some(extra)}")
     parameters = {name for name, _ in model.named_parameters()}
-    absent = [name for name in expected if name not in tensors]
-    learnt = [name for name in absent if name in parameters or name.endswith(_STATISTICS)]
-    if learnt and strict:
-        raise CheckpointError(f"the checkpoint lacks {some(learnt)}, which the model learns")
+    known = learnt(model)
+    absent = [name for name in expected if name in known and name not in tensors]
+    if absent and strict:
+        raise CheckpointError(f"the checkpoint lacks {some(absent)}, which the model learns")
     for name in expected.keys() & tensors.keys():
         _check_tensor(name, tensors[name], expected[name])
+        _check_values(name, tensors[name], finite=name in parameters)
 
 
 def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
@@ -136,13 +150,19 @@ def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:
         )
     if wanted.is_floating_point() and tensor.dtype not in _FLOATS:
         raise CheckpointError(f"{name} is of {tensor.dtype}, which can't be a weight of the model")
-    if tensor.is_floating_point() and not _is_finite(tensor):
+
+
+def _check_values(name: str, tensor: Tensor, finite: bool) -> None:
+    """Raise CheckpointError for NaN, and for infinity where all values must be `finite`.
+
+    A buffer can hold infinity on purpose, as a mask or as the bounds of a range.
+    """
+    if not tensor.is_floating_point() or bool(tensor.sum().isfinite()):
+        return  # a finite sum proves it, in a twentieth of the time
+    if finite and not bool(tensor.isfinite().all()):
         raise CheckpointError(f"{name} has NaN or infinite values")
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite. A finite sum proves it, in a twentieth of the time."""
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+    if bool(tensor.isnan().any()):
+        raise CheckpointError(f"{name} has NaN")
 
 
 def _fill(model: nn.Module, rebuild: Build) -> None:

@@ -13,13 +13,24 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import fsspec
-from huggingface_hub import constants, get_hf_file_metadata, get_session, get_token, hf_hub_url
+from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -36,11 +47,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     parse_ratelimit_headers,
 )
 
+from zooadapt.checkpoints import hf_cache
 from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact
 from zooadapt.types import Located, Source
 
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""The files that timm looks for in a Hub repository, in this order."""
+FILES = hf_cache.FILES
 SHARDED = tuple(f"{file}.index.json" for file in FILES)
 """The files that are there instead if a checkpoint is split into several."""
 LONGEST_TEXT = 4 * 2**20
@@ -109,17 +120,61 @@ def locate(hub_id: str) -> Located:
         if found:
             return found
     if any(_resolve(repo, file, revision) for file in SHARDED):
-        raise FetchError(f"hf://{repo} is split into several files; zooadapt reads only one")
+        raise split(f"hf://{repo}")
     raise Absent(f"hf://{repo} has none of {', '.join(FILES)}")
+
+
+def near(located: Located) -> Located:
+    """The same file where this machine reads it: in its cache, if it is there, else on the Hub."""
+    if isinstance(located.filesystem, LocalFileSystem) and Path(located.path).exists():
+        return located
+    repo, commit, file = hf_cache.parts(located)
+    found = try_to_load_from_cache(repo, file, revision=commit)
+    if isinstance(found, str):
+        return replace(hf_cache.of_cache(repo, file, Path(found)), source=located.source)
+    # a file in the cache of another machine is asked for at the Hub
+    return renewed(located) if isinstance(located.filesystem, LocalFileSystem) else located
+
+
+def kept(located: Located, hub_id: str) -> Located:
+    """The file once it is in the Hugging Face cache, where other programs find it too.
+
+    Raises FetchError, and Unreachable where the Hub doesn't answer.
+    """
+    repo, _, file = hf_cache.parts(located)
+    _, _, revision = hub_id.partition("@")
+    with _translated(repo):
+        path = hf_hub_download(
+            repo, file, revision=revision or None, endpoint=endpoint(), token=get_token()
+        )
+    return replace(hf_cache.of_cache(repo, file, Path(path)), source=located.source)
+
+
+def split(where: str) -> FetchError:
+    """The error for a checkpoint that is split into several files."""
+    return FetchError(
+        f"{redact(where)} has a checkpoint split into several files, and zooadapt reads only "
+        f'single ones: save the model again with save_pretrained(…, max_shard_size="100GB")'
+    )
 
 
 def text(hub_id: str, file: str) -> str | None:
     """The content of a small text file in a repository; None if the repository has no such file.
 
+    Where the Hugging Face cache has the repository's weights, it is asked first.
+
     Raises FetchError if the repository isn't there or isn't readable, or if the file is larger than
     LONGEST_TEXT. Raises Unreachable for no answer.
     """
     repo, _, revision = hub_id.partition("@")
+    if weights := hf_cache.cached(hub_id):
+        _, commit, _ = hf_cache.parts(weights)
+        path = try_to_load_from_cache(repo, file, revision=commit)
+        if isinstance(path, str):
+            with Path(path).open("rb") as opened:
+                return decoded(opened.read(LONGEST_TEXT + 1), f"hf://{repo}/{file}")
+        if path is not None or constants.HF_HUB_OFFLINE:  # known not to be there, or not to be had
+            return None
     with _translated(repo):
         url = hf_hub_url(repo, file, revision=revision or None, endpoint=endpoint())
         headers = build_hf_headers(token=get_token())
@@ -151,8 +206,7 @@ def _beginning(blocks: Iterable[bytes]) -> bytes:
 
 def renewed(located: Located) -> Located:
     """The same file at the same commit, with a new signed URL. Raises FetchError."""
-    repo, _, pinned = located.source.uri.removeprefix("hf://").partition("@")
-    commit, _, file = pinned.partition("/")
+    repo, commit, file = hf_cache.parts(located)
     found = _resolve(repo, file, commit)
     if found is None:
         raise FetchError(f"{located.source.uri} is no longer there; try again with --retry-failed")
@@ -185,8 +239,8 @@ def _translated(repo: str) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as cause:
         raise FetchError(
-            f"hf://{repo} can't be asked for because HF_HUB_OFFLINE is set; unset it, or give "
-            f"--source-root"
+            f"hf://{repo} isn't in the Hugging Face cache, and HF_HUB_OFFLINE is set; unset it, or "
+            f"give --source-root"
         ) from cause
     except HFValidationError as cause:
         raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause

@@ -242,17 +242,21 @@ def _check_tensor(
         raise _refused("has a tensor that is larger than the file")
 
 
+REMEDY = (
+    "ask its author for safetensors, or if it is yours save the weights alone, with "
+    "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+)
+"""What to do about a file that holds more than tensors."""
+
+
 def _foreign(name: str) -> CheckpointError:
     return CheckpointError(
-        f"would run code ({_dotted(name)}) when unpickled, so it was not opened; ask its "
-        f"author for safetensors"
+        f"would run code ({_dotted(name)}) when unpickled, so it was not opened; {REMEDY}"
     )
 
 
 def _refused(reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{reason}, unlike a checkpoint of plain tensors; ask its author for safetensors"
-    )
+    return CheckpointError(f"{reason}, unlike a checkpoint of plain tensors; {REMEDY}")
 
 
 def _dotted(name: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import aiohttp
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from zooadapt.checkpoints import hub
+from zooadapt.checkpoints import hf_cache, hub
 from zooadapt.checkpoints.fetch import unread
 from zooadapt.errors import Absent, FetchError, redact, stage
 from zooadapt.names import file_name
@@ -68,11 +69,16 @@ def locate(entry: ModelEntry, job: Job) -> Located:
 
 def _locate(entry: ModelEntry, where: str, job: Job) -> Located:
     if where.startswith("hf://"):
-        return hub.locate(where.removeprefix("hf://"))
+        hub_id = where.removeprefix("hf://")
+        return (None if job.asks_hub else hf_cache.cached(hub_id)) or hub.locate(hub_id)
     if _in_package(where):
         return find_file(_package_file(where), where, {})
     if entry.hub_id:
+        if "://" not in where and (found := hf_cache.cached(entry.hub_id, job.source_root)):
+            return found
         return _first_of([f"{where}/{file}" for file in hub.FILES], job.source_options)
+    if where.endswith(hub.SHARDED):
+        raise hub.split(where.rpartition("/")[0])
     return find_file(where, where, job.source_options if job.source_root or entry.in_place else {})
 
 
@@ -86,10 +92,15 @@ def _described(located: Located, entry: ModelEntry) -> Located:
 
 
 def still(located: Located | None, entry: ModelEntry, job: Job) -> Located:
-    """`located` if it is recent or pinned, else what `locate` finds now."""
-    if located and (hub.holds(located.source) or time.time() - located.when < _FRESH):
-        return located
-    return locate(entry, job)
+    """`located` if it is recent or pinned, else what `locate` finds now; as near as can be."""
+    recent = located and (hub.holds(located.source) or time.time() - located.when < _FRESH)
+    found = located if located and recent else locate(entry, job)
+    if not hub.holds(found.source):
+        return found
+    found = hub.near(found)
+    if job.keep_sources and not isinstance(found.filesystem, LocalFileSystem):
+        return hub.kept(found, entry.hub_id or "")
+    return found
 
 
 def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
@@ -102,10 +113,7 @@ def _first_of(urls: list[str], options: dict[str, Any]) -> Located:
     for file in hub.SHARDED:
         with suppress(FileNotFoundError):
             find_file(f"{folder}/{file}", folder, options)
-            raise FetchError(
-                f"{redact(folder)} has a checkpoint split into several files; zooadapt reads only "
-                f"single files"
-            )
+            raise hub.split(folder)
     names = " nor ".join(url.rpartition("/")[2] for url in urls)
     raise Absent(f"{redact(folder)} has neither {names}")
 

@@ -54,9 +54,7 @@ def archive(file: Path) -> None:
     with _Sipped(file) as source, zipfile.ZipFile(source) as opened:
         odd = _oddity(opened, size)
         if odd:
-            raise CheckpointError(
-                f"is a zip that torch.save didn't write: {odd}; ask its author for safetensors"
-            )
+            raise CheckpointError(f"is a zip that torch.save didn't write: {odd}; {pickles.REMEDY}")
         damaged = opened.testzip()
         if damaged:
             raise _damaged(f"the checksum of {damaged} is wrong")
@@ -106,9 +104,7 @@ def stacked(file: Path) -> None:
         stream = io.BytesIO(opened.read(pickles.LARGEST))
     for number in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION):
         if pickles.examine(stream, size)[0] != number:
-            raise CheckpointError(
-                "is a pickle that torch.save didn't write; ask its author for safetensors"
-            )
+            raise CheckpointError(f"is a pickle that torch.save didn't write; {pickles.REMEDY}")
     pickles.examine(stream, size)  # about the system that wrote the file
     _, storages = pickles.examine(stream, size)
     keys, _ = pickles.examine(stream, size)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, as_json, of_mirror
+from zooadapt.cli.common import OK, WRONG, as_json, of_mirror
 from zooadapt.errors import UsageError
-from zooadapt.job.options import parse_chans
+from zooadapt.job.options import parse_bands, parse_chans
 
 if TYPE_CHECKING:
     from zooadapt.stores.store import Store
+    from zooadapt.targets import Bands
     from zooadapt.upkeep.removal import Pattern
 
 
@@ -79,6 +80,31 @@ def _patterns(chans: tuple[int, ...], bands: tuple[str, ...]) -> "tuple[Pattern,
     return tuple(asked) or ALL
 
 
+@click.command()
+@click.argument("what", metavar="FOLDER_OR_ID")
+@click.option("--chans", default="1,4,8,25", show_default=True, callback=parse_chans,
+              metavar="N,…", help="The channel counts to try.")  # fmt: skip
+@click.option("--bands", multiple=True, callback=parse_bands, metavar="BANDS",
+              help="Bands to try, named as for `adapt`.")  # fmt: skip
+def check(what: str, chans: tuple[int, ...], bands: "tuple[Bands, ...]") -> int:
+    """Say whether a checkpoint can be adapted, by which stems and for which channels.
+
+    FOLDER_OR_ID is a folder or URL with a checkpoint and its config.json, the id of a repository on
+    the Hub, or a model of timm. Everything that a job does is done here, in seconds, without Ray
+    and without a mirror.
+    """
+    from zooadapt.job.check import check
+    from zooadapt.report.check import lines
+    from zooadapt.targets import Bands, Target
+
+    targets = [Target.of(each, None) for each in [*map(Bands.counted, chans), *bands]]
+    bad = 0
+    for checked in check(what, targets):
+        click.echo(lines(checked.entry, checked.rows, checked.failures))
+        bad += not checked.rows
+    return WRONG if bad else OK
+
+
 class _Runs(click.Group):
     """`runs` lists the runs, unless a subcommand comes first."""
 
@@ -139,4 +165,4 @@ def show_run(store: "Store", run_id: str, as_json: bool) -> int:
     return OK
 
 
-COMMANDS = (remove, runs)
+COMMANDS = (check, runs, remove)

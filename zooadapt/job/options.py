@@ -44,6 +44,7 @@ class Config:
     dry_run: bool
     retry_failed: bool
     check_sources: bool
+    keep_sources: bool = False
     max_hours: float | None = None
     """Hours after which no further model is begun; None: no limit."""
     cpus: int | None = None
@@ -71,6 +72,8 @@ class Config:
             source_root=self.source_root,
             dest_options=self.storage_options,
             source_options=self.source_storage_options,
+            asks_hub=self.check_sources,
+            keep_sources=self.keep_sources,
         )
 
     def shown(self) -> dict[str, Any]:
@@ -202,7 +205,7 @@ def parse_chans(
     return tuple(sorted(counts))
 
 
-def _parse_bands(
+def parse_bands(
     context: click.Context, parameter: click.Parameter, value: Sequence[str]
 ) -> tuple[Bands, ...]:
     return tuple(dict.fromkeys(bands.parse(text) for text in value))
@@ -228,7 +231,7 @@ _OPTIONS = [
             help="A YAML file with any of these options."),
     _option("--chans", callback=parse_chans, metavar="N,…",
             help="Channel counts to adapt models to, each 1 or more."),
-    _option("--bands", multiple=True, callback=_parse_bands, metavar="BANDS",
+    _option("--bands", multiple=True, callback=parse_bands, metavar="BANDS",
             help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file. Can be repeated."),
     _option("--scheme", type=click.Choice(sorted(SCHEMES)),
             help="How channels read the original ones; by default repeat, or nearest for --bands."),
@@ -247,6 +250,8 @@ _OPTIONS = [
     _option("--retry-failed", is_flag=True, help="Try recorded failures again, too."),
     _option("--check-sources", is_flag=True,
             help="Ask whether checkpoints or licences have changed, and update the mirror."),
+    _option("--keep-sources", is_flag=True,
+            help="Leave checkpoints from the Hub in the Hugging Face cache."),
     _option("--max-hours", type=click.FloatRange(min=0, min_open=True), metavar="HOURS",
             help="Begin no model after this time. Run the same command again to resume."),
     _option("--cpus", type=click.IntRange(min=1), metavar="N",

@@ -103,7 +103,7 @@ def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> li
     """The entries that match any of the globs. Raises UsageError for a glob that matches none."""
     found: set[ModelEntry] = set()
     for glob in globs:
-        matches = [entry for entry in entries if registry.named(entry.zoo, entry.name, glob)]
+        matches = _named(entries, glob) or _named(entries, registry.today(glob))
         if not matches:
             names = {entry.name for entry in entries} | {entry.architecture for entry in entries}
             near = difflib.get_close_matches(glob, names, n=1)
@@ -111,6 +111,10 @@ def matching(entries: list[ModelEntry], globs: Sequence[str], option: str) -> li
             raise UsageError(f"{option} {glob} matches no model of the zoo{hint}")
         found.update(matches)
     return [entry for entry in entries if entry in found]
+
+
+def _named(entries: list[ModelEntry], glob: str) -> list[ModelEntry]:
+    return [entry for entry in entries if registry.named(entry.zoo, entry.name, glob)]
 
 
 def _licensed(entry: ModelEntry, globs: Sequence[str]) -> bool:

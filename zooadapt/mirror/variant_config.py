@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zooadapt.adapt import contract
 from zooadapt.mirror.records import ADAPTER_VERSION
+from zooadapt.names import NOTE
 from zooadapt.targets import Bands, Target
 from zooadapt.types import Adapted, ModelFacts
 from zooadapt.zoos.protocol import Zoo
@@ -22,6 +23,7 @@ def describe(
 ) -> dict[str, Any]:
     """The content of a variant's config.json. `base` has B channels; `matrix` is M (B, N)."""
     config = zoo.config(adapted.entry, base, facts_for(adapted.facts, target.bands, matrix))
+    config = _noted(config, target.bands)
     return {
         **config,
         "zooadapt": {
@@ -55,8 +57,22 @@ def redescribed(config: dict[str, Any], zoo: Zoo, target: Target, matrix: Tensor
         "bands": list(target.bands.names),
         "matrix": matrix.tolist(),
     }
-    changed |= _companions(zoo, config := zoo.with_channels(config, mean, std))
+    config = _noted(zoo.with_channels(config, target.in_chans, mean, std), target.bands)
+    changed |= _companions(zoo, config)
     return {**config, "zooadapt": {**section, **changed}}
+
+
+def _noted(config: dict[str, Any], bands: Bands) -> dict[str, Any]:
+    """The config with the bands' names in timm's notes, which timm keeps when it saves a model."""
+    cfg = config.get("pretrained_cfg")
+    if cfg is None:
+        return config
+    notes = [note for note in cfg.get("notes") or () if not str(note).startswith(NOTE)]
+    notes += [NOTE + ",".join(bands.names)] if bands.names else []
+    noted = {**cfg, "notes": notes}
+    if not notes:
+        del noted["notes"]
+    return {**config, "pretrained_cfg": noted}
 
 
 def _companions(zoo: Zoo, config: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from zooadapt.adapt import contract, exactness
-from zooadapt.errors import ValidationError, some
+from zooadapt.errors import Unsupported, ValidationError, some
 from zooadapt.proof.passes import Image, Outputs, Pass, coloured, grey, image_for, run, run_to_stems
 from zooadapt.targets import Scheme
 from zooadapt.types import LEAST_CONTROL, TOLERANCE, ProofResult, Stem
@@ -70,6 +70,8 @@ class Prover:
         """The tensors that every variant must have, in their stored dtypes."""
         self._base = base.float().to(device)
         self._yardstick: Yardstick | None = None
+        self._is_steady = False
+        """Whether the base was seen to give the same outputs for the same image."""
         self._wide: dict[str, Pass] = {}
         """The base's passes in float64 on the images that variants share, by `Image.kind`."""
 
@@ -97,7 +99,8 @@ class Prover:
 
         Raises ValidationError where a stored stem isn't the adapted one, where any other tensor
         isn't the base's, where the outputs differ in number or shape or aren't finite, and where
-        the forward pass doesn't call a stem.
+        the forward pass doesn't call a stem. Raises Unsupported where the base gives different
+        outputs for the same image.
         """
         _check_stored(variant, adapted, self._body)
         with torch.inference_mode(), _full_float32():
@@ -112,6 +115,8 @@ class Prover:
             with _replaced(variant, wrong):
                 control = run_to_stems(variant, image.x.float().to(self._device), self._stems)
             result = yardstick.judge(got, wanted, control)
+            if not result.equivalent:
+                self._check_steady()
             if result.equivalent or unrounded is None or result.control_error < LEAST_CONTROL:
                 return result
             within = self._error_in_float64(variant, unrounded, image, yardstick)
@@ -123,6 +128,21 @@ class Prover:
             with torch.inference_mode(), _full_float32():
                 self._yardstick = Yardstick(self._base, self._stems, self._shape, self._forward)
         return self._yardstick
+
+    def _check_steady(self) -> None:
+        """Raise Unsupported if the base gives other outputs for the same image again."""
+        if self._is_steady:
+            return
+        yardstick = self.measure()
+        again = self._forward(self._base, coloured(self._shape[0], self._shape[1:]))
+        error = yardstick.error(again, yardstick.shared["coloured"])
+        if not error <= TOLERANCE:
+            raise Unsupported(
+                f"the model gives different outputs for the same image (by {error:.1g} of what "
+                f"another image changes), as one does that draws random numbers: no proof is "
+                f"possible"
+            )
+        self._is_steady = True
 
     def _forward(self, model: nn.Module, image: Tensor, dtype: torch.dtype = torch.float32) -> Pass:
         return run(model, image.to(self._device, dtype), self._stems)

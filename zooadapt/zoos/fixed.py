@@ -104,7 +104,7 @@ class FixedZoo(ABC):
             "num_classes": facts.num_classes,
             "input_size": [facts.chans, *facts.size],
         }
-        return self.with_channels(config, facts.mean, facts.std)
+        return self.with_channels(config, facts.chans, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
         """The facts that a variant's ``config.json`` states; its channels are only counted."""
@@ -115,10 +115,10 @@ class FixedZoo(ABC):
         return {}
 
     def with_channels(
-        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+        self, config: dict[str, Any], chans: int, mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
         """The ``config.json`` with another number of channels, mean and std."""
-        size = [len(mean), *config["input_size"][1:]]
+        size = [chans, *config["input_size"][1:]]
         return {**config, "input_size": size, "mean": list(mean), "std": list(std)}
 
     def check_version(self, least: str) -> None:

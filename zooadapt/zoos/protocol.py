@@ -55,6 +55,7 @@ class Zoo(Protocol):
         """The names of all modules whose ``weight`` reads the image, such as ``conv1``.
 
         A model fails unless exactly these weights change their shape with the number of channels.
+        Where none is named, the weights that do so are the stems.
         """
         ...
 
@@ -115,12 +116,12 @@ class Zoo(Protocol):
         ...
 
     def with_channels(
-        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+        self, config: dict[str, Any], chans: int, mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
-        """The ``config.json`` of a variant with other channels, given their mean and std.
+        """The ``config.json`` of a variant with `chans` channels, given their mean and std.
 
         `config` is the ``config.json`` of any variant of the same model. `mean` and `std` have one
-        value for each new channel.
+        value for each new channel, or none where the model's facts state none.
         """
         ...
 

@@ -163,6 +163,15 @@ def blaming(name: str) -> Iterator[None]:
         raise UsageError(f"--zoo {name}: it raises {why}: tell its author") from cause
 
 
+def today(name: str) -> str:
+    """timm's present name for a model of an older release, such as ``tf_efficientnet_b0_ns``."""
+    try:
+        from timm.models._registry import get_deprecated_models
+    except ImportError:
+        return name
+    return get_deprecated_models().get(name) or name
+
+
 def named(zoo: str, model: str, glob: str) -> bool:
     """Whether a glob matches a model's name, or its name with its zoo's before it, "zoo/model"."""
     prefix, slash, rest = glob.partition("/")

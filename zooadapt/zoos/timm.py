@@ -117,7 +117,7 @@ class TimmZoo:
             "model_args": {},
             "pretrained_cfg": cfg,
         }
-        return self.with_channels(config, facts.mean, facts.std)
+        return self.with_channels(config, facts.chans, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
         """The facts that the ``pretrained_cfg`` in ``config.json`` states."""
@@ -128,10 +128,10 @@ class TimmZoo:
         return {}
 
     def with_channels(
-        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+        self, config: dict[str, Any], chans: int, mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
         """The ``config.json`` with another ``in_chans``, mean and std, and input sizes to match."""
-        cfg, chans = dict(config["pretrained_cfg"]), len(mean)
+        cfg = dict(config["pretrained_cfg"])
         arguments = {**config["model_args"], "in_chans": chans}
         for size in ("input_size", "test_input_size", "min_input_size"):
             if cfg.get(size):
@@ -155,9 +155,13 @@ class TimmZoo:
         """
         given = options.get("pretrained_cfg_overlay") or {}
         overlay = {**given, "source": "", "file": str(folder / WEIGHTS)}
-        options = {**options, "pretrained_cfg_overlay": overlay}
+        options = {**self._layers(folder), **options, "pretrained_cfg_overlay": overlay}
         model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
         return model.eval()
+
+    def _layers(self, folder: Path) -> Mapping[str, Any]:
+        """The layers' classes that the ``config.json`` in a folder names; timm's own names none."""
+        return {}
 
     def load(
         self, folder: Path, tensors: Mapping[str, Tensor], in_chans: int | None = None
@@ -165,7 +169,9 @@ class TimmZoo:
         """The model of ``timm.create_model("local-dir:…")``, uninitialised if that is possible."""
 
         def build() -> nn.Module:
-            model: nn.Module = timm.create_model(f"local-dir:{folder}", in_chans=in_chans)
+            model: nn.Module = timm.create_model(
+                f"local-dir:{folder}", in_chans=in_chans, **self._layers(folder)
+            )
             return model
 
         with suppress(RuntimeError):  # older releases read tensors' values while they build

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING
 
-from zooadapt.bands import RGB
 from zooadapt.errors import CheckpointError, Unsupported
-from zooadapt.targets import Bands
 from zooadapt.types import ModelFacts
 from zooadapt.zoos import meta
+from zooadapt.zoos.described import bands_of, for_each
 
 _CODE = (
     "auto_map", "custom_pipelines", "trust_remote_code", "attn_implementation",
@@ -25,7 +25,7 @@ _ORIGIN = ("_name_or_path", "_commit_hash", "torch_dtype")
 """Keys about the original checkpoint's origin or dtype, which would be wrong for a variant."""
 _CLASSIFIERS = ("ForImageClassification", "ForSemanticSegmentation")
 """The ends of the names of classes that have a classifier."""
-_OURS = ("preprocessor", "zooadapt")
+_OURS = ("bands", "preprocessor", "zooadapt")
 """Keys that zooadapt adds to a variant's config.json, and transformers doesn't know."""
 _ANY_SIZE = 224
 """Height and width in pixels for models whose files state no size."""
@@ -115,8 +115,8 @@ def _full_of(text: str) -> dict[str, Any]:
 def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFacts:
     """The channels, size, mean, std and classes that a model's two JSON files state.
 
-    Raises ValueError where they contradict each other, CheckpointError where a number is larger
-    than in any real model.
+    Raises CheckpointError where a number is larger than in any real model, or something else than
+    what can be.
     """
     try:
         full = _full(config)
@@ -127,7 +127,7 @@ def facts(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> ModelFa
     meta.check_image((chans, height, width))
     mean, std = (_statistics(preprocessor, of, chans) for of in ("image_mean", "image_std"))
     return ModelFacts(
-        bands=RGB if chans == 3 else Bands.counted(chans),
+        bands=bands_of(config, chans),
         height=height,
         width=width,
         mean=mean,
@@ -150,17 +150,35 @@ def _classes(full: Mapping[str, Any]) -> int:
 
 
 def _statistics(preprocessor: Mapping[str, Any], of: str, chans: int) -> tuple[float, ...]:
-    """The ``image_mean`` or ``image_std`` of each channel; 0.5, transformers' default, if unstated.
+    """The ``image_mean`` or ``image_std`` of each channel; () where nothing states it.
 
-    Without normalisation, 0 and 1. Raises ValueError where the number of values isn't `chans`.
+    What the file leaves out is stated by the class that it names. Without normalisation the values
+    are 0 and 1. Raises CheckpointError for values that aren't numbers.
     """
-    if preprocessor.get("do_normalize") is False:
+
+    def stated(key: str) -> Any:
+        value = preprocessor.get(key)
+        return _default(preprocessor, key) if value is None else value
+
+    if not preprocessor:
+        return ()
+    if stated("do_normalize") is False:
         return (0.0 if of == "image_mean" else 1.0,) * chans
-    stated = preprocessor.get(of)
-    values = [0.5 if stated is None else stated] * chans if not isinstance(stated, list) else stated
-    if len(values) != chans:
-        raise ValueError(f"{of} has {len(values)} values for {chans} channel(s)")
-    return tuple(float(value) for value in values)
+    values = stated(of)
+    if values is None:
+        return ()
+    return for_each(values if isinstance(values, list | tuple) else [values], chans, of)
+
+
+def _default(preprocessor: Mapping[str, Any], key: str) -> Any:
+    """What the class of an image processor states for a key; None where it states nothing."""
+    named = preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type")
+    name = str(named).replace("FeatureExtractor", "ImageProcessor")
+    try:
+        kind = getattr(transformers, name) if name.isidentifier() else None
+        return getattr(kind, key, None)
+    except Exception:  # what the class needs may not be installed
+        return None
 
 
 def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -22,37 +22,46 @@ from zooadapt.names import CONFIG
 from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import fixed
 from zooadapt.zoos.hf import configs, models, tensor_names
-from zooadapt.zoos.own import id_lists
+from zooadapt.zoos.own import folder_search, id_lists
+from zooadapt.zoos.own.folder_search import README
 from zooadapt.zoos.stored_names import Renamed
 
-_FILES = ("config.json", "preprocessor_config.json", "README.md")
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_FILES = (CONFIG, PREPROCESSOR, PROCESSOR, README)
 _LISTED = (
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES,
 )
-PREPROCESSOR = "preprocessor_config.json"
 
 
 class TransformersZoo:
-    """The image models in the Hub repositories of a list; by default a list of well-known ones."""
+    """The image models in the Hub repositories of a list, or in the folders below a URL.
+
+    By default they are those of a list of well-known ones.
+    """
 
     name = "transformers"
     library = "transformers"
-    place = "[FILE]"
+    place = "[FILE or URL]"
 
     def models(self, listing: Listing) -> Iterable[ModelEntry]:
-        """One model for each id of the list, in the order of the list.
+        """One model for each id of the list, in the order of the list; or for each folder, sorted.
 
         A model whose description can't be read is listed too; it fails when it is built. Raises
-        UsageError where the list can't be read, RunError where the Hub doesn't answer.
+        UsageError where the list can't be read or no folder holds a checkpoint, RunError where the
+        Hub doesn't answer.
         """
+        if listing.place and not id_lists.is_list(listing):
+            found = folder_search.found(listing, self.name, _FILES)
+            return [_entry(each.name, each.texts, "", url=each.weights) for each in found]
         shipped = importlib.resources.files("zooadapt.zoos.hf") / "transformers.txt"
         names = (
             id_lists.names(listing)
             if listing.place
             else id_lists.parsed(shipped.read_text(), shipped.name)
         )
-        return [_entry(repo) for repo in id_lists.read(names, listing, _FILES)]
+        repos = id_lists.read(names, listing, _FILES)
+        return [_entry(repo.id, repo.texts, repo.error, hub_id=repo.id) for repo in repos]
 
     def architectures(self) -> Iterable[ModelEntry]:
         """Every image classifier and backbone class of transformers, with its default config.
@@ -132,25 +141,25 @@ class TransformersZoo:
         config = configs.cleaned(described["config"])
         config["dtype"] = str(base.model.dtype).removeprefix("torch.")
         config["preprocessor"] = configs.cleaned(described["preprocessor"])
-        return self.with_channels(config, facts.mean, facts.std)
+        return self.with_channels(config, facts.chans, facts.mean, facts.std)
 
     def stated(self, config: Mapping[str, Any]) -> ModelFacts:
         """The facts that a variant's ``config.json`` states; its channels are only counted."""
         return configs.facts(config, config["preprocessor"])
 
     def companions(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The ``preprocessor_config.json`` that ``AutoImageProcessor`` reads."""
-        return {PREPROCESSOR: config["preprocessor"]}
+        """The ``preprocessor_config.json`` that ``AutoImageProcessor`` reads, if there is one."""
+        preprocessor = config["preprocessor"]
+        return {PREPROCESSOR: preprocessor} if preprocessor else {}
 
     def with_channels(
-        self, config: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+        self, config: dict[str, Any], chans: int, mean: Sequence[float], std: Sequence[float]
     ) -> dict[str, Any]:
         """The ``config.json`` with another ``num_channels``, mean and std."""
-        statistics = {"image_mean": list(mean), "image_std": list(std)}
-        return {
-            **configs.with_channels(config, len(mean)),
-            "preprocessor": {**config["preprocessor"], **statistics},
-        }
+        preprocessor = config["preprocessor"]
+        if mean:
+            preprocessor = {**preprocessor, "image_mean": list(mean), "image_std": list(std)}
+        return {**configs.with_channels(config, chans), "preprocessor": preprocessor}
 
     def check_version(self, least: str) -> None:
         """Accept every release: none is known to be too old."""
@@ -181,38 +190,45 @@ class TransformersZoo:
         return model.eval()
 
 
-def _entry(repo: id_lists.Repo) -> ModelEntry:
-    """The model in a repository; if its description can't be used, `facts` and `build` say why."""
-    config, preprocessor, error = None, None, repo.error
+def _entry(name: str, texts: Mapping[str, str | None], error: str, **place: str) -> ModelEntry:
+    """The model that files describe; if the description can't be used, `facts` and `build` say why.
+
+    `texts` are the files by name; `error` says why they couldn't be read.
+    """
+    config, preprocessor = None, None
     if not error:
         try:
-            config, preprocessor = _parsed(repo)
+            config, preprocessor = _parsed(texts)
             configs.facts(config, preprocessor)
         except Exception as cause:
-            error = f"{repo.id}: {one_line(cause)}"
+            error = f"{name}: {one_line(cause)}"
     return ModelEntry(
         zoo=TransformersZoo.name,
-        name=repo.id,
+        name=name,
         architecture=(configs.architecture(config) if config and not error else ""),
         pretrained_tag="",
-        license=id_lists.license_of(repo.texts.get("README.md")),
-        hub_id=repo.id,
+        license=id_lists.license_of(texts.get(README)),
         config=_description(config, preprocessor, error),
+        **place,
     )
 
 
-def _parsed(repo: id_lists.Repo) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The content of config.json and of preprocessor_config.json, {} where the latter is missing.
+def _parsed(texts: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of config.json, and that of the image processor; {} where there is none.
 
-    Raises ValueError where there is no config.json, or one of them isn't a JSON object.
+    Raises ValueError where there is no config.json, or one of the files isn't a JSON object.
     """
-    text = repo.texts["config.json"]
+    text = texts.get(CONFIG)
     if text is None:
         raise ValueError("the repository has no config.json, or doesn't exist")
-    config, preprocessor = json.loads(text), json.loads(repo.texts[PREPROCESSOR] or "{}")
-    if not isinstance(config, dict) or not isinstance(preprocessor, dict):
-        raise ValueError("config.json or preprocessor_config.json isn't a JSON object")
-    return config, preprocessor
+    config, preprocessor, processor = (
+        json.loads(each or "{}") for each in (text, texts.get(PREPROCESSOR), texts.get(PROCESSOR))
+    )
+    if not all(isinstance(each, dict) for each in (config, preprocessor, processor)):
+        raise ValueError(f"{CONFIG}, {PREPROCESSOR} or {PROCESSOR} isn't a JSON object")
+    # A processor of images and texts keeps the image processor's part here; it goes first, as in
+    # transformers' ImageProcessingMixin.get_image_processor_dict.
+    return config, processor.get("image_processor") or preprocessor
 
 
 def _description(config: Any, preprocessor: Any, error: str) -> str:

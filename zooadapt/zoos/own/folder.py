@@ -32,10 +32,12 @@ class FolderZoo(TimmZoo):
 
         Raises UsageError where there is none, or the URL can't be listed.
         """
+        found = folder_search.found(listing, self.name, (CONFIG, README))
         return [
-            self._entry_of(folder.name, folder.config, folder.readme, url=folder.weights)
-            for folder in folder_search.found(listing)
-        ]
+            self._entry_of(each.name, each.texts[CONFIG], each.texts.get(README, ""),
+                           url=each.weights)
+            for each in found
+        ]  # fmt: skip
 
     def _entry_of(self, name: str, config: str, readme: str, **place: str) -> ModelEntry:
         stated = timm_configs.stated(config)
@@ -67,12 +69,17 @@ class FolderZoo(TimmZoo):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(described.config))
             try:
-                model: nn.Module = timm.create_model(f"local-dir:{folder}", **options)
+                layers = timm_configs.layers(described.arguments)
+                model: nn.Module = timm.create_model(f"local-dir:{folder}", **layers, **options)
             except Exception as cause:
                 raise CheckpointError(
                     f"timm can't build what its {CONFIG} describes: {one_line(cause)}"
                 ) from cause
         return model
+
+    def _layers(self, folder: Path) -> Mapping[str, Any]:
+        """The classes of ``timm.layers`` that ``model_args`` names."""
+        return timm_configs.layers(json.loads((folder / CONFIG).read_text())["model_args"])
 
     def convert(
         self, entry: ModelEntry, model: nn.Module, content: dict[str, Any]
@@ -85,9 +92,10 @@ class FolderZoo(TimmZoo):
         """The ``config.json`` of a timm variant, with this model's own arguments and classes."""
         config = super().config(entry, base, facts)
         size = {"input_size": [facts.chans, *facts.size], "num_classes": facts.num_classes}
+        own = {name: value for name, value in self.arguments(entry).items() if name not in config}
         return {
             **config,
-            "model_args": {**self.arguments(entry), **config["model_args"]},
+            "model_args": {**own, **config["model_args"]},
             "pretrained_cfg": {**config["pretrained_cfg"], **size},
         }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from zooadapt.checkpoints.hub import FILES
+from zooadapt.checkpoints.hub import FILES, SHARDED
 from zooadapt.errors import UsageError, one_line, redact, some
 from zooadapt.names import CONFIG
 from zooadapt.types import Listing
@@ -32,45 +32,45 @@ class Folder:
 
     name: str
     """The folder's path below the URL; for the URL itself, the URL's last component."""
-    config: str
-    """The text of config.json; "" where it can't be read."""
-    readme: str
-    """The text of README.md; "" where there is none or it can't be read."""
+    texts: Mapping[str, str]
+    """The text files that were asked for and are there, by name; "" for one that can't be read."""
     weights: str
-    """The URL of the weights. It contains any secret that the listed URL contains."""
+    """The URL of the weights, or of the index of weights that are split into several files. It
+    contains any secret that the listed URL contains."""
 
 
-def found(listing: Listing) -> list[Folder]:
+def found(listing: Listing, zoo: str, texts: Sequence[str]) -> list[Folder]:
     """Every folder with a checkpoint below `listing.place`, at any depth, sorted by path.
 
-    `listing.place` is a URL or a path; a relative path is made absolute. Raises UsageError where
-    there is no checkpoint, or the URL can't be listed.
+    `listing.place` is a URL or a path; a relative path is made absolute. `texts` are the names of
+    the text files to read, `zoo` is the name of the zoo for messages. Raises UsageError where there
+    is no checkpoint, or the URL can't be listed.
     """
-    url = absolute(listing.place, "--zoo folder")
+    option = f"--zoo {zoo}"
+    url = absolute(listing.place, option)
     parts = url.split("::")
     named = parts[_place(parts)]
     if "?" in named and named.startswith(("http://", "https://")):
         raise UsageError(
-            f"--zoo folder: {redact(url)} has a query (?…), so that files below it have no URL; "
+            f"{option}: {redact(url)} has a query (?…), so that files below it have no URL; "
             f"give credentials as source_storage_options instead"
         )
-    filesystem, files = _files(url, listing.options)
+    filesystem, files = _files(url, listing.options, option)
     held = {_parent(path) for path in files if path == f"{_parent(path)}/{CONFIG}"}
     weights = {folder: _weights(folder, files) for folder in sorted(held)}
     there = {folder: path for folder, path in weights.items() if path}
     _say_ignored(url, [folder for folder in weights if folder not in there])
     if not there:
         raise UsageError(
-            f"--zoo folder: no folder below {redact(url)} holds a {CONFIG} together with a "
+            f"{option}: no folder below {redact(url)} holds a {CONFIG} together with a "
             f"{' or a '.join(FILES)}"
         )
-    wanted = [f"{folder}/{name}" for folder in there for name in (CONFIG, README)]
-    texts = _texts(filesystem, {path: files[path] for path in wanted if path in files})
+    wanted = [f"{folder}/{name}" for folder in there for name in texts]
+    read = _texts(filesystem, {path: files[path] for path in wanted if path in files})
     return [
         Folder(
             name=folder.lstrip("/") or _last(redact(url)),
-            config=texts[f"{folder}/{CONFIG}"],
-            readme=texts.get(f"{folder}/{README}", ""),
+            texts={name: read[f"{folder}/{name}"] for name in texts if f"{folder}/{name}" in read},
             weights=below(url, path),
         )
         for folder, path in there.items()
@@ -81,7 +81,7 @@ def _parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
+def _files(url: str, options: Mapping[str, Any], option: str) -> tuple[Any, Files]:
     """The URL's filesystem, and all files below the URL. Raises UsageError."""
     try:
         filesystem, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
@@ -89,15 +89,13 @@ def _files(url: str, options: Mapping[str, Any]) -> tuple[Any, Files]:
         if not files:  # perhaps because the place gave no answer: then ls raises
             filesystem.ls(root)
     except Exception as cause:
-        raise UsageError(
-            f"--zoo folder: {redact(url)} can't be listed: {one_line(cause)}"
-        ) from cause
+        raise UsageError(f"{option}: {redact(url)} can't be listed: {one_line(cause)}") from cause
     root = root.rstrip("/")
     return filesystem, {"/" + path.removeprefix(root).lstrip("/"): files[path] for path in files}
 
 
 def _weights(folder: str, files: Files) -> str | None:
-    paths = (f"{folder}/{name}" for name in FILES)
+    paths = (f"{folder}/{name}" for name in (*FILES, *SHARDED))
     return next((path for path in paths if path in files), None)
 
 

@@ -41,6 +41,21 @@ def read_list(listing: Listing, files: Sequence[str]) -> list[Repo]:
     return read(names(listing), listing, files)
 
 
+def is_list(listing: Listing) -> bool:
+    """Whether the place is a file, as a list is, and no folder.
+
+    The last part of a web address is a file where it has a dot in it.
+    """
+    place = listing.place
+    if place.startswith(("http://", "https://")):
+        return "." in place.rpartition("/")[2]
+    try:
+        filesystem, path = fsspec.core.url_to_fs(place, **listing.options if "://" in place else {})
+        return not filesystem.isdir(path)
+    except Exception:  # reading the list says what is wrong
+        return True
+
+
 def names(listing: Listing) -> list[str]:
     """The ids in the file at `listing.place`, a path or any fsspec URL. Raises UsageError."""
     options = listing.options if "://" in listing.place else {}

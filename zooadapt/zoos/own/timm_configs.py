@@ -5,27 +5,29 @@ that it can ask for are bounded.
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import timm
+import timm.layers
 from timm.models._hub import _parse_model_cfg
 from timm.models._pretrained import PretrainedCfg
+from torch import nn
 
-from zooadapt import bands
-from zooadapt.bands import RGB
-from zooadapt.errors import CheckpointError, FetchError, Unsupported, UsageError, reason
-from zooadapt.names import CONFIG
-from zooadapt.targets import Bands
+from zooadapt.errors import CheckpointError, FetchError, Unsupported, reason
+from zooadapt.names import CONFIG, NOTE
 from zooadapt.types import ModelFacts
 from zooadapt.zoos import meta, timm_releases
+from zooadapt.zoos.described import bands_of, for_each
 
 _OURS = ("bands", "zooadapt")
 """Keys of zooadapt, which timm doesn't know."""
 _UNREAD = "zooadapt couldn't read it"
 """The only key of the text that stands for a config.json that couldn't be read; see `unread`."""
+_NAMED_BY_TIMM = ("act_layer", "norm_layer")
+_FLAT = {"architecture", "num_features", "labels", *(f.name for f in fields(PretrainedCfg))}
 _MOST_CLASSES = 10**7
 """The largest number of classes that is accepted."""
 
@@ -65,14 +67,17 @@ def described(text: str) -> Described:
     """
     if not text:
         raise CheckpointError(f"its {CONFIG} couldn't be read; run again with --retry-failed")
+    config: Any = None
     try:
         config = json.loads(text)
         if isinstance(config, dict) and config.keys() == {_UNREAD}:
             raise FetchError(config[_UNREAD])
         architecture = config["architecture"]
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
+        theirs = isinstance(config, dict) and "model_type" in config
+        remedy = "; it is one of transformers: use --zoo transformers:URL" if theirs else ""
         raise CheckpointError(
-            f"its {CONFIG} isn't one that timm writes: {reason(cause)}"
+            f"its {CONFIG} isn't one that timm writes: {reason(cause)}{remedy}"
         ) from cause
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise Unsupported(f"timm {timm.__version__} knows no architecture {architecture!r}")
@@ -86,20 +91,45 @@ def described(text: str) -> Described:
 
 def _described(config: dict[str, Any]) -> Described:
     theirs = {name: value for name, value in config.items() if name not in _OURS}
+    if theirs.get("model_args", {}) is None:  # as transformers' TimmWrapper writes it
+        del theirs["model_args"]
+    if "pretrained_cfg" not in theirs:  # timm's older, flat form, with keys that timm has dropped
+        theirs = {name: value for name, value in theirs.items() if name in _FLAT}
     stated, architecture, arguments = _parse_model_cfg(json.loads(json.dumps(theirs)), {})
     cfg = PretrainedCfg(**stated)
     _check_arguments(arguments)
     size = _size(cfg, arguments)
     facts = ModelFacts(
-        bands=_bands(config, size[0]),
+        bands=bands_of(config, size[0], _noted(cfg)),
         height=size[1],
         width=size[2],
-        mean=_for_each(cfg.mean, size[0], "mean"),
-        std=_for_each(cfg.std, size[0], "std"),
+        mean=for_each(cfg.mean, size[0], "mean"),
+        std=for_each(cfg.std, size[0], "std"),
         num_classes=_classes(cfg, arguments),
-        min_timm=timm_releases.min_timm(architecture),
+        # timm can't build from a folder's config alone what needs classes
+        min_timm="" if layers(arguments) else timm_releases.min_timm(architecture),
     )
     return Described(theirs, arguments, facts)
+
+
+def layers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The classes of ``timm.layers`` that arguments name, such as ``"mlp_layer": "SwiGLUPacked"``.
+
+    Cards of models on the Hub tell their users to give these classes in Python; JSON can't hold
+    them. timm itself takes names only for the arguments in `_NAMED_BY_TIMM`.
+    """
+    named = {
+        key: getattr(timm.layers, value, None)
+        for key, value in arguments.items()
+        if key.endswith("_layer") and key not in _NAMED_BY_TIMM and isinstance(value, str)
+    }
+    return {key: kind for key, kind in named.items() if _is_layer(kind)}
+
+
+def _is_layer(kind: Any) -> bool:
+    """Whether this makes a module: a class, or one with some arguments, as timm's SwiGLUPacked."""
+    kind = kind.func if isinstance(kind, partial) else kind
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
 def _check_arguments(arguments: Any) -> None:
@@ -137,31 +167,10 @@ def _classes(cfg: PretrainedCfg, arguments: Mapping[str, Any]) -> int:
     return max(0, number)
 
 
-def _for_each(values: Sequence[float], chans: int, name: str) -> tuple[float, ...]:
-    """The mean or std of each channel: the values' average where their number isn't `chans`.
+def _noted(cfg: PretrainedCfg) -> list[str]:
+    """The names of the bands of the variant that a model was tuned from; [] where there are none.
 
-    timm keeps RGB's values in the config of a model that it builds for other channels.
+    timm keeps the notes of its ``pretrained_cfg``, and no key of zooadapt, when it saves a model.
     """
-    if not values or not all(math.isfinite(value) and value >= 0 for value in values):
-        raise CheckpointError(f"{name} is {values!r:.40} instead of finite numbers >= 0")
-    if len(values) == chans:
-        return tuple(map(float, values))
-    return (sum(values) / len(values),) * chans
-
-
-def _bands(config: Mapping[str, Any], chans: int) -> Bands:
-    """The bands of the key `bands`, else those of the variant that the model was tuned from.
-
-    Else RGB where there are three channels, and any other number is only counted.
-    """
-    named, ours = config.get("bands"), config.get("zooadapt")
-    made_for = ours.get("bands") if isinstance(ours, dict) else None
-    if not named and not made_for:
-        return RGB if chans == 3 else Bands.counted(chans)
-    try:
-        found = bands.described(named, "its") if named else bands.remembered(list(made_for or ()))
-    except UsageError as cause:
-        raise CheckpointError(str(cause).removeprefix("--bands ")) from cause
-    if len(found) != chans:
-        raise CheckpointError(f"bands names {len(found)} channels, and the model has {chans}")
-    return found
+    notes = [note for note in cfg.notes or () if isinstance(note, str) and note.startswith(NOTE)]
+    return notes[-1].removeprefix(NOTE).split(",") if notes else []
