@@ -310,8 +310,8 @@ def test_one_checkpoint_is_checked(
     assert main(["check", str(root / "lightning"), "--chans", "1,4"]) == 0
     told = capsys.readouterr().out
     for words in (
-        "lightning of the zoo folder can be adapted", "conv1.0.weight", "proved   1, 4 channels",
-        "without the prefix model.",
+        "lightning of the zoo folder can be adapted", "conv1.0.weight",
+        "proved       1, 4 channels", "without the prefix model.",
     ):  # fmt: skip
         assert words in told
     assert main(["check", str(root / "bad" / "lfs")]) == 1

@@ -122,6 +122,8 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
         click.echo(tables.as_json(rows))
         return OK
     click.echo(tables.facts(rows, _MODEL))
+    if rows["input_mean"].isna().all():
+        click.echo("mean and std of the images are not stated by the source")
     click.echo()
     click.echo(tables.table(rows[list(_VARIANT)]))
     return OK

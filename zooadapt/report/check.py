@@ -13,10 +13,10 @@ def lines(entry: ModelEntry, rows: Sequence[Row], failures: Sequence[Failure]) -
     verdict = "can be adapted" if rows else "can't be adapted"
     told = [f"{entry.name} of the zoo {entry.zoo} {verdict}"]
     if rows:
-        told += [f"  {name:<9}{value}" for name, value in _facts(rows).items()]
+        told += [f"  {name:<13}{value}" for name, value in _facts(rows).items()]
     for status, stage, error in sorted({(f.status, f.stage, f.error) for f in failures}):
         which = [f for f in failures if (f.status, f.stage, f.error) == (status, stage, error)]
-        told.append(f"  {status:<9}{_named(which)} channels, at {stage}: {error}")
+        told.append(f"  {status:<13}{_named(which)} channels, at {stage}: {error}")
     return "\n".join(told)
 
 

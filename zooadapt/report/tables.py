@@ -17,6 +17,8 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "license": lambda name: name or "unknown",
     "created_at": lambda when: f"{when:%Y-%m-%d %H:%M}",
 }
+_ABSENT = {"license": "unknown", "input_mean": "not stated", "input_std": "not stated"}
+"""What a cell without a value says; "" in all other columns."""
 
 
 def selected(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -63,7 +65,7 @@ def facts(rows: pd.DataFrame, names: Sequence[str]) -> str:
 
 def _cell(name: str, value: Any) -> str:
     if value is None or value is pd.NA:
-        return "unknown" if name == "license" else ""
+        return _ABSENT.get(name, "")
     if name in _FORMATS:
         return _FORMATS[name](value)
     listed = hasattr(value, "__len__") and not isinstance(value, str)

@@ -4,10 +4,11 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from zooadapt.names import CONFIG, WEIGHTS
 from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import stated, tracing
 from zooadapt.zoos.meta import shapes_only
+
+Build = Callable[[], nn.Module]
+Got = TypeVar("Got")
 
 _log = logging.getLogger("zooadapt")
 
@@ -73,7 +77,7 @@ class FixedZoo(ABC):
             chans = stem.shape[1] // facts.chans * in_chans
             put(model, name, stem.new_zeros(stem.shape[0], chans, *stem.shape[2:]))
         if next(model.parameters()).is_meta:
-            check_runs(model, in_chans, facts)
+            check_runs(model, in_chans, facts, lambda: self.build(entry, in_chans))
         return model
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
@@ -188,7 +192,8 @@ class FixedZoo(ABC):
         if key not in _found:
             with shapes_only():
                 model = self._module(entry.architecture, arguments)
-            _found[key] = first_weights(model, facts)
+            own = partial(self._module, entry.architecture, arguments)
+            _found[key] = first_weights(model, facts, own)
         return _found[key]
 
 
@@ -212,14 +217,37 @@ def _put_stems(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str
         put(model, name, tensors[name])
 
 
-def check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
+def _run(
+    model: nn.Module, chans: int, facts: ModelFacts, rebuild: Build, do: Callable[..., Got]
+) -> Got:
+    """`do(model, images)` on the meta device; on the CPU where the model reads tensors' values.
+
+    `rebuild` builds the model on the current default device. Whatever the model raises is passed
+    on.
+    """
+    shape = 2, chans, *facts.size
+    try:
+        return do(model.eval(), torch.zeros(shape, device="meta"))
+    except Exception as cause:
+        if "meta" not in str(cause):
+            raise
+    with torch.device("cpu"):
+        return do(rebuild().eval(), torch.zeros(shape))
+
+
+def check_runs(model: nn.Module, chans: int, facts: ModelFacts, rebuild: Build) -> None:
     """Raise Unsupported if a model with `chans` channels, on the meta device, can't be run.
 
-    `facts` are those of the model with its own channels.
+    `facts` are those of the model with its own channels. `rebuild` builds the same model again, for
+    one that reads tensors' values.
     """
-    try:
+
+    def forward(runs: nn.Module, images: Tensor) -> None:
         with torch.no_grad():
-            model.eval()(torch.zeros(2, chans, *facts.size, device="meta"))
+            runs(images)
+
+    try:
+        _run(model, chans, facts, rebuild, forward)
     except Exception as cause:
         raise Unsupported(
             f"the model needs {facts.chans} channels outside its stem too: with {chans} its "
@@ -227,14 +255,14 @@ def check_runs(model: nn.Module, chans: int, facts: ModelFacts) -> None:
         ) from cause
 
 
-def first_weights(model: nn.Module, facts: ModelFacts) -> Sequence[str]:
+def first_weights(model: nn.Module, facts: ModelFacts, rebuild: Build) -> Sequence[str]:
     """The names of the weights that read the image, in a model on the meta device.
 
-    Raises Unsupported where the model can't be run, or reads the image in another way.
+    `rebuild` builds the model again, for one that reads tensors' values. Raises Unsupported where
+    the model can't be run, or reads the image in another way.
     """
     try:
-        image = torch.zeros(2, facts.chans, *facts.size, device="meta")
-        uses = tracing.first_uses(model.eval(), image)
+        uses = _run(model, facts.chans, facts, rebuild, tracing.first_uses)
     except Exception as cause:  # the model's own code may raise anything
         raise Unsupported(
             f"the model can't be run on a batch of images: {one_line(cause)}"

@@ -8,6 +8,7 @@ under the tensor names that transformers writes to files, which differ from thos
 import importlib.resources
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class TransformersZoo:
         """Raise Unsupported where a model with `chans` channels can't be run on the meta device."""
         try:
             with models.nothing_kept():
-                fixed.check_runs(model, chans, self.facts(entry))
+                rebuild = partial(self.build, entry, chans)
+                fixed.check_runs(model, chans, self.facts(entry), rebuild)
         except Unsupported:
             with torch.device("meta"):
                 own = self.build(entry, self.facts(entry).chans)
@@ -108,7 +110,8 @@ class TransformersZoo:
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
         """The modules whose weights read the image, found by running the model."""
         with models.nothing_kept():
-            weights = fixed.first_weights(model, self.facts(entry))
+            facts = self.facts(entry)
+            weights = fixed.first_weights(model, facts, partial(self.build, entry, facts.chans))
         return [name.removesuffix(".weight") for name in weights]
 
     def layer(self, model: nn.Module, name: str, chans: int) -> Layer | None:
@@ -139,6 +142,7 @@ class TransformersZoo:
         assert isinstance(base, Renamed)
         described = _described(entry)
         config = configs.cleaned(described["config"])
+        config.pop("bands", None)  # they are those of the original
         config["dtype"] = str(base.model.dtype).removeprefix("torch.")
         config["preprocessor"] = configs.cleaned(described["preprocessor"])
         return self.with_channels(config, facts.chans, facts.mean, facts.std)
