@@ -92,11 +92,11 @@ def test_status_names_what_timm_has_besides(
 
 
 def test_no_mirror_is_said_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["ls"], ["show", "x"], ["pull", "x", "--chans", "4"], ["status"]):
+    for command in (["ls"], ["show", "x"], ["status"]):
         assert main(command) == 2
         assert "which mirror?" in capsys.readouterr().err
     with pytest.raises(UsageError, match="which mirror"):
-        zooadapt.open_mirror()
+        zooadapt.open_mirror().manifest()
 
 
 def test_one_line_creates_a_model(mirror: Path) -> None:

@@ -113,6 +113,11 @@ def scripts(root: Path) -> None:
         "ignite": {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
         "swa": averaged.state_dict(),
         "thop": profiled,
+        "compiled": {name.replace("layer2.", "layer2._orig_mod."): t for name, t in state.items()},
+        "nested": {"checkpoint": {"model": state, "epoch": 3}},
+        "bad/headless": {name: t for name, t in state.items() if not name.startswith("fc.")},
+        "bad/adapters": {f"base.{name}": t for name, t in state.items() if "fc" not in name}
+        | {"base.fc.lora_A": torch.ones(1)},
         "bad/beside": {"state_dict": {**lightning, "criterion.weight": torch.ones(5)}},
         "bad/twice": {"student": state, "teacher": state},
         "bad/numpy": {"state_dict": state, "best": np.float64(0.9)},
@@ -195,14 +200,14 @@ def test_all_that_is_good_is_proved_and_all_else_said(made: Path) -> None:
     good = {
         "again/hf", "again/beside", "again/bands", "again/transformers", "without/first_conv",
         "without/nesting", "null", "bands/names", "lightning", "ignite", "swa", "thop", "endless",
-        "swiglu",
+        "swiglu", "compiled", "nested",
     }  # fmt: skip
     assert {row["model"] for row in found} >= good
     assert {row["model"] for row in rows(made, "failures")} - {"bands/preset"} == {
         f"bad/{name}"
         for name in (
             "declared", "bands", "beside", "twice", "numpy", "path", "lfs", "split", "channels",
-            "infinite",
+            "infinite", "headless", "adapters",
         )
     }  # fmt: skip
 
@@ -237,11 +242,15 @@ def test_bands_are_named_as_on_the_command_line(
     [
         ("lightning", "its state_dict, without the prefix model."),
         ("ignite", "its model_state_dict"),
+        ("nested", "its checkpoint.model"),
+        ("compiled", None),
         ("swa", "without the prefix module., without the counters n_averaged"),
         ("thop", "without the counters conv1.0.total_ops, total_params"),
     ],
 )
-def test_what_scripts_save_is_found_and_said(model: str, note: str, made: Path, root: Path) -> None:
+def test_what_scripts_save_is_found_and_said(
+    model: str, note: str | None, made: Path, root: Path
+) -> None:
     found = row(made, model)
     assert found["source_note"] == note
     body = safetensors.torch.load_file(made / found["folder"] / "model.safetensors")
@@ -261,6 +270,8 @@ def test_what_scripts_save_is_found_and_said(model: str, note: str, made: Path, 
         ("bad/lfs", ["is a git-LFS pointer", "run git lfs pull"]),
         ("bad/split", ["split into several files", "max_shard_size"]),
         ("bad/channels", ["conv1.0.weight reads 4 channels", '"model_args": {"in_chans": 4}']),
+        ("bad/headless", ["lacks fc.bias, fc.weight", 'state "num_classes": 0 in its config.json']),
+        ("bad/adapters", ["peft's merge_and_unload()"]),
         ("bad/infinite", ["fc.weight has NaN or infinite values"]),
     ],
 )

@@ -1,7 +1,7 @@
 """Read named tensors from a checkpoint, and assign them to a model. Its code is never run."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,8 @@ from zooadapt.errors import CheckpointError, one_line, some
 Build = Callable[[], nn.Module]
 
 _LFS = b"version https://git-lfs.github.com/spec/"
+_OF_A_HEAD = 2
+"""The most tensors of a classifier: a weight and a bias."""
 _STATISTICS = ("running_mean", "running_var")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -128,15 +130,28 @@ def _check(model: nn.Module, tensors: Mapping[str, Any], strict: bool) -> None:
     expected = model.state_dict()
     extra = sorted(map(str, tensors.keys() - expected.keys()))
     if extra and strict:
-        raise CheckpointError(f"the checkpoint has tensors the model doesn't: {some(extra)}")
+        adapters = any("lora_" in name for name in extra)
+        remedy = "; merge its adapters first, with peft's merge_and_unload()" if adapters else ""
+        raise CheckpointError(
+            f"the checkpoint has tensors the model doesn't: {some(extra)}{remedy}"
+        )
     parameters = {name for name, _ in model.named_parameters()}
     known = learnt(model)
-    absent = [name for name in expected if name in known and name not in tensors]
+    absent = sorted(name for name in expected if name in known and name not in tensors)
     if absent and strict:
-        raise CheckpointError(f"the checkpoint lacks {some(absent)}, which the model learns")
+        raise CheckpointError(
+            f"the checkpoint lacks {some(absent)}, which the model learns{_remedy(absent)}"
+        )
     for name in expected.keys() & tensors.keys():
         _check_tensor(name, tensors[name], expected[name])
         _check_values(name, tensors[name], finite=name in parameters)
+
+
+def _remedy(absent: Sequence[str]) -> str:
+    """What to do about the lack of these tensors, where they can be a classifier."""
+    if len({name.partition(".")[0] for name in absent}) == 1 and len(absent) <= _OF_A_HEAD:
+        return '; if it has no classifier, state "num_classes": 0 in its config.json'
+    return ""
 
 
 def _check_tensor(name: str, tensor: Any, wanted: Tensor) -> None:

@@ -246,7 +246,8 @@ def _translated(repo: str) -> Iterator[None]:
         raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause
     except GatedRepoError as cause:
         raise FetchError(
-            f"hf://{repo} is gated: accept its terms on the Hub and set HF_TOKEN"
+            f"hf://{repo} is gated: accept its terms at {redact(endpoint())}/{repo} and set "
+            f"HF_TOKEN"
         ) from cause
     except (RepositoryNotFoundError, RevisionNotFoundError) as cause:
         # Without a token the Hub also answers 401 for what isn't there, so only a 404 is certain.

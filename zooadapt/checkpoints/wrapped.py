@@ -7,6 +7,7 @@ and profilers such as thop counters for each layer.
 
 import re
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,10 +16,32 @@ from zooadapt.errors import CheckpointError, some
 
 _FIRST = ("state_dict_ema", "model_ema", "state_dict", "model")
 """The keys that timm looks for, in its order: an average of the weights goes first."""
+_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What ``torch.compile``, FSDP and activation checkpointing add to names, anywhere in them."""
 _COUNTER = re.compile(r"(^|\.)(n_averaged|total_ops|total_params)$")
 """Names of counters that ``AveragedModel`` and thop add to a model."""
 
 Tensors = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a checkpoint's content that may be the model."""
+
+    key: str
+    """Where its dictionary is, such as ``state_dict``; "" for the content itself."""
+    tensors: Tensors
+    prefix: str
+    """What comes before the names of the model's tensors, such as ``model.``."""
+
+    @property
+    def where(self) -> str:
+        return ".".join(filter(None, (self.key, self.prefix.rstrip("."))))
+
+    def named(self) -> dict[str, Any]:
+        """The tensors under the prefix, by their names after it."""
+        cut = len(self.prefix)
+        return {n[cut:]: each for n, each in self.tensors.items() if n.startswith(self.prefix)}
 
 
 def found(content: Tensors, learnt: Set[str]) -> tuple[Tensors, str]:
@@ -31,49 +54,53 @@ def found(content: Tensors, learnt: Set[str]) -> tuple[Tensors, str]:
     the part, so that it isn't certain what the checkpoint is of.
     """
     parts = [
-        (len(learnt & {name.removeprefix(prefix) for name in inner}), key, prefix)
+        _Part(key, inner, prefix)
         for key, inner in _dictionaries(content)
         for prefix in _prefixes(inner, learnt)
     ]
-    most = max((has for has, *_ in parts), default=0)
-    best = [(key, prefix) for has, key, prefix in parts if has == most]
-    if 2 * most < len(learnt) or ("", "") in best:
+    counts = [len(learnt & part.named().keys()) for part in parts]
+    most = max(counts, default=0)
+    best = [part for part, has in zip(parts, counts, strict=True) if has == most]
+    if 2 * most < len(learnt):
         return _without_counters(content)
-    known = [part for first in _FIRST for part in best if part[0] == first]
-    if len(best) > 1 and not known:
-        where = " and ".join(f"{key}{'.' * bool(key and prefix)}{prefix}" for key, prefix in best)
+    plain = [part for part in best if not part.key and not part.prefix]
+    first = [part for key in _FIRST for part in best if part.key.rpartition(".")[2] == key]
+    if len(best) > 1 and not first and not plain:
+        where = " and ".join(part.where for part in best)
         raise CheckpointError(
             f"the checkpoint holds the model more than once, under {where}: save the one that you "
             f"want alone, with torch.save(model.state_dict(), …)"
         )
-    return _part(content, *(known or best)[0])
+    return _opened((first or plain or best)[0])
 
 
-def _part(content: Tensors, key: str, prefix: str) -> tuple[Tensors, str]:
-    inner = content[key] if key else content
-    tensors, counters = _without_counters(inner)
+def _opened(part: _Part) -> tuple[Tensors, str]:
+    tensors, counters = _without_counters(part.tensors)
     beside = sorted(
         name
         for name, value in tensors.items()
-        if isinstance(value, Tensor) and not name.startswith(prefix)
+        if isinstance(value, Tensor) and not name.startswith(part.prefix)
     )
     if beside:
         raise CheckpointError(
-            f"the checkpoint holds the model under {prefix!r}, beside {some(beside)}: save the "
-            f"model alone, with torch.save(model.state_dict(), …)"
+            f"the checkpoint holds the model under {part.prefix!r}, beside {some(beside)}: save "
+            f"the model alone, with torch.save(model.state_dict(), …)"
         )
-    part = {name[len(prefix) :]: value for name, value in tensors.items()
-            if name.startswith(prefix)}  # fmt: skip
-    said = [f"its {key}"] * bool(key) + [f"without the prefix {prefix}"] * bool(prefix)
-    return part, ", ".join([*said, *[counters] * bool(counters)])
+    said = [f"its {part.key}"] * bool(part.key)
+    said += [f"without the prefix {part.prefix}"] * bool(part.prefix)
+    said += [counters] * bool(counters)
+    return _Part(part.key, tensors, part.prefix).named(), ", ".join(said)
 
 
-def _dictionaries(content: Tensors) -> Iterator[tuple[str, Tensors]]:
-    """The content itself, as "", and every dictionary in it by its key."""
-    yield "", {name: value for name, value in content.items() if isinstance(name, str)}
-    for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, Mapping):
-            yield key, {name: each for name, each in value.items() if isinstance(name, str)}
+def _dictionaries(content: Tensors, key: str = "") -> Iterator[tuple[str, Tensors]]:
+    """The content itself, as "", and every dictionary in it, two deep, by its key.
+
+    In the names what torch's wrappers add between the names of modules is left out.
+    """
+    yield key, {_WRAPPER.sub("", n): each for n, each in content.items() if isinstance(n, str)}
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Mapping) and key.count(".") < 1:
+            yield from _dictionaries(value, f"{key}.{name}" if key else name)
 
 
 def _prefixes(inner: Tensors, learnt: Set[str]) -> set[str]:

@@ -59,12 +59,12 @@ class MirrorOptions:
     anon: bool
     offline: bool
 
-    def opened(self) -> "Mirror":
-        """Open the mirrors. Raises UsageError where none is named."""
+    def opened(self, needed: bool = True) -> "Mirror":
+        """Open the mirrors. Raises UsageError where none is named, if one is `needed`."""
         from zooadapt.reader.mirror import open_mirror
 
         urls = self.urls or ((self.places.dest,) if self.places.dest else ())
-        if not urls:
+        if not urls and needed:
             raise UsageError(NO_MIRROR)
         each = [with_anon(url, self.places.storage_options, self.anon) for url in urls]
         return open_mirror(urls, each, offline=self.offline or None)

@@ -130,7 +130,7 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@of_mirrors
+@of_mirrors_if_any
 @click.argument("model")
 @_chans
 @_bands
@@ -138,27 +138,29 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
 @_zoo
 @click.option("--to", type=Path, metavar="DIR", help="Write to this folder, not to the cache.")
 @click.option("--derive/--no-derive", default=True, show_default=True,
-              help="Make and prove a variant that the mirror lacks. This needs torch and "
-              "timm.")  # fmt: skip
+              help="Make and prove a variant that the mirror lacks, from the original where it "
+              "lacks the model. This needs torch and timm.")  # fmt: skip
 def pull(
-    mirror: "Mirror", model: str, chans: int | None, bands: str | None, scheme: str | None,
+    mirrors: MirrorOptions, model: str, chans: int | None, bands: str | None, scheme: str | None,
     zoo: str | None, to: Path | None, derive: bool,
 ) -> int:  # fmt: skip
-    """Download one variant of a model, and print its folder.
+    """Download or make one variant of a model, and print its folder.
 
     Choose the variant with either --chans or --bands. timm alone can load timm's models from there.
+    No mirror is needed: what no mirror has is made from the original weights. MODEL can also be a
+    folder with a checkpoint of your own, or the id of a repository on the Hub.
     """
     if (chans is None) == (bands is None):
         raise UsageError("pull takes either --chans or --bands; give one of them")
-    folder = mirror.pull(model, chans, bands, scheme, derive=derive, zoo=zoo, to=to)
+    mirror = mirrors.opened(needed=False)
+    folder, row = mirror.pulled(model, (chans, bands, scheme), derive, zoo, to)
     click.echo(folder)
-    row = mirror.siblings(model, zoo).iloc[0]
     hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
     if not row["min_timm"]:
         from zooadapt.report.job import creating
 
         places = list(click.get_current_context().params["mirror"])
-        hint = creating(dict(row), in_chans=chans, bands=bands, scheme=scheme, mirror=places)
+        hint = creating(row, in_chans=chans, bands=bands, scheme=scheme, mirror=places)
     click.echo(f"load the model with  {hint}", err=True)
     return OK
 

@@ -136,7 +136,7 @@ class Prover:
         yardstick = self.measure()
         again = self._forward(self._base, coloured(self._shape[0], self._shape[1:]))
         error = yardstick.error(again, yardstick.shared["coloured"])
-        if not error <= TOLERANCE:
+        if error > TOLERANCE:
             raise Unsupported(
                 "the model gives different outputs for the same image, as one does that draws "
                 "random numbers: no proof is possible"

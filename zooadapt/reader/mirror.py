@@ -18,9 +18,11 @@ import pandas as pd
 
 from zooadapt.bands import parse
 from zooadapt.errors import UsageError
-from zooadapt.names import CONFIG, safe
-from zooadapt.reader import cache, manifests
+from zooadapt.mirror.manifest import MANIFEST
+from zooadapt.names import CONFIG, model_folder, safe
+from zooadapt.reader import cache, manifests, original
 from zooadapt.reader.manifests import Manifests, State
+from zooadapt.reader.original import own_mirror
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Row
@@ -45,7 +47,8 @@ def open_mirror(
     """Open a mirror, to find, pull and load its variants.
 
     - `url`: a local folder or any fsspec URL; or several, which are tried in order. By default the
-      URLs in ``ZOOADAPT_MIRROR``, separated by spaces. ``<url>/manifest@<at>`` opens the mirror as
+      URLs in ``ZOOADAPT_MIRROR``, separated by spaces; without one, the mirror is this machine's
+      own, which holds what `pull` and `load` have made. ``<url>/manifest@<at>`` opens the mirror as
       it was: ``<at>`` is the id of the run that left it so, or a date such as ``2026-11-24``.
     - `storage_options`: fsspec's options, one mapping for all mirrors or one for each. For a public
       bucket they are ``{"anon": True}``.
@@ -53,9 +56,10 @@ def open_mirror(
       cache folder.
     - `offline`: use only what is on this machine. By default whether ``ZOOADAPT_OFFLINE`` is set.
 
-    Raises UsageError if no mirror is named, or if fsspec doesn't know the kind of URL.
+    Raises UsageError if fsspec doesn't know the kind of URL.
     """
-    urls = [url] if isinstance(url, str) else list(url or _named_by_environment())
+    named = url or os.environ.get("ZOOADAPT_MIRROR", "").split()
+    urls = [named] if isinstance(named, str) else list(named)
     if isinstance(storage_options, Mapping) or storage_options is None:
         storage_options = [storage_options or {}] * len(urls)
     if len(storage_options) != len(urls):
@@ -66,13 +70,6 @@ def open_mirror(
         offline = os.environ.get("ZOOADAPT_OFFLINE", "") not in ("", "0")
     opened = [_opened(*each) for each in zip(urls, storage_options, strict=True)]
     return Mirror(opened, Path(cache_dir) if cache_dir else cache_root(), offline)
-
-
-def _named_by_environment() -> list[str]:
-    urls = os.environ.get("ZOOADAPT_MIRROR", "").split()
-    if not urls:
-        raise UsageError("which mirror? give its URL or folder, or set ZOOADAPT_MIRROR")
-    return urls
 
 
 def _opened(url: str, options: Options) -> State:
@@ -86,9 +83,10 @@ class Mirror:
     """A read-only view of a mirror, or of several as if they were one. `open_mirror` makes it."""
 
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
-        """`root` is the cache folder."""
-        self.mirrors = mirrors
-        self._manifests = Manifests(mirrors, root, offline)
+        """`root` is the cache folder. Without `mirrors` this machine's own is read."""
+        self.mirrors = mirrors or [(own_mirror(root), "")]
+        self._root, self._offline = root, offline
+        self._manifests = Manifests(self.mirrors, root, offline)
         self._cache = cache.Cache(root, self._manifests.asked)
 
     def manifest(self) -> pd.DataFrame:
@@ -98,6 +96,11 @@ class Mirror:
         read are named in warnings. Raises UsageError if there is no mirror, RunError if its
         manifest can't be read, is damaged or has a newer layout.
         """
+        if self._is_empty():
+            raise UsageError(
+                "which mirror? give its URL or folder, or set ZOOADAPT_MIRROR; nothing was made on "
+                "this machine yet"
+            )
         return self._manifests.rows()
 
     def find(
@@ -162,7 +165,7 @@ class Mirror:
         FetchError if no mirror gives the right bytes; ValidationError if the variant that was made
         fails its proof.
         """
-        return self._pulled(model, (in_chans, bands, scheme), derive, zoo, to)[0]
+        return self.pulled(model, (in_chans, bands, scheme), derive, zoo, to)[0]
 
     def load(
         self,
@@ -182,10 +185,10 @@ class Mirror:
         """
         from zooadapt.reader import load
 
-        folder, row = self._pulled(model, (in_chans, bands, scheme), derive, zoo, None)
+        folder, row = self.pulled(model, (in_chans, bands, scheme), derive, zoo, None)
         return load.load(folder, row, options)
 
-    def _pulled(
+    def pulled(
         self,
         model: str,
         wish: "_Wish",
@@ -193,9 +196,15 @@ class Mirror:
         zoo: str | None,
         to: str | Path | None,
     ) -> tuple[Path, Row]:
-        """The variant's folder, and its row or the row of the variant that it was made from."""
+        """Do what `pull` does; `wish` is (in_chans, bands, scheme).
+
+        Returns the variant's folder, and its row or the row of the variant that it was made from.
+        """
         target = manifests.target(*wish)
-        rows, folder = self.siblings(model, zoo), Path(to).absolute() if to else None
+        folder = Path(to).absolute() if to else None
+        if derive and not len(self._of(model, zoo)):
+            return self._made(model, target, zoo, folder)
+        rows = self.siblings(model, zoo)
         alike = rows[rows["scheme"] == target.scheme]
         exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
         if len(exact):
@@ -213,6 +222,44 @@ class Mirror:
             parse(wish[1])  # raises UsageError for unknown names
         row = _row(same if len(same) else rows)
         return self._derived(row, target, permuted=bool(len(same)), to=folder), row
+
+    def _is_empty(self) -> bool:
+        """Whether this is this machine's own mirror, and holds nothing yet."""
+        store, _ = self.mirrors[0]
+        own = own_mirror(self._root)
+        return store.url == own.url and not store.exists(MANIFEST)
+
+    def _of(self, model: str, zoo: str | None) -> pd.DataFrame:
+        """The rows of models of that name."""
+        return pd.DataFrame() if self._is_empty() else self.find(model, zoo=zoo)
+
+    def _made(
+        self, model: str, target: Target, zoo: str | None, to: Path | None
+    ) -> tuple[Path, Row]:
+        """The folder and the row of a variant made from the original, in this machine's mirror."""
+        entry = original.named(model, zoo)
+        store = own_mirror(self._root)
+
+        def there() -> pd.DataFrame:
+            own = Mirror([(store, "")], self._root, self._offline)
+            rows = own._of(entry.name, entry.zoo)
+            if not len(rows):
+                return rows
+            rows = rows[(rows["model"] == entry.name) & (rows["scheme"] == target.scheme)]
+            return rows[(rows["bands"] == target.names) & (rows["in_chans"] == target.in_chans)]
+
+        kept = Path(store.path(model_folder(entry.zoo, entry.name)))
+        with self._cache.made_once(kept, lambda: bool(len(there()))) as is_made:
+            if not is_made:
+                if self._offline:
+                    raise UsageError(
+                        f"{model} isn't on this machine, and offline nothing is downloaded: pull "
+                        f"it once while online"
+                    )
+                original.make(entry, target, store)
+        row = _row(there())
+        folder = Path(store.path(row["folder"]))
+        return (cache.copy(folder, to) if to else folder), row
 
     def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
         """The rows of the one model that matches. Raises UsageError if several match, or none.

@@ -37,7 +37,9 @@ def bands_of(config: Mapping[str, Any], chans: int, noted: Sequence[str] = ()) -
     number of bands.
     """
     named, ours = config.get("bands"), config.get("zooadapt")
-    made_for = [*map(str, (ours.get("bands") if isinstance(ours, dict) else None) or noted)]
+    made_for = [*((ours.get("bands") if isinstance(ours, dict) else None) or noted)]
+    if not all(isinstance(name, str) for name in made_for):
+        raise CheckpointError(f"its key zooadapt has {made_for!r:.40} instead of names of bands")
     if not named and len(made_for) != chans:
         return RGB if chans == 3 else Bands.counted(chans)
     try:

@@ -1,7 +1,8 @@
 """Zoos by name: those of zooadapt itself, and those that other installed packages add."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
@@ -170,6 +171,25 @@ def today(name: str) -> str:
     except ImportError:
         return name
     return get_deprecated_models().get(name) or name
+
+
+def default_tag(architecture: str) -> str | None:
+    """The tag that timm loads by default for an architecture."""
+    from timm import get_pretrained_cfg
+
+    cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
+    tag: str | None = cfg.tag if cfg else None
+    return tag
+
+
+def similar(name: str, zoos: Iterable[str]) -> str:
+    """ "; did you mean …?" with the most similar name of a model of the zoos; "" for none."""
+    known: list[str] = []
+    for zoo in zoos:
+        with suppress(UsageError):  # its library isn't installed
+            known += [each for e in list_models(zoo) for each in (e.name, e.architecture)]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def named(zoo: str, model: str, glob: str) -> bool:

@@ -1,0 +1,149 @@
+"""Without a mirror: variants are made from the original weights, proved and kept in the cache."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+import zooadapt
+from tests.conftest import SMALL
+from tests.support import checker, checkpoints, fine_tuned, hub
+from tests.support.hub import LoopbackHub
+from tests.support.pipelines import counted, entry, run
+from zooadapt import pipeline
+from zooadapt.cli.main import main
+from zooadapt.errors import FetchError, UsageError
+from zooadapt.reader.mirror import open_mirror
+
+ANOTHER = "test_vit.r160_in1k"
+
+
+@pytest.fixture
+def served(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    with hub.serving(small) as running:
+        for name, value in running.env.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+def weight(model: torch.nn.Module) -> torch.Tensor:
+    found: torch.Tensor = model.get_parameter("conv1.0.weight")
+    return found
+
+
+def test_the_first_call_needs_no_mirror(
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = zooadapt.create_model(SMALL, in_chans=4)
+    theirs = timm.create_model(SMALL, pretrained=True, in_chans=4)  # from the cache, by now
+    assert torch.equal(weight(model), weight(theirs))
+    (line,) = [record.getMessage() for record in caplog.records if "made" in record.getMessage()]
+    for words in (f"made {SMALL} for 4 channels from hf://timm/{SMALL}@", "proved with error",
+                  "licence apache-2.0", "under repeat"):  # fmt: skip
+        assert words in line
+
+
+def test_the_next_call_asks_nobody(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    zooadapt.create_model(SMALL, in_chans=4)
+    served.asked.clear()
+    monkeypatch.setattr(pipeline, "make", lambda *of: pytest.fail("it was made again"))
+    assert weight(zooadapt.create_model(SMALL, in_chans=4)).shape[1] == 4
+    assert weight(zooadapt.create_model(SMALL, in_chans=9)).shape[1] == 9  # from its stem
+    assert served.asked == []
+
+
+def test_it_is_to_the_byte_what_a_job_makes(
+    served: LoopbackHub, small: Path, cache_dir: Path, tmp_path: Path
+) -> None:
+    zooadapt.create_model(SMALL, in_chans=4)
+    run(entry(SMALL), counted(4), small, tmp_path / "job")
+    own = checker.summary(str(cache_dir / "made")).objects
+    assert own
+    checker.check(str(cache_dir / "made"))
+    weights = {key: each for key, each in own.items() if key.endswith(".safetensors")}
+    theirs = checker.summary(str(tmp_path / "job")).objects
+    assert weights.items() <= theirs.items()
+
+
+def test_named_bands_and_a_folder_to_write(
+    served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "mine"
+    command = ["pull", SMALL, "--bands", "R,G,B,NIR", "--to", str(to)]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{to}\n"
+    assert weight(timm.create_model(f"local-dir:{to}", pretrained=True)).shape[1] == 4
+
+
+def test_an_architecture_means_timms_default_tag(served: LoopbackHub) -> None:
+    assert weight(zooadapt.create_model("test_resnet", in_chans=2)).shape[1] == 2
+
+
+def test_a_checkpoint_of_ones_own_and_one_on_the_hub(
+    served: LoopbackHub, small: Path, tmp_path: Path
+) -> None:
+    own = fine_tuned.write(tmp_path / "own", num_classes=5)
+    assert weight(zooadapt.create_model(str(own), in_chans=6)).shape[1] == 6
+    fine_tuned.write(small / "me" / "net", num_classes=5)
+    assert weight(zooadapt.create_model("hf-hub:me/net", in_chans=6)).shape[1] == 6
+
+
+def test_what_a_mirror_lacks_is_made_too(served: LoopbackHub, small: Path, tmp_path: Path) -> None:
+    checkpoints.write_hub_repo(small, ANOTHER)
+    run(entry(ANOTHER), counted(4), small, tmp_path / "mirror")
+    mirror = open_mirror(str(tmp_path / "mirror"))
+    assert weight(mirror.load(SMALL, 4)).shape[1] == 4
+    served.asked.clear()
+    assert mirror.load(ANOTHER, 4)
+    assert served.asked == []
+
+
+def test_of_two_that_ask_at_once_one_makes_it(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = list[int](), pipeline.make
+
+    def counting(*of: object) -> object:
+        made.append(1)
+        return make(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "make", counting)
+    with ThreadPoolExecutor(3) as pool:
+        models = list(pool.map(lambda _: zooadapt.create_model(SMALL, in_chans=4), range(3)))
+    assert len(made) == 1
+    assert all(torch.equal(weight(models[0]), weight(model)) for model in models)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("test_resnte", {}, "no model of timm, torchvision, sample; did you mean test_resnet"),
+        (SMALL, {"derive": False}, "which mirror"),
+        (SMALL, {"scheme": "rgb-only"}, "rgb-only needs red, green and blue bands"),
+    ],
+)
+def test_what_cannot_be_made_is_said(
+    model: str, options: dict[str, Any], words: str, served: LoopbackHub
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        zooadapt.create_model(model, in_chans=4, **options)
+
+
+def test_offline_nothing_is_downloaded(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOOADAPT_OFFLINE", "1")
+    with pytest.raises(UsageError, match="isn't on this machine, and offline nothing"):
+        zooadapt.create_model(SMALL, in_chans=4)
+    assert served.asked == []
+
+
+def test_a_gated_model_is_one_line_with_its_page(served: LoopbackHub) -> None:
+    served.token = "needed"
+    with pytest.raises(FetchError, match=r"can't be made for 4 channels: .*(gated|isn't there)"):
+        zooadapt.create_model(SMALL, in_chans=4)

@@ -1,0 +1,161 @@
+"""Make variants from original checkpoints, for readers without a mirror, or where it has no model.
+
+What is made lies in a mirror of this machine's own, in the cache. It is made by the job's code, so
+it is to the byte what a job would store, with the same records and the same proof.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fsspec
+
+from zooadapt.errors import FetchError, StageError, UsageError, ValidationError, one_line, redact
+from zooadapt.mirror import manifest
+from zooadapt.names import CONFIG
+from zooadapt.stores.opening import open_store
+from zooadapt.stores.store import Store
+from zooadapt.targets import Target
+from zooadapt.types import Job, ModelEntry, Request
+from zooadapt.urls import absolute
+from zooadapt.zoos import registry
+
+_PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
+"""What people write before the id of a repository."""
+_LISTED = ("timm", "torchvision", "sample")
+"""The zoos whose models are known by name."""
+
+_log = logging.getLogger("zooadapt")
+
+
+def own_mirror(root: Path) -> Store:
+    """The mirror of this machine's own, in the cache folder `root`."""
+    return open_store(str(root.absolute() / "made"))
+
+
+def make(entry: ModelEntry, target: Target, store: Store) -> None:
+    """Adapt and prove one model, on the CPU, and keep it in a mirror on this machine.
+
+    The checkpoint is taken from the Hugging Face cache, and is left there if it comes from the Hub.
+    Raises UsageError if the model can't be adapted to the target, FetchError if its checkpoint
+    can't be read, and ValidationError if it can't be proved.
+    """
+    from zooadapt import pipeline  # it imports torch
+
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-reader"
+    job = Job(run_id, store.root, keep_sources=True)
+    summary = pipeline.make(Request(entry, (target,)), job)
+    if summary.outage:
+        raise FetchError(f"{entry.name} can't be made: {summary.outage.reason}")
+    for failure in summary.failures:
+        kinds: dict[str, type[StageError | UsageError]] = {"fetch": FetchError}
+        unsupported = failure.status == "unsupported"
+        kind = UsageError if unsupported else kinds.get(failure.stage, ValidationError)
+        raise kind(f"{entry.name} can't be made for {target.short} channels: {failure.error}")
+    (row,) = [row for row in manifest.compact(store).usable if row["run_id"] == run_id]
+    how = "proved with error {equivalence_error:.1e}" if row["equivalent"] else (
+        "its function changed by {equivalence_error:.1e}, as the READMEs say of such stems"
+    )  # fmt: skip
+    _log.warning(
+        "made %s for %s channels from %s (licence %s) under %s, %s",
+        entry.name, target.short, redact(row["source_uri"]), row["license"] or "unknown",
+        row["scheme"], how.format(**row),
+    )  # fmt: skip
+
+
+def named(what: str, zoo: str | None = None) -> ModelEntry:
+    """The one model that a reader means, as `entries` finds it. Raises UsageError for several."""
+    found = [entry for entry in entries(what) if zoo in (None, entry.zoo)]
+    if len(found) > 1:
+        found = _by_default(what, found)
+    if len(found) != 1:
+        names = ", ".join(f"{entry.zoo}/{entry.name}" for entry in found[:20])
+        raise UsageError(
+            f"{what} could be {names}: name one, with its tag and zoo"
+            if found
+            else f"the zoo {zoo} has no model {what}"
+        )
+    return found[0]
+
+
+def _by_default(what: str, found: list[ModelEntry]) -> list[ModelEntry]:
+    """Of several tags of an architecture the one that timm takes by default."""
+    architecture = what.removeprefix("timm/")
+    if any(entry.zoo != "timm" or entry.architecture != architecture for entry in found):
+        return found
+    tag = registry.default_tag(architecture)
+    return [entry for entry in found if entry.pretrained_tag == tag] or found
+
+
+def entries(what: str) -> list[ModelEntry]:
+    """The models that a folder or URL holds, that an id on the Hub means, or that a name means.
+
+    Raises UsageError where there is none.
+    """
+    is_id = what.startswith(_PREFIXES)
+    name = what.partition("://" if "://" in what else ":")[2] if is_id else what
+    if not is_id and ("://" in what or Path(what).expanduser().is_dir()):
+        place = absolute(what, "the folder")
+        return registry.list_models(f"{_kind(_text_below(place))}:{place}")
+    if not is_id and Path(what).expanduser().is_file():
+        raise UsageError(f"{what} is a file: give the folder that holds it beside its {CONFIG}")
+    if not is_id and (found := _known(name)):
+        return found
+    if "/" not in name:
+        raise UsageError(
+            f"{what} is no folder, no repository on the Hub (OWNER/NAME) and no model of "
+            f"{', '.join(_LISTED)}{registry.similar(name, _LISTED)}"
+        )
+    with _list_of(name) as file:
+        return registry.list_models(f"{_kind_on_hub(name)}:{file}")
+
+
+def _known(name: str) -> list[ModelEntry]:
+    """The models of the listed zoos that the name means."""
+    today = registry.today(name)
+    for zoo in _LISTED:
+        try:
+            listed = registry.list_models(zoo)
+        except UsageError:  # its library isn't installed
+            continue
+        for each in dict.fromkeys((name, today)):
+            if found := [entry for entry in listed if registry.named(zoo, entry.name, each)]:
+                return found
+    return []
+
+
+def _kind(config: str) -> str:
+    """The zoo that reads checkpoints described in this way."""
+    try:
+        return "transformers" if "architecture" not in json.loads(config) else "folder"
+    except (ValueError, TypeError):
+        return "folder"
+
+
+def _text_below(place: str) -> str:
+    """The text of the first config.json at or below a place; "" where there is none."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(place)
+        found = sorted(path for path in filesystem.find(root) if path.endswith(f"/{CONFIG}"))
+        return str(filesystem.cat_file(found[0]).decode()) if found else ""
+    except Exception as cause:
+        raise UsageError(f"{redact(place)} can't be read: {one_line(cause)}") from cause
+
+
+def _kind_on_hub(name: str) -> str:
+    from zooadapt.checkpoints import hub  # it takes huggingface_hub, which readers may lack
+
+    kind = _kind(hub.text(name, CONFIG) or "")
+    return "hub" if kind == "folder" else kind
+
+
+@contextmanager
+def _list_of(name: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ids.txt"
+        file.write_text(name)
+        yield file
