@@ -82,7 +82,7 @@ def test_from_the_table_to_a_prediction(
     (model,) = list_models("sample")
     run(model, counted(1, 4), Path("/nowhere"), tmp_path / "mirror")
     monkeypatch.chdir(tmp_path)
-    code, shown = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S)[0]
+    code, shown = re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", README, re.S)[0]
     exec(code, {})
     assert capsys.readouterr().out == shown
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,20 +15,28 @@ __all__ = ["__version__", "create_model", "open_mirror"]
 
 
 def create_model(
-    model: str,
+    model: str | PathLike[str],
     in_chans: int | None = None,
     *,
-    bands: str | None = None,
-    mirror: str | Sequence[str] | None = None,
+    bands: str | Sequence[str] | None = None,
+    mirror: str | PathLike[str] | Sequence[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
     **options: Any,
 ) -> "nn.Module":
-    """A pretrained model for `in_chans` channels, or for `bands`, in eval mode.
+    """A pretrained model for `in_chans` channels, or for `bands`, in train mode, as timm's.
 
-    `mirror` and `storage_options` are those of `open_mirror`; `options` are those of `Mirror.load`.
+    No mirror is needed: what no mirror has is made from the original weights, and kept in the
+    cache. `mirror` and `storage_options` are those of `open_mirror`; `options` are those of
+    `Mirror.load`. With `pretrained=False` the model is built for these channels, and not trained.
 
-        zooadapt.create_model("resnet34.a1_in1k", in_chans=8, mirror="s3://bucket/mirror")
+        zooadapt.create_model("resnet34.a1_in1k", in_chans=4)
+        zooadapt.create_model("resnet34.a1_in1k", bands="sentinel2-l2a", mirror="s3://bucket/mirror")
     """
+    if not pretrained:
+        from zooadapt.reader import original
+
+        return original.untrained(model, in_chans, bands, options)
     from zooadapt.reader.mirror import open_mirror
 
     return open_mirror(mirror, storage_options).load(model, in_chans, bands, **options)

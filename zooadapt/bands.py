@@ -123,8 +123,13 @@ def presets() -> list[str]:
 def preset(name: str) -> Bands:
     """A sensor's bands in their native order. Raises UsageError for an unknown preset."""
     if name not in presets():
-        near = difflib.get_close_matches(name, presets(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the presets are {', '.join(presets())}"
+        begun = [each for each in presets() if each.startswith(name)]
+        near = begun or difflib.get_close_matches(name, presets(), n=1)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"the presets are {', '.join(presets())}"
+        )
         raise UsageError(f"--bands {name}: no such preset; {hint}")
     file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
     return replace(_described(yaml.safe_load(file.read_text()), name), label=name)

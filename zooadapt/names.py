@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+MANIFEST = "manifest.parquet"
 NOTE = "zooadapt bands: "
 """Begins the note in timm's ``pretrained_cfg`` that names a variant's bands, joined by commas."""
 

@@ -390,6 +390,7 @@ def _recorded(
         bytes_written=proved.bytes,
         seconds=adapted.seconds,
         checked_on=devices.name(device),
+        changed=proved.changed,
     )
 
 

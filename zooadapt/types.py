@@ -360,3 +360,5 @@ class ModelSummary:
     """The variants that couldn't be made because of `outage`, as `Target.short`. Nothing is
     recorded of the model then, so that the next run takes it up again."""
     outage: Outage | None = None
+    changed: tuple[str, ...] = ()
+    """The variants of `made` whose function is another than the original's, as `Target.short`."""

@@ -10,22 +10,19 @@ from pathlib import Path
 import pytest
 
 from tests.support import checker, checkpoints
+from tests.support.checkpoints import TWENTY
 from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
 
 pytestmark = pytest.mark.slow
 
-TAGS = [
-    "test_convnext.r160_in1k", "test_efficientnet.r160_in1k", "test_resnet.r160_in1k",
-    "test_vit.r160_in1k", "test_vit2.r160_in1k", "test_vit3.r160_in1k",
-]  # fmt: skip
 SECONDS = 120
 ZOOADAPT = str(Path(sys.executable).parent / "zooadapt")
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    zoo = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TAGS)
-    return ["--chans", "1,4", "--models", ",".join(TAGS), "--source-root", str(zoo), "--dest"]
+    zoo = checkpoints.write_hub_repos(tmp_path_factory.mktemp("zoo"), TWENTY)
+    return ["--chans", "1,4", "--models", ",".join(TWENTY), "--source-root", str(zoo), "--dest"]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +125,7 @@ def test_a_job_that_is_stopped_and_submitted_again(
         wait_for(tmp_path, "records/**/*.json", first)
         ok(runner.run(ray, "job", "stop", "--address", address, "one"))
         first.communicate(timeout=SECONDS)
-        assert len(list(tmp_path.glob("records/**/*.json"))) < len(TAGS)
+        assert len(list(tmp_path.glob("records/**/*.json"))) < len(TWENTY)
         ok(runner.run(*submit, "two", "--", *command))
     checker.check(str(tmp_path))
     assert checker.summary(str(tmp_path)) == checker.summary(quiet)
@@ -140,7 +137,7 @@ def test_a_node_that_is_killed_ends_the_run_and_the_same_command_goes_on(
 ) -> None:
     job = alone.start(*JOB, *options, str(tmp_path))
     assert job.stdout is not None
-    next(line for line in job.stdout if "[1/6]" in line)
+    next(line for line in job.stdout if "[1/20]" in line)
     kill_one(job, beginning, set())
     out, err = job.communicate(timeout=SECONDS)
     assert job.returncode != 0, out + err

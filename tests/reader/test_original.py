@@ -147,3 +147,92 @@ def test_a_gated_model_is_one_line_with_its_page(served: LoopbackHub) -> None:
     served.token = "needed"
     with pytest.raises(FetchError, match=r"can't be made for 4 channels: .*(gated|isn't there)"):
         zooadapt.create_model(SMALL, in_chans=4)
+
+
+# timm's habits
+
+
+def test_models_come_in_train_mode_and_options_go_to_timm(served: LoopbackHub) -> None:
+    model = zooadapt.create_model(SMALL, in_chans=4, pretrained=True)
+    assert model.training
+    few = zooadapt.create_model(SMALL, in_chans=4, num_classes=3, drop_path_rate=0.1)
+    assert few.training
+    assert few.get_parameter("fc.weight").shape[0] == 3
+    features: Any = zooadapt.create_model(SMALL, in_chans=4, features_only=True, out_indices=(1, 2))
+    assert len(features(torch.randn(1, 4, 160, 160))) == 2
+
+
+def test_without_pretrained_weights_it_is_built_and_nothing_is_asked(served: LoopbackHub) -> None:
+    model = zooadapt.create_model(SMALL, in_chans=4, pretrained=False)
+    assert weight(model).shape[1] == 4
+    other = zooadapt.create_model(SMALL, bands=["R", "G"], pretrained=False, num_classes=2)
+    assert weight(other).shape[1] == 2
+    assert other.get_parameter("fc.weight").shape[0] == 2
+    assert served.asked == []
+
+
+def test_a_checkpoint_path_is_loaded_last_and_said(
+    served: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = zooadapt.create_model(SMALL, in_chans=4, pretrained=False)
+    torch.save(own.state_dict(), tmp_path / "own.pth")
+    model = zooadapt.create_model(SMALL, in_chans=4, checkpoint_path=str(tmp_path / "own.pth"))
+    assert torch.equal(weight(model), weight(own))
+    assert "are loaded last, as by timm; they aren't proved" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pretrained_cfg_overlay": {"file": "x"}}, r"leave out pretrained_cfg_overlay\['file'\]"),
+        ({"pretrained_cfg": {}}, "leave out pretrained_cfg"),
+    ],
+)
+def test_options_that_name_other_weights_are_refused(
+    options: dict[str, Any], words: str, served: LoopbackHub
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        zooadapt.create_model(SMALL, in_chans=4, **options)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"in_chans": "4"}, "in_chans='4' isn't a number of channels"),
+        ({"in_chans": True}, "in_chans=True isn't a number"),
+        ({"bands": 4}, "bands=4 isn't the name of a preset"),
+        ({"bands": "sentinel2"}, "did you mean sentinel2-l1c or sentinel2-l2a"),
+    ],
+)
+def test_a_wrong_type_or_name_is_one_line(wish: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        zooadapt.create_model(SMALL, **wish)
+
+
+def test_many_channels_without_names_get_a_hint(
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    zooadapt.create_model(SMALL, in_chans=4)
+    assert "bands= says" not in caplog.text
+    zooadapt.create_model(SMALL, in_chans=8)
+    assert "the 8 channels read the original's in turn" in caplog.text
+
+
+def test_a_mirror_says_what_it_holds(served: LoopbackHub, tmp_path: Path) -> None:
+    zooadapt.create_model(SMALL, in_chans=4)
+    mirror = open_mirror()
+    assert repr(mirror).endswith("/made>")
+    assert len(mirror.find(in_chans=[4, 8])) == 1
+    assert repr(mirror).endswith("/made: 1 variants of 1 models>")
+
+
+def test_the_commands_share_a_grammar(
+    served: LoopbackHub, cache_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", SMALL, "--chans", "1,4"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["ls", str(cache_dir / "made"), "--chans", "1,4"]) == 0
+    assert "1 variant" in capsys.readouterr().out  # the other one was made from its stem
+    assert main(["ls", str(cache_dir / "made"), "--chans", "13"]) == 0
+    assert "zooadapt pull MODEL --chans 13 makes one" in capsys.readouterr().err
+    assert main(["pull", SMALL, "--chans", "1,4", "--to", "x"]) == 2

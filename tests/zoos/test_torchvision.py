@@ -273,9 +273,9 @@ def test_adapted_proved_and_loaded(
         assert row["timm_version"].startswith("torchvision ")
     check_config(mirror, rows[2])
     model = zooadapt.create_model(f"torchvision/{name}", in_chans=25, mirror=str(mirror))
-    assert not model.training
+    assert model.training
     assert equal(dict(model.state_dict()), stored(mirror, rows[2]))
-    check_recipe(mirror, rows[2], model, tmp_path, monkeypatch)
+    check_recipe(mirror, rows[2], model.eval(), tmp_path, monkeypatch)
     if name != VERSIONED:
         check_options(f"torchvision/{name}", mirror, stored(mirror, rows[1]))
 

@@ -1,6 +1,7 @@
 """The commands for people who use a mirror: find variants, pull them, see what is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ import click
 
 from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors, of_mirrors_if_any
 from zooadapt.errors import UsageError
+from zooadapt.job.options import parse_chans
+from zooadapt.names import MANIFEST
 from zooadapt.targets import SCHEMES
 from zooadapt.urls import absolute, cache_root
 
@@ -27,8 +30,8 @@ _VARIANT = (
     "proof", "checked_on", "folder",
 )  # fmt: skip
 
-_chans = click.option("--chans", type=click.IntRange(min=1), metavar="N",
-                      help="The number of channels.")  # fmt: skip
+_chans = click.option("--chans", callback=parse_chans, metavar="N,…",
+                      help="The number of channels, or several.")  # fmt: skip
 _bands = click.option("--bands", metavar="BANDS", help="The bands, named as for `adapt`.")
 _scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)),
                        help="The rule by which channels read the original ones.")  # fmt: skip
@@ -61,15 +64,18 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
               help="The column to sort by; -COLUMN puts the largest first.")  # fmt: skip
 @as_json
 def ls(
-    mirrors: MirrorOptions, model: str, chans: int | None, bands: str | None, scheme: str | None,
-    license: str | None, zoo: str | None, available: bool, source_root: str | None,
-    columns: list[str], sort: str, as_json: bool,
+    mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
+    scheme: str | None, license: str | None, zoo: str | None, available: bool,
+    source_root: str | None, columns: list[str], sort: str, as_json: bool,
 ) -> int:  # fmt: skip
     """List the variants in a mirror.
 
-    MODEL is a name or a glob, such as 'resnet*'.
+    MODEL is a name or a glob, such as 'resnet*'. It may also be the URL or folder of the mirror.
     """
     from zooadapt.report import tables
+
+    if "://" in model or (Path(model) / MANIFEST).exists():
+        mirrors, model = replace(mirrors, urls=(model,)), "*"
 
     if available:
         if chans or bands or scheme:
@@ -81,7 +87,11 @@ def ls(
         rows = _offered(mirrors, source_root, zoo or "timm", bool(counts), model, license)
     else:
         columns = columns or list(_SHOWN)
-        rows = mirrors.opened().find(model, chans, bands, scheme, license=license, zoo=zoo)
+        found = mirrors.opened().find(model, chans or None, bands, scheme, license=license, zoo=zoo)
+        if not len(found) and (chans or bands) and not as_json:
+            asked = f"--bands {bands}" if bands else f"--chans {','.join(map(str, chans))}"
+            click.echo(f"no such variant is there; zooadapt pull MODEL {asked} makes one", err=True)
+        rows = found
     rows = tables.sorted_by(rows, sort)
     rows = rows if columns == ["all"] else tables.selected(rows, columns)
     click.echo(tables.as_json(rows) if as_json else tables.table(rows))
@@ -141,8 +151,8 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
               help="Make and prove a variant that the mirror lacks, from the original where it "
               "lacks the model. This needs torch and timm.")  # fmt: skip
 def pull(
-    mirrors: MirrorOptions, model: str, chans: int | None, bands: str | None, scheme: str | None,
-    zoo: str | None, to: Path | None, derive: bool,
+    mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
+    scheme: str | None, zoo: str | None, to: Path | None, derive: bool,
 ) -> int:  # fmt: skip
     """Download or make one variant of a model, and print its folder.
 
@@ -150,18 +160,21 @@ def pull(
     No mirror is needed: what no mirror has is made from the original weights. MODEL can also be a
     folder with a checkpoint of your own, or the id of a repository on the Hub.
     """
-    if (chans is None) == (bands is None):
+    if bool(chans) == bool(bands):
         raise UsageError("pull takes either --chans or --bands; give one of them")
+    if len(chans) > 1 and to:
+        raise UsageError("--to is the folder of one variant: give one number with --chans")
     mirror = mirrors.opened(needed=False)
-    folder, row = mirror.pulled(model, (chans, bands, scheme), derive, zoo, to)
-    click.echo(folder)
-    hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
-    if not row["min_timm"]:
-        from zooadapt.report.job import creating
+    for count in chans or (None,):
+        folder, row = mirror.pulled(model, (count, bands, scheme), derive, zoo, to)
+        click.echo(folder)
+        hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+        if not row["min_timm"]:
+            from zooadapt.report.job import creating
 
-        places = list(click.get_current_context().params["mirror"])
-        hint = creating(row, in_chans=chans, bands=bands, scheme=scheme, mirror=places)
-    click.echo(f"load the model with  {hint}", err=True)
+            places = list(click.get_current_context().params["mirror"])
+            hint = creating(row, in_chans=count, bands=bands, scheme=scheme, mirror=places)
+        click.echo(f"load the model with  {hint}", err=True)
     return OK
 
 

@@ -22,10 +22,10 @@ from zooadapt.mirror import columns, layout, takedowns
 from zooadapt.mirror.columns import FAILURES_SCHEMA, MANIFEST_SCHEMA, key
 from zooadapt.mirror.records import age
 from zooadapt.mirror.scan import Records
+from zooadapt.names import MANIFEST as MANIFEST
 from zooadapt.stores.store import Store
 from zooadapt.types import Row
 
-MANIFEST = "manifest.parquet"
 FAILURES = "failures.parquet"
 PAGE = "index.html"
 """The page for people: made from the tables, and written beside them."""

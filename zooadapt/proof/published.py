@@ -40,6 +40,8 @@ class Proved:
     rows: tuple[types.Row, ...]
     made: tuple[str, ...]
     """The variants that have rows, as `Target.short`."""
+    changed: tuple[str, ...]
+    """Those of `made` that aren't equivalent."""
     failures: tuple[Failure, ...]
     bytes: int
     """The bytes of the variants' model.safetensors files, failures included."""
@@ -89,13 +91,14 @@ class Series:
 
     def prove(self, variants: Iterable[Published]) -> Proved:
         """Prove the variants. Raises StoreUnreachable, and DeviceLost as `published.prove` does."""
-        rows, made, failures, size, full = [], [], [], 0, False
+        rows, made, changed, failures, size, full = [], [], [], [], 0, False
         for variant in variants:
             size += variant.bytes
             try:
                 with stage(ValidationError):
                     rows.append(self._row(variant))
                     made.append(variant.target.short)
+                    changed += [] if rows[-1]["equivalent"] else made[-1:]
             except StoreUnreachable:
                 raise
             except StageError as error:
@@ -103,7 +106,7 @@ class Series:
                     raise DeviceLost(one_line(error)) from error
                 full = full or devices.is_full(error)
                 failures.append(Failure.of(variant.target, error))
-        return Proved(tuple(rows), tuple(made), tuple(failures), size, full)
+        return Proved(tuple(rows), tuple(made), tuple(changed), tuple(failures), size, full)
 
     def _row(self, variant: Published) -> types.Row:
         """The variant's row of the manifest. Raises ValidationError where the proof fails."""

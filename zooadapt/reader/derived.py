@@ -39,6 +39,16 @@ def pulled(mirrors: Cache, row: Row) -> "Variant":
     return Variant(row["model"], row["zoo"], folder, stem)
 
 
+def said(equivalent: bool, error: float) -> str:
+    """What the proof of a variant has shown."""
+    if equivalent:
+        return f"proved with error {error:.1e}"
+    return (
+        f"with another function than the original's, by {error:.1e}: its stem standardises its "
+        f"weight, or shifts the image"
+    )
+
+
 class Variant:
     """A variant on this machine, with the tensors of its original stem."""
 
@@ -72,8 +82,8 @@ class Variant:
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
         result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
         _log.warning(
-            "the mirror lacks %s channels: made %s from the original stem, proved with error %.1e",
-            target.short, self.model, result.equivalence_error,
+            "the mirror lacks %s channels: made %s from the original stem, %s",
+            target.short, self.model, said(result.equivalent, result.equivalence_error),
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
             out.writelines(safetensors_file.serialise(tensors))

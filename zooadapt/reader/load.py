@@ -1,5 +1,6 @@
 """Load a model from the local folder of a variant."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from zooadapt.errors import UsageError
 from zooadapt.names import WEIGHTS
 from zooadapt.zoos import registry, stored_names
 
-_OURS = ("pretrained", "checkpoint_path", "pretrained_cfg", "weights", "weights_backbone")
-"""Options that name other weights than the mirror's; refused."""
+_OURS = ("pretrained_cfg", "weights", "weights_backbone")
+"""Options that name other weights than the variant's; refused."""
+_NAMING_WEIGHTS = {"file", "url", "hf_hub_id", "hf_hub_filename", "state_dict", "source"}
+"""Keys of timm's `pretrained_cfg_overlay` that do the same."""
+
+_log = logging.getLogger("zooadapt")
 
 
 def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
-    """The model in eval mode with the stored weights of `folder`.
+    """The model in train mode, as timm's, with the stored weights of `folder`.
 
     `row` is the manifest's row of the variant, or of the variant that it was made from. Without
     options the weights are memory-mapped and the model isn't initialised first. Options go to the
@@ -24,9 +29,22 @@ def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn
     """
     zoo = registry.get(row["zoo"])
     zoo.check_version(row["min_timm"])
-    given = sorted(options.keys() & set(_OURS))
-    if given:
-        raise UsageError(f"leave out {', '.join(given)}: the mirror's own weights are loaded")
+    options = _checked(options)
     if options:
-        return zoo.open(folder, options)
-    return stored_names.plain(zoo.load(folder, safetensors.torch.load_file(folder / WEIGHTS)))
+        return zoo.open(folder, options).train()
+    tensors = safetensors.torch.load_file(folder / WEIGHTS)
+    return stored_names.plain(zoo.load(folder, tensors)).train()
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for the library. Raises UsageError for one that names other weights."""
+    if options.get("pretrained") is False:
+        raise UsageError("for a model without pretrained weights call zooadapt.create_model")
+    overlay = options.get("pretrained_cfg_overlay") or {}
+    given = sorted(options.keys() & set(_OURS))
+    given += [f"pretrained_cfg_overlay[{key!r}]" for key in overlay if key in _NAMING_WEIGHTS]
+    if given:
+        raise UsageError(f"leave out {', '.join(given)}: the variant's own weights are loaded")
+    if path := options.get("checkpoint_path"):
+        _log.warning("the weights of %s are loaded last, as by timm; they aren't proved", path)
+    return {name: value for name, value in options.items() if name != "pretrained"}

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ class Manifests:
             rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
             self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
         return self._rows.copy()
+
+    def summary(self) -> str:
+        """What the manifest holds, as it goes on after a name; "" where it wasn't read yet."""
+        if self._rows is None:
+            return ""
+        models = self._rows[["zoo", "model"]].drop_duplicates()
+        return f": {len(self._rows):,} variants of {len(models):,} models"
 
     def _table(self, mirror: State) -> pa.Table | None:
         """The mirror's table; None if it can't be read and there are other mirrors."""
@@ -108,11 +116,13 @@ def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
 def where(rows: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
     """The rows whose cell matches `wanted` as a glob if it is text, or else equals `wanted`.
 
-    "unknown" matches a cell without a value. Raises UsageError if there is no such column.
+    Of several in a list one must match. "unknown" matches a cell without a value. Raises UsageError
+    if there is no such column.
     """
     if column not in rows:
         raise UsageError(f"no column {column}; there are {', '.join(rows.columns)}")
-    return rows.loc[[_matches(cell, wanted) for cell in rows[column]]]
+    several = wanted if isinstance(wanted, list | tuple | set) else [wanted]
+    return rows.loc[[any(_matches(cell, each) for each in several) for cell in rows[column]]]
 
 
 def _matches(cell: Any, wanted: Any) -> bool:
@@ -121,10 +131,13 @@ def _matches(cell: Any, wanted: Any) -> bool:
     return bool(cell == wanted)
 
 
-def target(in_chans: int | None, bands: str | None, scheme: str | None) -> Target:
+def target(in_chans: int | None, bands: str | Sequence[str] | None, scheme: str | None) -> Target:
     """The target that a reader's arguments ask for. Raises UsageError for invalid arguments."""
+    bands = joined(bands)
     if (in_chans is None) == (bands is None):
         raise UsageError("give either in_chans or bands")
+    if in_chans is not None and (not isinstance(in_chans, int) or isinstance(in_chans, bool)):
+        raise UsageError(f"in_chans={in_chans!r} isn't a number of channels, such as 4")
     if scheme is not None and scheme not in SCHEMES:
         raise UsageError(f"no scheme {scheme}; there are {', '.join(SCHEMES)}")
     if in_chans is not None:
@@ -133,6 +146,17 @@ def target(in_chans: int | None, bands: str | None, scheme: str | None) -> Targe
         return Target.of(Bands.counted(in_chans), scheme)
     names, found = _named(bands or "")
     return Target.of(found or Bands("-".join(names), tuple(map(Band, names))), scheme)
+
+
+def joined(bands: str | Sequence[str] | None) -> str | None:
+    """Bands as one text; names in a list are joined by commas. Raises UsageError."""
+    if bands is None or isinstance(bands, str):
+        return bands
+    if isinstance(bands, PathLike):
+        return str(fspath(bands))
+    if not isinstance(bands, Sequence) or not all(isinstance(name, str) for name in bands):
+        raise UsageError(f"bands={bands!r} isn't the name of a preset, nor names of bands")
+    return ",".join(bands)
 
 
 def _named(bands: str) -> tuple[tuple[str, ...], Bands | None]:

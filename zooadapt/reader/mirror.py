@@ -8,9 +8,12 @@
 Finding and pulling work without torch. Only loading or making a variant imports it.
 """
 
+import difflib
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +37,16 @@ if TYPE_CHECKING:
 
 _PINNED = re.compile(r"(.+)/manifest@([^/]+)")
 
+_UNNAMED = 4
+"""The most channels that are taken for RGB and one more, so that nobody needs to name them."""
+
+_log = logging.getLogger("zooadapt")
+
 Options = Mapping[str, Any]
 
 
 def open_mirror(
-    url: str | Sequence[str] | None = None,
+    url: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     storage_options: Options | Sequence[Options] | None = None,
     *,
     cache_dir: str | Path | None = None,
@@ -59,7 +67,8 @@ def open_mirror(
     Raises UsageError if fsspec doesn't know the kind of URL.
     """
     named = url or os.environ.get("ZOOADAPT_MIRROR", "").split()
-    urls = [named] if isinstance(named, str) else list(named)
+    several = [named] if isinstance(named, str | PathLike) else named
+    urls = [str(fspath(each)) for each in several]
     if isinstance(storage_options, Mapping) or storage_options is None:
         storage_options = [storage_options or {}] * len(urls)
     if len(storage_options) != len(urls):
@@ -89,6 +98,11 @@ class Mirror:
         self._manifests = Manifests(self.mirrors, root, offline)
         self._cache = cache.Cache(root, self._manifests.asked)
 
+    def __repr__(self) -> str:
+        """The mirror's URLs, and what it holds where that was read before."""
+        urls = " ".join(store.url + (f"/manifest@{at}" if at else "") for store, at in self.mirrors)
+        return f"<Mirror {urls}{self._manifests.summary()}>"
+
     def manifest(self) -> pd.DataFrame:
         """The table of all usable variants, one row each. Only the first call reads the mirror.
 
@@ -106,8 +120,8 @@ class Mirror:
     def find(
         self,
         model: str = "*",
-        in_chans: int | None = None,
-        bands: str | None = None,
+        in_chans: int | Sequence[int] | None = None,
+        bands: str | Sequence[str] | None = None,
         scheme: str | None = None,
         **columns: Any,
     ) -> pd.DataFrame:
@@ -115,9 +129,9 @@ class Mirror:
 
         - `model`: a glob. Without a tag it matches every tag; with "<zoo>/" before it, it matches
           only models of that zoo.
-        - `in_chans`: the number of channels.
-        - `bands`: as for ``--bands``: a preset, names in their order, or a YAML file. A file
-          matches only variants that were made from it.
+        - `in_chans`: the number of channels, or several of which one must match.
+        - `bands`: as for ``--bands``: a preset, names in their order (in a list too), or a YAML
+          file. A file matches only variants that were made from it.
         - `scheme`: the name of a scheme, such as ``repeat``.
         - any other column: text is a glob, and other values must be equal. `license="unknown"`
           matches models without a licence.
@@ -128,7 +142,7 @@ class Mirror:
         models = zip(rows["zoo"], rows["model"], strict=True)
         rows = rows.loc[[registry.named(*each, model) for each in models]]
         if bands is not None:
-            rows = manifests.with_bands(rows, bands)
+            rows = manifests.with_bands(rows, manifests.joined(bands) or "")
         if scheme is not None:
             rows = rows.loc[[name.partition(".")[0] == scheme for name in rows["scheme"]]]
         for column, value in {"in_chans": in_chans, **columns}.items():
@@ -138,9 +152,9 @@ class Mirror:
 
     def pull(
         self,
-        model: str,
+        model: str | PathLike[str],
         in_chans: int | None = None,
-        bands: str | None = None,
+        bands: str | Sequence[str] | None = None,
         scheme: str | None = None,
         derive: bool = True,
         zoo: str | None = None,
@@ -151,12 +165,15 @@ class Mirror:
         ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads the folder of a timm
         model. Every byte is verified, and what is in the cache isn't transferred again.
 
-        - `model`: the model's name. Its tag can be left out if the mirror has only one.
+        - `model`: the model's name. Without its tag it means timm's default tag, or the only one
+          that the mirror has. Where no mirror has the model, it is made from the original weights;
+          then it can also be a folder with a checkpoint of your own, or ``hf-hub:OWNER/NAME``.
         - `in_chans` or `bands`: the number of channels, or the bands as for ``--bands``.
         - `scheme`: by default ``repeat`` for `in_chans`, and ``nearest`` for `bands`.
         - `derive`: whether to make a variant that the mirror lacks. It is made from another variant
-          of the model and the original stem, as a job makes it, and proved. This needs torch and
-          timm. If the mirror has the bands in another order, the channels are permuted.
+          of the model and the original stem, as a job makes it, and proved; from the original
+          weights where the mirror lacks the model. This needs torch and timm. If the mirror has the
+          bands in another order, the channels are permuted.
         - `zoo`: the model's zoo, if several zoos have a model of this name.
         - `to`: the folder to write. By default the variant stays in the cache, or in the mirror if
           the mirror is on this machine.
@@ -169,28 +186,35 @@ class Mirror:
 
     def load(
         self,
-        model: str,
+        model: str | PathLike[str],
         in_chans: int | None = None,
-        bands: str | None = None,
+        bands: str | Sequence[str] | None = None,
         scheme: str | None = None,
         derive: bool = True,
         zoo: str | None = None,
         **options: Any,
     ) -> "nn.Module":
-        """Pull a variant, and load it as a model in eval mode. The arguments are those of `pull`.
+        """Pull a variant, and load it in train mode, as timm does. The arguments are as for `pull`.
 
-        `options` go to ``timm.create_model``, or to the loader of the model's own library. A timm
+        `options` go to ``timm.create_model``, or to the loader of the model's own library. What is
+        proved is the stored variant: a ``checkpoint_path`` is loaded over it, as in timm. A timm
         model's ``pretrained_cfg`` holds the input size, mean and std. Raises as `pull` does, and
         UsageError if the installed timm is too old for the model.
         """
         from zooadapt.reader import load
 
+        manifests.target(in_chans, bands, scheme)  # raises UsageError for wrong types
+        if in_chans and in_chans > _UNNAMED:
+            _log.warning(
+                "the %d channels read the original's in turn (red, green, blue, red, …); bands= "
+                "says what they are, such as bands='sentinel2-l2a'", in_chans,
+            )  # fmt: skip
         folder, row = self.pulled(model, (in_chans, bands, scheme), derive, zoo, None)
         return load.load(folder, row, options)
 
     def pulled(
         self,
-        model: str,
+        model: str | PathLike[str],
         wish: "_Wish",
         derive: bool,
         zoo: str | None,
@@ -200,7 +224,7 @@ class Mirror:
 
         Returns the variant's folder, and its row or the row of the variant that it was made from.
         """
-        target = manifests.target(*wish)
+        target, model = manifests.target(*wish), fspath(model)
         folder = Path(to).absolute() if to else None
         if derive and not len(self._of(model, zoo)):
             return self._made(model, target, zoo, folder)
@@ -218,8 +242,8 @@ class Mirror:
             )
         ordered = sorted(target.bands.names)
         same = alike.loc[[sorted(row.split(",")) == ordered for row in alike["bands"]]]
-        if not len(same) and wish[1]:
-            parse(wish[1])  # raises UsageError for unknown names
+        if not len(same) and (asked := manifests.joined(wish[1])):
+            parse(asked)  # raises UsageError for unknown names
         row = _row(same if len(same) else rows)
         return self._derived(row, target, permuted=bool(len(same)), to=folder), row
 
@@ -272,7 +296,14 @@ class Mirror:
         rows = rows[called] if called.any() else rows
         names = sorted(set(rows["zoo"] + "/" + rows["model"]))
         if not names:
-            raise UsageError(f"the mirror has no {model}; find() or zooadapt ls shows what it has")
+            there = self.manifest()
+            known = {*there["model"], *there["architecture"]}
+            near = difflib.get_close_matches(model, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; zooadapt ls shows what it has"
+            raise UsageError(f"the mirror has no {model}{hint}")
+        if len(names) > 1 and {*rows["zoo"]} == {"timm"} and {*rows["architecture"]} == {model}:
+            default = rows[rows["pretrained_tag"] == registry.default_tag(model)]
+            rows, names = (default, [model]) if len(default) else (rows, names)
         if len(names) > 1:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
@@ -315,7 +346,7 @@ class Mirror:
         return pd.DataFrame(wrong, columns=["where", "what"])
 
 
-_Wish = tuple[int | None, str | None, str | None]
+_Wish = tuple[int | None, str | Sequence[str] | None, str | None]
 """The arguments in_chans, bands and scheme of `pull` and `load`."""
 
 

@@ -7,22 +7,28 @@ it is to the byte what a job would store, with the same records and the same pro
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
 from zooadapt.errors import FetchError, StageError, UsageError, ValidationError, one_line, redact
 from zooadapt.mirror import manifest
 from zooadapt.names import CONFIG
+from zooadapt.reader import manifests
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, Request
 from zooadapt.urls import absolute
 from zooadapt.zoos import registry
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
 """What people write before the id of a repository."""
@@ -57,14 +63,39 @@ def make(entry: ModelEntry, target: Target, store: Store) -> None:
         kind = UsageError if unsupported else kinds.get(failure.stage, ValidationError)
         raise kind(f"{entry.name} can't be made for {target.short} channels: {failure.error}")
     (row,) = [row for row in manifest.compact(store).usable if row["run_id"] == run_id]
-    how = "proved with error {equivalence_error:.1e}" if row["equivalent"] else (
-        "its function changed by {equivalence_error:.1e}, as the READMEs say of such stems"
-    )  # fmt: skip
+    from zooadapt.reader.derived import said  # it imports torch, too
+
     _log.warning(
         "made %s for %s channels from %s (licence %s) under %s, %s",
         entry.name, target.short, redact(row["source_uri"]), row["license"] or "unknown",
-        row["scheme"], how.format(**row),
+        row["scheme"], said(row["equivalent"], row["equivalence_error"]),
     )  # fmt: skip
+
+
+def untrained(
+    what: str | PathLike[str],
+    in_chans: int | None,
+    bands: str | Sequence[str] | None,
+    options: Mapping[str, Any],
+) -> "nn.Module":
+    """A model for these channels without pretrained weights, in train mode.
+
+    `options` go to timm; the models of other zoos take none. Raises UsageError.
+    """
+    from zooadapt.zoos import stored_names
+
+    target, entry = manifests.target(in_chans, bands, None), named(fspath(what))
+    zoo = registry.get(entry.zoo)
+    if not options:
+        return stored_names.plain(zoo.build(entry, target.in_chans)).train()
+    if zoo.library != "timm":
+        raise UsageError(f"leave out {', '.join(options)}: {entry.name} isn't a model of timm")
+    import timm
+
+    model: nn.Module = timm.create_model(
+        entry.architecture, in_chans=target.in_chans, **{**zoo.arguments(entry), **options}
+    )
+    return model
 
 
 def named(what: str, zoo: str | None = None) -> ModelEntry:

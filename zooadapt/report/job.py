@@ -160,8 +160,11 @@ def _now() -> str:
 def model_line(summary: ModelSummary) -> str:
     """What became of a model: what was made, what failed and why, the time and the bytes."""
     parts = []
-    if summary.made:
-        parts.append(f"{shortened(summary.made)} channels proved on {summary.checked_on}")
+    proved = [each for each in summary.made if each not in summary.changed]
+    if proved:
+        parts.append(f"{shortened(proved)} channels proved on {summary.checked_on}")
+    if summary.changed:
+        parts.append(f"{shortened(summary.changed)} channels made, with another function")
     whys = {(each.status, each.stage, each.error) for each in summary.failures}
     for status, stage, error in sorted(whys):
         alike = [
