@@ -15,7 +15,8 @@ from tests.support.faults import READING, WRITING, Asked, FaultProxy
 from tests.support.jobs import Runner, ok, ray_folder
 from tests.support.seaweed import BUCKET, SeaweedFS
 
-RESUBMISSIONS = 6
+RESUBMISSIONS = 10
+"""Enough for the largest model: each of its ranges is refused with 403 up to three times."""
 SEED = int(os.environ.get("CHAOS_SEED", "20261124"))
 OF_SOURCE = {
     **dict.fromkeys(("403", "429", "429-after", "circle"), 0.2),
