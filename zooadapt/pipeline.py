@@ -242,7 +242,8 @@ def _filled(model: _Inspected, file: Path) -> tuple[tuple[str, ...], str]:
     "" where all of it was used as it is.
     """
     content, found = checkpoint.read(file), ""
-    if model.entry.config is not None:  # one's own checkpoint; any script can have saved it
+    if model.entry.config is not None and registry.is_ours(model.entry.zoo):
+        # one's own checkpoint; any script can have saved it
         part, found = wrapped.found(content, checkpoint.learnt(model.base))
         content = dict(part)
     tensors, strict = model.zoo.convert(model.entry, model.base, content)

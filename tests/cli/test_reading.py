@@ -216,7 +216,7 @@ def test_a_cache_that_cannot_be_written_keeps_nobody_from_reading(
     (tmp_path / "file").touch()
     monkeypatch.setenv("ZOOADAPT_CACHE", str(tmp_path / "file"))
     assert len(zooadapt.open_mirror(f"simplecache::file://{root}").find()) == 3
-    assert "offline the mirror won't be known: the folder" in caplog.text
+    assert "the manifest can't be kept for offline use: the folder" in caplog.text
 
 
 @pytest.mark.parametrize("command", [["ls", "--mirror"], ["runs"], ["verify"], ["gc"]])

@@ -178,6 +178,21 @@ def test_a_node_that_alone_meets_outages_gets_no_more_work(
     assert "node b gets no more work: it can't reach" in caplog.text
 
 
+def test_what_began_before_an_outage_shows_nothing_of_it() -> None:
+    clock = [0.0]
+    found = Outages(lambda: clock[0], lambda: 0.5)
+    outage = Outage(HUB, "download", "no answer")
+    clock[0] = 100.0
+    for number in range(ROW):
+        found.met(outage, ("timm", f"m{number}"), 1000, "a")
+    found.answered(HUB, "download", "b", began=50.0)  # it had downloaded before
+    assert found.is_closed(HUB, "download")
+    found.met(outage, ("timm", "another"), 1000, "a")
+    assert not found.cut_off
+    found.answered(HUB, "download", "b", began=101.0)
+    assert not found.is_closed(HUB, "download")
+
+
 def test_where_every_node_meets_outages_none_is_cut_off() -> None:
     world = World(out(HUB, "download", since=300), nodes=("a", "b"))
     schedule = world.run(hub(400))

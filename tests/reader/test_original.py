@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -149,11 +150,31 @@ def test_a_gated_model_is_one_line_with_its_page(served: LoopbackHub) -> None:
         zooadapt.create_model(SMALL, in_chans=4)
 
 
+def test_two_folders_of_one_name_are_two_models(tmp_path: Path) -> None:
+    folders = [
+        fine_tuned.write(tmp_path / name / "best", seed=seed, num_classes=5)
+        for name, seed in (("one", 1), ("two", 2))
+    ]
+    one, two = (zooadapt.create_model(folder, in_chans=4) for folder in folders)
+    assert not torch.equal(weight(one), weight(two))
+    fine_tuned.write(tmp_path / "one" / "best", seed=7, num_classes=5)  # trained again
+    again = zooadapt.create_model(tmp_path / "one" / "best", in_chans=4)
+    assert not torch.equal(weight(one), weight(again))
+
+
+def test_untrained_models_of_other_zoos_are_random_not_zero() -> None:
+    model: Any = zooadapt.create_model(
+        "torchvision/resnet18.IMAGENET1K_V1", in_chans=4, pretrained=False
+    )
+    assert model.conv1.weight.std() > 0
+
+
 # timm's habits
 
 
 def test_models_come_in_train_mode_and_options_go_to_timm(served: LoopbackHub) -> None:
-    model = zooadapt.create_model(SMALL, in_chans=4, pretrained=True)
+    four: Any = np.int64(4)  # as a row of the manifest has it
+    model = zooadapt.create_model(SMALL, in_chans=four, pretrained=True)
     assert model.training
     few = zooadapt.create_model(SMALL, in_chans=4, num_classes=3, drop_path_rate=0.1)
     assert few.training
@@ -200,6 +221,7 @@ def test_options_that_name_other_weights_are_refused(
     [
         ({"in_chans": "4"}, "in_chans='4' isn't a number of channels"),
         ({"in_chans": True}, "in_chans=True isn't a number"),
+        ({"in_chans": 4.0}, "in_chans=4.0 isn't a number"),
         ({"bands": 4}, "bands=4 isn't the name of a preset"),
         ({"bands": "sentinel2"}, "did you mean sentinel2-l1c or sentinel2-l2a"),
     ],

@@ -51,7 +51,9 @@ class Run:
             self.ended.append(summary.entry.name)
 
         outages = Outages()
-        with RayExecutor(self._job, self._asked, STAGES, avoided=outages.cut_off) as executor:
+        with RayExecutor(
+            self._job, self._asked, STAGES, avoided=(outages.cut_off, outages.without_store)
+        ) as executor:
             Schedule(iter(self._requests), executor, ended, given_up, outages=outages).run()
 
     def where(self, stage: str) -> list[str]:

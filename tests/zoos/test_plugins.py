@@ -24,7 +24,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from skimage import data, transform
 
 mirror, chans = sys.argv[1], int(sys.argv[2])
-model = zooadapt.create_model("lite/efficientnet-lite0", in_chans=chans, mirror=mirror)
+model = zooadapt.create_model("lite/efficientnet-lite0", in_chans=chans, mirror=mirror).eval()
 assert isinstance(model, EfficientNet)
 image = torch.tensor(transform.resize(data.coffee(), (224, 224))).float().permute(2, 0, 1)
 image = (image.mean(0, keepdim=True).expand(chans, 224, 224) - 0.5) / 0.5

@@ -192,7 +192,7 @@ def test_what_three_channels_give_is_what_the_original_gives(root: Path, tmp_pat
     for chans, given in ((3, images), (1, images[:, :1])):
         model = zooadapt.create_model(
             f"transformers/{name}", in_chans=chans, mirror=str(tmp_path / "mirror")
-        )
+        ).eval()
         assert type(model) is type(original)
         wanted = images if chans == 3 else given.expand_as(images)
         with torch.inference_mode():

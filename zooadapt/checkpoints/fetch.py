@@ -175,6 +175,8 @@ def _passing(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
+_LONGEST_WAIT = 3600.0
+"""Seconds."""
 _INVALID = re.compile(
     r"ExpiredToken|InvalidToken|InvalidAccessKeyId|SignatureDoesNotMatch|token.*expired", re.I
 )
@@ -216,14 +218,16 @@ def unread(what: str, cause: BaseException) -> FetchError:
 def _told(refusal: BaseException) -> float:
     """When a server that refuses says to come back, in seconds since the epoch; 0 if it doesn't.
 
-    ``Retry-After`` is a number of seconds or a date (RFC 9110, 10.2.3).
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, 10.2.3). What is more than an hour
+    ahead isn't waited for: that is an outage.
     """
     for error in (refusal, refusal.__cause__):
         after = (getattr(error, "headers", None) or {}).get("Retry-After", "")
-        if after.isdigit():
-            return time.time() + int(after)
+        until = time.time() + int(after) if after.isdigit() else 0.0
         with suppress(ValueError):
-            return parsedate_to_datetime(after).timestamp()
+            until = until or parsedate_to_datetime(after).timestamp()
+        if time.time() < until < time.time() + _LONGEST_WAIT:
+            return until
     return 0.0
 
 

@@ -34,6 +34,15 @@ def cached(hub_id: str, root: str | None = None) -> Located | None:
     return None
 
 
+def beside(hub_id: str, file: str, root: str | None = None) -> Path | None:
+    """A file beside the weights that `cached` finds, of the same commit; None if it isn't there."""
+    if not (weights := cached(hub_id, root)):
+        return None
+    repo, commit, _ = parts(weights)
+    found = try_to_load_from_cache(repo, file, root, commit)
+    return Path(found) if isinstance(found, str) else None
+
+
 def of_cache(repo: str, file: str, path: Path) -> Located:
     """A file in a snapshot of the cache, with the same identity as the Hub states."""
     blob = path.resolve()

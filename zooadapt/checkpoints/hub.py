@@ -175,6 +175,7 @@ def text(hub_id: str, file: str) -> str | None:
                 return decoded(opened.read(LONGEST_TEXT + 1), f"hf://{repo}/{file}")
         if path is not None or constants.HF_HUB_OFFLINE:  # known not to be there, or not to be had
             return None
+        revision = commit  # it must be of the same commit as the weights
     with _translated(repo):
         url = hf_hub_url(repo, file, revision=revision or None, endpoint=endpoint())
         headers = build_hf_headers(token=get_token())

@@ -1,11 +1,15 @@
 """A temporary folder for files on their way, which is removed when its process ends."""
 
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PREFIX = "zooadapt-spool-"
 _LOCK = ".lock"
@@ -17,7 +21,12 @@ def scratch_folder() -> Iterator[Path]:
 
     A process holds a lock in its folder. The kernel releases the lock when the process ends,
     however it ends and whichever container it ran in; then any other process can remove the folder.
+    Windows has no such locks: there a killed process leaves its folder.
     """
+    if fcntl is None:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+            yield Path(name)
+        return
     for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         _remove_if_left(other)
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:

@@ -61,7 +61,7 @@ def found(content: Tensors, learnt: Set[str]) -> tuple[Tensors, str]:
     counts = [len(learnt & part.named().keys()) for part in parts]
     most = max(counts, default=0)
     best = [part for part, has in zip(parts, counts, strict=True) if has == most]
-    if 2 * most < len(learnt):
+    if not most or 2 * most < len(learnt):
         return _without_counters(content)
     plain = [part for part in best if not part.key and not part.prefix]
     first = [part for key in _FIRST for part in best if part.key.rpartition(".")[2] == key]

@@ -40,7 +40,7 @@ def of_mirror(command: Callable[..., int]) -> Callable[..., Any]:
         try:
             return command(store, **options)
         except Exception as cause:
-            if not is_of_store(cause):
+            if not is_of_store(cause) or isinstance(cause, BrokenPipeError):
                 raise
             raise RunError(f"the mirror {store.url} can't be used: {one_line(cause)}") from cause
 

@@ -109,7 +109,9 @@ class _Runs(click.Group):
     """`runs` lists the runs, unless a subcommand comes first."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(context, args if args[:1] == ["show"] else ["list", *args])
+        return super().parse_args(
+            context, args if {*args[:1]} & {*self.commands} else ["list", *args]
+        )
 
 
 @click.group(cls=_Runs)

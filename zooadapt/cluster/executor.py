@@ -66,7 +66,9 @@ class Batch:
     memory: int
     """Bytes of memory that the batch can take."""
     node: str = ""
-    """The id of the node that worked on the batch; "" where no task has ended, or in the driver."""
+    """The id of the node that worked on the batch last; "" for the driver, or for none yet."""
+    began: float = 0.0
+    """When the last task for the batch was begun, by the clock of the schedule."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,13 +61,13 @@ class Workers:
 def workers(asked: Workers = Workers(), avoided: Set[str] = frozenset()) -> Workers:
     """The resources that the cluster has now, or those of `asked` where they are more.
 
-    Nodes with an id in `avoided` don't count.
+    The CPUs of nodes with an id in `avoided` don't count.
     """
     grows = bool(asked.cpus or asked.gpus)
     cpus = sum(node.get("CPU", 0) for node in _adapting(grows, avoided))
-    memory = [int(node.get("memory", 0)) for node in _adapting(False, avoided)]
+    memory = [int(node.get("memory", 0)) for node in _adapting(False, frozenset())]
     return Workers(
-        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive(avoided)))),
+        gpus=max(asked.gpus, int(sum(node.get("GPU", 0) for node in _alive()))),
         cpus=max(asked.cpus, 1, int(cpus)),
         memory=max(asked.memory, *memory),
         grows=grows,
@@ -81,16 +81,17 @@ def _alive(avoided: Set[str] = frozenset()) -> list[dict[str, float]]:
     return [node["Resources"] for node in others or alive]
 
 
-def others(avoided: Set[str]) -> dict[str, str]:
-    """Ray's label selector for all nodes but those avoided; {} where there are no others."""
-    if not avoided or avoided >= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+def others(avoided: Set[str], needs: Mapping[str, float]) -> dict[str, str]:
+    """Ray's label selector for all nodes but those avoided; {} where no other has what is needed.
+
+    `needs` are amounts of Ray's resources.
+    """
+    if not avoided:
+        return {}
+    left = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in avoided]
+    if not any(all(node.get(kind, 0) >= needs[kind] for kind in needs) for node in left):
         return {}
     return {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
-
-
-def is_avoided(node: str, avoided: Set[str]) -> bool:
-    """Whether the node gets no more work."""
-    return node in avoided and bool(others(avoided))
 
 
 def _adapting(grows: bool, avoided: Set[str]) -> list[dict[str, float]]:

@@ -10,6 +10,7 @@ a probe. Its answer lets the others go on. Where only one node meets outages, it
 """
 
 import logging
+import math
 import random
 import time
 from collections import Counter
@@ -28,8 +29,8 @@ for."""
 TRIES = 5
 """Tries after which a model is postponed to the next run, where others get answers."""
 NODE_ROW = 5
-"""Models that must have met outages on a node, while other nodes got answers, before the node gets
-no more work."""
+"""A node gets no more work once this many models have met outages on it, while other nodes got
+answers."""
 _PROBE = 10.0
 """Seconds between two probes."""
 _LIMITS = 3
@@ -67,7 +68,7 @@ class Outages:
         self._rows: dict[Needed, _Row] = {}
         self._rows_of_nodes: dict[tuple[Needed, str], _Row] = {}
         self._answers: dict[Needed, dict[str, float]] = {}
-        """When each node last got an answer, by the clock."""
+        """When work began, by the clock, for which each node last got an answer."""
         self._limits: dict[str, float] = {}
         """Until when a place takes no requests, by the clock."""
         self._limits_in_row: Counter[str] = Counter()
@@ -75,15 +76,28 @@ class Outages:
         self.down: dict[Needed, Outage] = {}
         """What is down."""
         self.cut_off: set[str] = set()
-        """The ids of nodes that alone meet outages."""
+        """The ids of nodes that alone meet outages, of whatever kind."""
+        self.without_store: set[str] = set()
+        """Those of them that can't reach the mirror's store."""
 
-    def answered(self, place: str, task: str, node: str = "") -> None:
-        """Note that a source or store did what was asked of it, or refused it for one model."""
+    def now(self) -> float:
+        """The time of the clock."""
+        return self._clock()
+
+    def answered(self, place: str, task: str, node: str = "", began: float = math.inf) -> None:
+        """Note that a source or store did what was asked of it, or refused it for one model.
+
+        `began` is when the work began that has ended: the answer came at some time since then. It
+        ends only rows of outages that had begun by then.
+        """
         needed = place, task
-        self._rows.pop(needed, None)
+        if needed in self._rows and self._rows[needed].since <= began:
+            del self._rows[needed]
+        of_node = self._rows_of_nodes.get((needed, node))
+        if of_node and of_node.since <= began:
+            del self._rows_of_nodes[needed, node]
         self._limits_in_row.pop(place, None)
-        self._rows_of_nodes.pop((needed, node), None)
-        self._answers.setdefault(needed, {})[node] = self._clock()
+        self._answers.setdefault(needed, {})[node] = min(began, self._clock())
 
     def met(self, outage: Outage, model: Model, remaining: int, node: str = "") -> bool:
         """Note that a model met an outage. Returns whether the source or store is down now.
@@ -101,9 +115,9 @@ class Outages:
         return needed in self.down
 
     def is_limit(self, outage: Outage) -> bool:
-        """Whether the source only said when to come back; then that is waited for, and said.
+        """Whether the source said when to come back, so that it is waited for; a line says so.
 
-        It isn't believed for ever: after `_LIMITS` limits without an answer it is no limit.
+        After `_LIMITS` limits without an answer in between, a further one counts as an outage.
         """
         place, now = outage.place, self._clock()
         if outage.until and now >= self._limits.get(place, 0.0):  # others were under way until now
@@ -123,6 +137,7 @@ class Outages:
         others = any(when > row.since for other, when in answers.items() if other != node)
         if node and node not in self.cut_off and len(row.models) >= NODE_ROW and others:
             self.cut_off.add(node)
+            self.without_store |= {node} if outage.task == "write" else set()
             _log.warning(
                 "node %s gets no more work: it can't reach %s (%s: %s), and other nodes can",
                 node[:12], outage.place, outage.task, outage.reason,
@@ -146,8 +161,8 @@ class Outages:
     def next_try(self, tries: int, needed: Iterable[Needed] = ()) -> float:
         """When a model that met `tries` outages is tried again, by the clock.
 
-        It is held back no longer than until the next probe, or the end of a limit. The pauses
-        differ at random, so that not all models come back at once.
+        That is not before the next probe, nor before the end of a limit. The pauses differ at
+        random, so that not all models come back at once.
         """
         pause: float = _PAUSE * 2 ** (tries - 1) if tries else 0.0
         times = [self._clock() + pause]

@@ -100,7 +100,8 @@ def run(
         watcher.tick()
 
     outages, named = Outages(), len(requests) <= _NAMED
-    executor = ending.enter_context(RayExecutor(job, asked, named=named, avoided=outages.cut_off))
+    avoided = outages.cut_off, outages.without_store
+    executor = ending.enter_context(RayExecutor(job, asked, named=named, avoided=avoided))
     executor.prepare(len(requests))
     schedule = Schedule(
         iter(requests),
@@ -133,14 +134,14 @@ class RayExecutor:
         asked: Workers,
         functions: TaskFunctions = TASK_FUNCTIONS,
         named: bool = True,
-        avoided: Set[str] = frozenset(),
+        avoided: tuple[Set[str], Set[str]] = (frozenset(), frozenset()),
     ) -> None:
         """Start `PER_GPU` validators for each GPU that is there, because starting takes a while.
 
-        If `named`, Ray's tools show which models a task works on. Nodes get no more work once their
-        ids are in `avoided`.
+        If `named`, Ray's tools show which models a task works on. Nodes adapt no more models once
+        their ids are in the first set of `avoided`, and prove no more once in the second.
         """
-        self._avoided = avoided
+        self._avoided, unable_to_prove = avoided
         self._job, self._asked, self._functions, self._named = job, asked, functions, named
         available = nodes.workers(asked)
         self._on_gpus = bool(available.gpus)
@@ -149,7 +150,7 @@ class RayExecutor:
         self._pool = ThreadPoolExecutor(_LOOKUPS)
         self._lookups: dict[Future[Located], Batch] = {}
         self._tasks: dict[ray.ObjectRef, Batch] = {}
-        self._validators = Validators(functions.prove, job, avoided)
+        self._validators = Validators(functions.prove, job, unable_to_prove)
         self._look_around()
         for _ in range(nodes.workers().gpus * PER_GPU):
             self._validators.start()
@@ -185,11 +186,13 @@ class RayExecutor:
             entry = batch.works[0].request.entry
             self._lookups[self._pool.submit(self._functions.locate, entry, self._job)] = batch
         elif task == "adapt":
+            disk = _disk(batch)
+            needs = {"CPU": 1.0, "memory": batch.memory, **disk}
             remote = _adapt.options(
                 name=name,
                 memory=batch.memory,
-                resources=_disk(batch),
-                label_selector=nodes.others(self._avoided),
+                resources=disk,
+                label_selector=nodes.others(self._avoided, needs),
             ).remote
             calls = [(work.request, work.located) for work in batch.works]
             function = self._functions.adapt if self._on_gpus else self._functions.make

@@ -32,8 +32,6 @@ _LONGEST_SLEEP = 5.0
 """Most seconds without a look at the time, where nothing runs."""
 _MOST_HELD = 1_000
 """Most models begun and held back, because their source doesn't answer."""
-_NEEDS: dict[Task, str] = {"locate": "look-up", "adapt": "download", "prove": "download"}
-"""What a task that met no outage shows of its models' source, as `Outage.task` names it."""
 _DEATHS = 3
 """Give up a model after this many processes died while working on it."""
 _LOSSES = 20
@@ -43,9 +41,23 @@ _LOSSES = 20
 _memory = attrgetter("memory")
 
 
+def _answered(task: Task, outcome: Outcome) -> str:
+    """What the model's source has answered, as `Outage.task` names it; "" for nothing."""
+    if task == "locate":
+        return "look-up"
+    if isinstance(outcome, ModelSummary):
+        refused = any(failure.stage == "fetch" for failure in outcome.failures)
+        came = task == "adapt" and (outcome.bytes_read or refused or outcome.made)
+        return "download" if came else ""
+    return "download" if isinstance(outcome, Adapted) else ""
+
+
 @dataclass
 class Schedule:
-    """The state of a run. Every model that hasn't ended is in one place, or its source is down."""
+    """The state of a run.
+
+    Every model that was begun is in one of the places below until it ends, or its source is down.
+    """
 
     requests: Iterator[Request]
     executor: Executor
@@ -165,6 +177,7 @@ class Schedule:
 
     def _begin(self, task: Task, batch: Batch) -> None:
         self.running[task] += 1
+        batch.began = self.outages.now()
         self.executor.start(task, batch)
 
     def _others(self, first: Work) -> list[Work]:
@@ -214,15 +227,17 @@ class Schedule:
             if isinstance(outage, Outage):
                 self._postpone(work, outage, batch.node)
                 continue
-            self.outages.answered(self.place(work.request), _NEEDS[task], batch.node)
+            if answered := _answered(task, outcome):
+                place = self.place(work.request)
+                self.outages.answered(place, answered, batch.node, batch.began)
             if isinstance(outcome, ModelSummary):
-                self.outages.answered(self.store, "write", batch.node)
+                self.outages.answered(self.store, "write", batch.node, batch.began)
                 self._end(work.request, outcome)
             elif isinstance(outcome, Adapted):
-                self.outages.answered(self.store, "write", batch.node)
+                self.outages.answered(self.store, "write", batch.node, batch.began)
                 work.adapted = outcome
                 left.append(work)
-            elif not isinstance(outcome, Outage):
+            elif not isinstance(outcome, Outage):  # which it isn't, as mypy can't see
                 work.located = outcome
                 self.located(work.request, outcome.source.bytes if outcome else None)
                 self._admit(work)
@@ -270,6 +285,9 @@ class Schedule:
 
     def _drop(self) -> None:
         """Leave all models whose source, or whose store, is down."""
+        held = [each[2] for each in self.later]
+        gone = [each for each in [*self.found, *held] if self._is_down(each.request)]
+        self._open.subtract(self.place(each.request) for each in gone)
         self.found = [each for each in self.found if not self._is_down(each.request)]
         self.later = [each for each in self.later if not self._is_down(each[2].request)]
         heapify(self.later)

@@ -98,7 +98,7 @@ class Validators:
 
     def start(self) -> None:
         """Start another validator, and return without waiting for it."""
-        options = {"label_selector": nodes.others(self._avoided)}
+        options = {"label_selector": nodes.others(self._avoided, {"GPU": 1 / PER_GPU})}
         actor = _Validator.options(**options).remote(self._prove)  # type: ignore[attr-defined]
         self._starting[actor.ready.remote()] = time.monotonic(), actor
 
@@ -163,7 +163,8 @@ class Validators:
     def _dispatch(self) -> None:
         while self._waiting and self._idle:
             _, validator = self._idle.pop()
-            if nodes.is_avoided(validator.node, self._avoided):
+            bad = validator.node in self._avoided
+            if bad and nodes.others(self._avoided, {"GPU": 1 / PER_GPU}):
                 self._kill(validator.actor)
                 continue
             call = self._waiting.popleft()

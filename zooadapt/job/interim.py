@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from zooadapt.errors import UsageError, one_line
 from zooadapt.job.tally import Tally
@@ -33,22 +33,38 @@ class Heart:
         self.tally = tally
         self.seconds_left: Callable[[], float | None] = lambda: None
         """Estimates the time until the run ends."""
-        self._store, self._beats = store, 0
+        self._store, self._beats, self._stopped = store, 0, False
+        self._lock = threading.Lock()
 
     def beat(self, stopped: bool = False) -> None:
-        """Leave a sign of life. Failing to write it is only said in the log."""
-        self._beats += 1
-        tally, left = self.tally, None if stopped else self.seconds_left()
-        sign = Heartbeat(tally.run(), self._beats, tally.last_model, left, stopped)
-        _trying("the sign of life", lambda: write_heartbeat(self._store, sign))
+        """Leave a sign of life. Failing to write it is only said in the log.
+
+        After one that says that the run has `stopped` none is left.
+        """
+        with self._lock:
+            if self._stopped:
+                return
+            self._beats, self._stopped = self._beats + 1, stopped
+            tally, left = self.tally, None if stopped else self.seconds_left()
+            sign = Heartbeat(tally.run(), self._beats, tally.last_model, left, stopped)
+            _trying("the sign of life", lambda: write_heartbeat(self._store, sign))
+
+    @contextmanager
+    def ending_badly(self) -> Iterator[None]:
+        """If the block raises anything, even by a signal, leave the last sign of life."""
+        try:
+            yield
+        except BaseException:
+            self.beat(stopped=True)
+            raise
 
 
 class Interim:
     """Within the context, a thread compacts the records now and then, and leaves signs of life.
 
-    The first compaction comes with the first variant. Leaving the context waits for one that is
-    under way, but for an error: then the caller is in a hurry. What fails is only said in the log,
-    as the end of the run does it again.
+    The first compaction comes with the first variant. Leaving the context waits for a compaction
+    that is under way; after an error it doesn't, because the caller is in a hurry. What fails is
+    only said in the log, as the end of the run does it again.
     """
 
     def __init__(self, store: Store, heart: Heart) -> None:

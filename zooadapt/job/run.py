@@ -61,17 +61,17 @@ def _adapt(config: Config, connection: Connection) -> int:
         with ExitStack() as ending:
             ending.callback(connection.end)
             try:
-                if todo.requests:
-                    work(config, job, records, heart, connection, ending)
-            except BaseException:
-                heart.beat(stopped=True)
-                raise
+                with heart.ending_badly():
+                    if todo.requests:
+                        work(config, job, records, heart, connection, ending)
             finally:  # before anything is cancelled: who stops a job may kill it in seconds
                 try:
-                    tables = compacted(records, job)
+                    with heart.ending_badly():
+                        tables = compacted(records, job)
                 finally:
                     tally.events.leave(store, job.run_id)
-        return _finish(config, job, entries, tables, tally, store)
+        with heart.ending_badly():
+            return _finish(config, job, entries, tables, tally, store)
 
 
 def open_mirror(config: Config, job: Job) -> Store:

@@ -54,7 +54,7 @@ class Tally:
 
     def run(self) -> Run:
         """The run's figures so far. `unsupported` and `failed` leave out earlier runs."""
-        statuses = [row["status"] for row in [*self.failures]]
+        statuses = [row["status"] for row in self.failures.copy()]  # another thread adds to it
         return Run(
             run_id=self.run_id,
             models=self.models,

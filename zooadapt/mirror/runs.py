@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from zooadapt.errors import UsageError, reason, some
+from zooadapt.errors import RunError, UsageError, reason, some
 from zooadapt.mirror import run_files
 from zooadapt.mirror.run_files import Run
 from zooadapt.stores.store import Store
@@ -36,8 +36,8 @@ class Seen:
     options: Mapping[str, Any] = field(default_factory=dict)
     """The run's options, and ``zooadapt_version``."""
     run: Run | None = None
-    """The run's figures; None where they aren't known. Those of a run that has no summary are of
-    this run alone: `unsupported` and `failed` leave out earlier runs."""
+    """The run's figures; None where they aren't known. Where the run has no summary, `unsupported`
+    and `failed` count this run alone, not what earlier runs have recorded."""
     silent: float | None = None
     """Seconds since the last sign of life, by the store's clock; None where the run has ended, or
     left none."""
@@ -73,23 +73,32 @@ def find(store: Store, run_id: str) -> Seen:
 
 def at_work(store: Store) -> list[Seen]:
     """The runs that are at work, by their signs of life."""
-    recent = {run_id: files for run_id, files in _files(store).items() if not _has_end(files)}
+    recent = {run_id: files for run_id, files in _files(store).items() if _may_run(files)}
     return [seen for seen in _all_seen(store, recent) if seen.state == "running"]
 
 
-def _has_end(files: set[str]) -> bool:
-    """Whether a run left the file that ends it, or no sign of life to judge by."""
+def _may_run(files: set[str]) -> bool:
+    """Whether a run has left a sign of life, and no file that ends it."""
     names = {key.rpartition("/")[2] for key in files}
-    return "summary.json" in names or "heartbeat.json" not in names
+    return "heartbeat.json" in names and "summary.json" not in names
 
 
 def events(store: Store, run_id: str) -> list[dict[str, Any]]:
-    """The events of a run, one for each model that it was done with; [] where it left none."""
+    """The events of a run, one for each model that it was done with; [] where it left none.
+
+    Lines that can't be understood are left out, and said in the log.
+    """
+    key, found = f"runs/{run_id}/events.jsonl", list[dict[str, Any]]()
     try:
-        lines = store.read(f"runs/{run_id}/events.jsonl").splitlines()
+        lines = store.read(key).splitlines()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines]
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as cause:
+            _log.warning("%s, line %d, is damaged and left out (%s)", key, number, reason(cause))
+    return found
 
 
 def _files(store: Store) -> dict[str, set[str]]:
@@ -140,7 +149,10 @@ def _without_summary(store: Store, seen: Seen, beat: Mapping[str, Any]) -> Seen:
     run = run_files.figures(seen.run_id, beat)
     if beat["stopped"]:
         return replace(seen, run=run)
-    silent = store.age(f"runs/{seen.run_id}/heartbeat.json").total_seconds()
+    try:
+        silent = store.age(f"runs/{seen.run_id}/heartbeat.json").total_seconds()
+    except RunError:  # this kind of store tells no times
+        return replace(seen, state="no end", run=run)
     last, left = beat["last_model"], beat["seconds_left"]
     return replace(
         seen,

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import operator
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from os import PathLike, fspath
@@ -85,7 +86,7 @@ class Manifests:
         try:
             cache.make_folder(file.parent)
         except UsageError as error:
-            _log.warning("offline the mirror won't be known: %s", error)
+            _log.warning("the manifest can't be kept for offline use: %s", error)
             return
         with cache.replacing(file) as unfinished:
             unfinished.write_bytes(layout.encoded(table))
@@ -136,8 +137,8 @@ def target(in_chans: int | None, bands: str | Sequence[str] | None, scheme: str 
     bands = joined(bands)
     if (in_chans is None) == (bands is None):
         raise UsageError("give either in_chans or bands")
-    if in_chans is not None and (not isinstance(in_chans, int) or isinstance(in_chans, bool)):
-        raise UsageError(f"in_chans={in_chans!r} isn't a number of channels, such as 4")
+    if in_chans is not None:
+        in_chans = _number(in_chans)
     if scheme is not None and scheme not in SCHEMES:
         raise UsageError(f"no scheme {scheme}; there are {', '.join(SCHEMES)}")
     if in_chans is not None:
@@ -146,6 +147,16 @@ def target(in_chans: int | None, bands: str | Sequence[str] | None, scheme: str 
         return Target.of(Bands.counted(in_chans), scheme)
     names, found = _named(bands or "")
     return Target.of(found or Bands("-".join(names), tuple(map(Band, names))), scheme)
+
+
+def _number(in_chans: Any) -> int:
+    """A number of channels of any integer type, such as NumPy's. Raises UsageError."""
+    try:
+        if not isinstance(in_chans, bool):
+            return operator.index(in_chans)
+    except TypeError:
+        pass
+    raise UsageError(f"in_chans={in_chans!r} isn't a number of channels, such as 4")
 
 
 def joined(bands: str | Sequence[str] | None) -> str | None:

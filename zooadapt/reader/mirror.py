@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from zooadapt.bands import parse
-from zooadapt.errors import UsageError
+from zooadapt.errors import UsageError, redact
 from zooadapt.mirror.manifest import MANIFEST
 from zooadapt.names import CONFIG, model_folder, safe
 from zooadapt.reader import cache, manifests, original
@@ -250,8 +250,8 @@ class Mirror:
     def _is_empty(self) -> bool:
         """Whether this is this machine's own mirror, and holds nothing yet."""
         store, _ = self.mirrors[0]
-        own = own_mirror(self._root)
-        return store.url == own.url and not store.exists(MANIFEST)
+        own = own_mirror(self._root).url
+        return store.url.startswith(own) and not store.exists(MANIFEST)
 
     def _of(self, model: str, zoo: str | None) -> pd.DataFrame:
         """The rows of models of that name."""
@@ -261,8 +261,13 @@ class Mirror:
         self, model: str, target: Target, zoo: str | None, to: Path | None
     ) -> tuple[Path, Row]:
         """The folder and the row of a variant made from the original, in this machine's mirror."""
-        entry = original.named(model, zoo)
-        store = own_mirror(self._root)
+        entry = original.named(model, zoo, self._offline)
+        if self._offline and not original.is_here(entry):
+            raise UsageError(
+                f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
+                f"it once while online"
+            )
+        store = own_mirror(self._root, entry)
 
         def there() -> pd.DataFrame:
             own = Mirror([(store, "")], self._root, self._offline)
@@ -275,11 +280,6 @@ class Mirror:
         kept = Path(store.path(model_folder(entry.zoo, entry.name)))
         with self._cache.made_once(kept, lambda: bool(len(there()))) as is_made:
             if not is_made:
-                if self._offline:
-                    raise UsageError(
-                        f"{model} isn't on this machine, and offline nothing is downloaded: pull "
-                        f"it once while online"
-                    )
                 original.make(entry, target, store)
         row = _row(there())
         folder = Path(store.path(row["folder"]))

@@ -1,12 +1,15 @@
 """Make variants from original checkpoints, for readers without a mirror, or where it has no model.
 
-What is made lies in a mirror of this machine's own, in the cache. It is made by the job's code, so
-it is to the byte what a job would store, with the same records and the same proof.
+What is made lies in a mirror of this machine's own, in the cache. The job's code makes it, with the
+same records and the same proof. So each file has the same bytes as in a mirror that a job made.
 """
 
+import hashlib
 import json
 import logging
+import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,9 +41,29 @@ _LISTED = ("timm", "torchvision", "sample")
 _log = logging.getLogger("zooadapt")
 
 
-def own_mirror(root: Path) -> Store:
-    """The mirror of this machine's own, in the cache folder `root`."""
-    return open_store(str(root.absolute() / "made"))
+def own_mirror(root: Path, entry: ModelEntry | None = None) -> Store:
+    """The mirror of this machine's own, in the cache folder `root`.
+
+    A checkpoint in a folder of one's own has a mirror for itself, as long as the checkpoint is the
+    same: other folders can have the same name. Raises FetchError where it can't be looked up.
+    """
+    place = root.absolute() / "made"
+    if entry is None or not entry.in_place:
+        return open_store(str(place))
+    from zooadapt.checkpoints import sources
+
+    source = sources.locate(entry, Job("", "")).source
+    digest = hashlib.sha256(f"{source.uri} {source.identity}".encode()).hexdigest()[:16]
+    return open_store(f"{place}-{digest}")
+
+
+def is_here(entry: ModelEntry) -> bool:
+    """Whether a model's checkpoint is on this machine."""
+    from zooadapt.checkpoints import hf_cache
+
+    if entry.hub_id:
+        return hf_cache.cached(entry.hub_id) is not None
+    return bool(entry.url) and "://" not in str(entry.url).removeprefix("package://")
 
 
 def make(entry: ModelEntry, target: Target, store: Store) -> None:
@@ -52,7 +75,7 @@ def make(entry: ModelEntry, target: Target, store: Store) -> None:
     """
     from zooadapt import pipeline  # it imports torch
 
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-reader"
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     job = Job(run_id, store.root, keep_sources=True)
     summary = pipeline.make(Request(entry, (target,)), job)
     if summary.outage:
@@ -87,30 +110,45 @@ def untrained(
     target, entry = manifests.target(in_chans, bands, None), named(fspath(what))
     zoo = registry.get(entry.zoo)
     if not options:
-        return stored_names.plain(zoo.build(entry, target.in_chans)).train()
-    if zoo.library != "timm":
-        raise UsageError(f"leave out {', '.join(options)}: {entry.name} isn't a model of timm")
+        model = zoo.build(entry, target.in_chans)
+        for name in zoo.stems(entry, model) if zoo.library != "timm" else ():
+            stem: Any = model.get_submodule(name)  # a wider one holds zeros
+            stem.reset_parameters()
+        return stored_names.plain(model).train()
+    if zoo.name != "timm":
+        raise UsageError(f"leave out {', '.join(options)}: {entry.name} isn't of timm's own zoo")
     import timm
 
-    model: nn.Module = timm.create_model(
-        entry.architecture, in_chans=target.in_chans, **{**zoo.arguments(entry), **options}
-    )
-    return model
+    made: nn.Module = timm.create_model(entry.name, **{**options, "in_chans": target.in_chans})
+    return made
 
 
-def named(what: str, zoo: str | None = None) -> ModelEntry:
-    """The one model that a reader means, as `entries` finds it. Raises UsageError for several."""
+def named(what: str, zoo: str | None = None, offline: bool = False) -> ModelEntry:
+    """The one model that a reader means, as `entries` finds it. Raises UsageError for several.
+
+    With `offline` an id on the Hub must be in the Hugging Face cache.
+    """
+    if offline and what.startswith(_PREFIXES) and not _is_cached(what):
+        raise UsageError(
+            f"{redact(what)} isn't in the Hugging Face cache, and offline nothing is asked"
+        )
     found = [entry for entry in entries(what) if zoo in (None, entry.zoo)]
     if len(found) > 1:
         found = _by_default(what, found)
     if len(found) != 1:
         names = ", ".join(f"{entry.zoo}/{entry.name}" for entry in found[:20])
         raise UsageError(
-            f"{what} could be {names}: name one, with its tag and zoo"
+            f"{redact(what)} could be {names}: name one, with its tag and zoo, or a folder below"
             if found
-            else f"the zoo {zoo} has no model {what}"
+            else f"the zoo {zoo} has no model {redact(what)}"
         )
     return found[0]
+
+
+def _is_cached(what: str) -> bool:
+    from zooadapt.checkpoints import hf_cache
+
+    return hf_cache.cached(what.rpartition(":")[2].removeprefix("//")) is not None
 
 
 def _by_default(what: str, found: list[ModelEntry]) -> list[ModelEntry]:
@@ -129,6 +167,8 @@ def entries(what: str) -> list[ModelEntry]:
     """
     is_id = what.startswith(_PREFIXES)
     name = what.partition("://" if "://" in what else ":")[2] if is_id else what
+    if not {"/", os.sep} & {*what} and (found := _known(name)):
+        return found
     if not is_id and ("://" in what or Path(what).expanduser().is_dir()):
         place = absolute(what, "the folder")
         return registry.list_models(f"{_kind(_text_below(place))}:{place}")

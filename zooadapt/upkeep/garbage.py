@@ -86,8 +86,8 @@ def find(store: Store, before: datetime) -> list[Garbage]:
     rows = manifest.read_table(store, MANIFEST).to_pylist()
     keys = _keys(store)
     records, damaged = manifest.scan_records(store)
-    spared = {*damaged, *_set_aside(store, before)}
-    folders = _without_models_of(spared, _folders(keys))
+    unknown = {*damaged, *_set_aside(store, before)}
+    folders = _without_models_of(unknown, _folders(keys))
     if folders and not records:
         raise RunError(
             f"{store.url} has no sound record that says what it needs, so nothing is removed: "

@@ -76,6 +76,11 @@ def get(name: str) -> Zoo:
     )
 
 
+def is_ours(name: str) -> bool:
+    """Whether a zoo is zooadapt's own, not one that a package adds."""
+    return name in _OURS
+
+
 @cache
 def versions(name: str) -> dict[str, str]:
     """The installed releases of zooadapt and of the zoo's library, as records keep them.
@@ -174,9 +179,11 @@ def today(name: str) -> str:
 
 
 def default_tag(architecture: str) -> str | None:
-    """The tag that timm loads by default for an architecture."""
-    from timm import get_pretrained_cfg
-
+    """The tag that timm loads by default for an architecture; None where timm isn't installed."""
+    try:
+        from timm import get_pretrained_cfg
+    except ImportError:
+        return None
     cfg = get_pretrained_cfg(architecture, allow_unregistered=True)
     tag: str | None = cfg.tag if cfg else None
     return tag

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import yaml
 
-from zooadapt.checkpoints import hub
+from zooadapt.checkpoints import hf_cache, hub
 from zooadapt.errors import FetchError, RunError, Unreachable, UsageError, one_line, redact
 from zooadapt.types import Listing
 
@@ -127,6 +127,8 @@ def _text(name: str, file: str, listing: Listing) -> str | None:
     if not listing.source_root:
         return hub.text(name, file)
     url = f"{listing.source_root.rstrip('/')}/{name}/{file}"
+    if "://" not in url and (kept := hf_cache.beside(name, file, listing.source_root)):
+        url = str(kept)
     try:
         with fsspec.open(url, "rb", **listing.options) as opened:
             return hub.decoded(opened.read(hub.LONGEST_TEXT + 1), redact(url))
