@@ -211,7 +211,9 @@ def test_tables_and_records_from_before_the_column_are_read(store: Store) -> Non
     assert "source_gone" not in text
     store.write(key, [text.encode()])
     tables = manifest.compact(store)
-    older = layout.table(tables.usable, MANIFEST_SCHEMA).drop_columns(["source_gone"])
+    older = layout.table(tables.usable, MANIFEST_SCHEMA).drop_columns(
+        ["source_gone", "source_note"]
+    )
     store.write(manifest.MANIFEST, [layout.encoded(older)])
     rows = manifest.read_table(store, manifest.MANIFEST)
     assert rows["source_gone"].null_count == len(rows) == 4

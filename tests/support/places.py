@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -19,7 +20,7 @@ def make(request: Request, job: Job, located: Located | None) -> ModelSummary:
     if (Path(job.dest) / f"{node}-is-cut-off").exists():
         outage = Outage("the source", "download", "no route to host")
         return ModelSummary(request.entry, (), (), 0, 0, {}, "", ("4",), outage)
-    return idle.make(request, job, located)
+    return replace(idle.make(request, job, located), made=("4",))
 
 
 def adapt(request: Request, job: Job, located: Located | None) -> Adapted:

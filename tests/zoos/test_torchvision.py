@@ -315,7 +315,7 @@ def check_options(model: str, mirror: Path, tensors: dict[str, Tensor]) -> None:
     kept = {name: tensor for name, tensor in few.state_dict().items() if 10 not in tensor.shape[:1]}
     assert 0 < len(few.state_dict()) - len(kept) <= 4
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in kept.items())
-    with pytest.raises(UsageError, match="leave out weights: the mirror's own weights are loaded"):
+    with pytest.raises(UsageError, match="leave out weights: the variant's own weights are loaded"):
         zooadapt.create_model(model, in_chans=4, mirror=str(mirror), weights="DEFAULT")
 
 

@@ -29,8 +29,9 @@ for."""
 TRIES = 5
 """Tries after which a model is postponed to the next run, where others get answers."""
 NODE_ROW = 5
-"""A node gets no more work once this many models have met outages on it, while other nodes got
-answers."""
+"""Models that must have met outages on a node before the others are asked about it."""
+_STRIKES = 2
+"""A node gets no more work once others got answers this often while it met outages."""
 _PROBE = 10.0
 """Seconds between two probes."""
 _LIMITS = 3
@@ -67,8 +68,12 @@ class Outages:
         self._clock, self._chance = clock, chance
         self._rows: dict[Needed, _Row] = {}
         self._rows_of_nodes: dict[tuple[Needed, str], _Row] = {}
-        self._answers: dict[Needed, dict[str, float]] = {}
-        """When work began, by the clock, for which each node last got an answer."""
+        self._suspects: dict[Needed, set[str]] = {}
+        """The nodes that get no work until it is known whether others meet the same outages."""
+        self._reasons: dict[str, Outage] = {}
+        """The last outage that each suspected node has met."""
+        self._strikes: Counter[str] = Counter()
+        """How often others got answers while a node met outages."""
         self._limits: dict[str, float] = {}
         """Until when a place takes no requests, by the clock."""
         self._limits_in_row: Counter[str] = Counter()
@@ -93,11 +98,12 @@ class Outages:
         needed = place, task
         if needed in self._rows and self._rows[needed].since <= began:
             del self._rows[needed]
-        of_node = self._rows_of_nodes.get((needed, node))
-        if of_node and of_node.since <= began:
-            del self._rows_of_nodes[needed, node]
         self._limits_in_row.pop(place, None)
-        self._answers.setdefault(needed, {})[node] = min(began, self._clock())
+        for suspect in [*self._suspects.get(needed, ())]:
+            if suspect != node and self._rows_of_nodes[needed, suspect].since <= began:
+                self._strike(needed, suspect)
+        if node not in self.cut_off or node in self._suspects.get(needed, ()):
+            self._release(needed, node)
 
     def met(self, outage: Outage, model: Model, remaining: int, node: str = "") -> bool:
         """Note that a model met an outage. Returns whether the source or store is down now.
@@ -129,19 +135,44 @@ class Outages:
         return bool(outage.until) and self._limits_in_row[place] <= _LIMITS
 
     def _judge(self, node: str, outage: Outage, model: Model) -> None:
-        """Cut a node off that alone meets outages."""
+        """Suspect a node on which several models have met outages: the others shall tell.
+
+        If a second node is suspected meanwhile, no node is to blame.
+        """
         needed = outage.place, outage.task
         row = self._rows_of_nodes.setdefault((needed, node), _Row(self._clock()))
         row.models.add(model)
-        answers = self._answers.get(needed, {})
-        others = any(when > row.since for other, when in answers.items() if other != node)
-        if node and node not in self.cut_off and len(row.models) >= NODE_ROW and others:
+        if not node or node in self.cut_off or len(row.models) < NODE_ROW:
+            return
+        suspects = self._suspects.setdefault(needed, set())
+        self._reasons[node] = outage
+        if suspects:
+            for suspect in [*suspects, node]:
+                self._release(needed, suspect)
+        else:
+            suspects.add(node)
             self.cut_off.add(node)
-            self.without_store |= {node} if outage.task == "write" else set()
-            _log.warning(
-                "node %s gets no more work: it can't reach %s (%s: %s), and other nodes can",
-                node[:12], outage.place, outage.task, outage.reason,
-            )  # fmt: skip
+
+    def _release(self, needed: Needed, node: str) -> None:
+        """Let a node work that isn't to blame."""
+        self._rows_of_nodes.pop((needed, node), None)
+        if node in self._suspects.get(needed, ()):
+            self._suspects[needed].remove(node)
+            self.cut_off.discard(node)
+
+    def _strike(self, needed: Needed, node: str) -> None:
+        """Note that others got answers while the node met outages. The second time it is cut off:
+        the first time the outage can have ended for all."""
+        self._release(needed, node)
+        self._strikes[node] += 1
+        if self._strikes[node] < _STRIKES:
+            return
+        self.cut_off.add(node)
+        self.without_store |= {node} if needed[1] == "write" else set()
+        _log.warning(
+            "node %s gets no more work: it can't reach %s (%s: %s), and other nodes can",
+            node[:12], *needed, self._reasons[node].reason,
+        )  # fmt: skip
 
     def is_closed(self, place: str, task: str) -> bool:
         """Whether models that need this are held back."""

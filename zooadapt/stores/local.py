@@ -77,11 +77,12 @@ class LocalStore(Store):
             return Path(self.path(key)), hashlib.file_digest(file, "sha256").hexdigest()
 
     def version(self, key: str) -> str | None:
-        """The sha256 of the file, in hex; None if it is absent."""
+        """Tells one file at this path from any other, without reading it; None if it is absent."""
         try:
-            return hashlib.sha256(self.read(key)).hexdigest()
+            facts = Path(self.path(key)).stat()
         except FileNotFoundError:
             return None
+        return f"{facts.st_ino} {facts.st_mtime_ns} {facts.st_size}"
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """See `Store.replace`. A lock on a file in the root is held only while this compares and
