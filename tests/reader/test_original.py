@@ -162,6 +162,11 @@ def test_two_folders_of_one_name_are_two_models(tmp_path: Path) -> None:
     assert not torch.equal(weight(one), weight(again))
 
 
+def test_a_zoo_can_be_named() -> None:
+    model = zooadapt.create_model("tf_efficientnet_lite0.in1k", in_chans=4, zoo="sample")
+    assert model.get_parameter("conv_stem.weight").shape[1] == 4
+
+
 def test_untrained_models_of_other_zoos_are_random_not_zero() -> None:
     model: Any = zooadapt.create_model(
         "torchvision/resnet18.IMAGENET1K_V1", in_chans=4, pretrained=False

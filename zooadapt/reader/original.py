@@ -132,7 +132,7 @@ def named(what: str, zoo: str | None = None, offline: bool = False) -> ModelEntr
         raise UsageError(
             f"{redact(what)} isn't in the Hugging Face cache, and offline nothing is asked"
         )
-    found = [entry for entry in entries(what) if zoo in (None, entry.zoo)]
+    found = [entry for entry in entries(what, zoo) if zoo in (None, entry.zoo)]
     if len(found) > 1:
         found = _by_default(what, found)
     if len(found) != 1:
@@ -160,21 +160,23 @@ def _by_default(what: str, found: list[ModelEntry]) -> list[ModelEntry]:
     return [entry for entry in found if entry.pretrained_tag == tag] or found
 
 
-def entries(what: str) -> list[ModelEntry]:
+def entries(what: str, zoo: str | None = None) -> list[ModelEntry]:
     """The models that a folder or URL holds, that an id on the Hub means, or that a name means.
 
-    Raises UsageError where there is none.
+    A name is looked for in `zoo`, or else in timm's zoo first. Raises UsageError where there is
+    none.
     """
+    listed = [zoo] if zoo in _LISTED else _LISTED
     is_id = what.startswith(_PREFIXES)
     name = what.partition("://" if "://" in what else ":")[2] if is_id else what
-    if not {"/", os.sep} & {*what} and (found := _known(name)):
+    if not {"/", os.sep} & {*what} and (found := _known(name, listed)):
         return found
     if not is_id and ("://" in what or Path(what).expanduser().is_dir()):
         place = absolute(what, "the folder")
         return registry.list_models(f"{_kind(_text_below(place))}:{place}")
     if not is_id and Path(what).expanduser().is_file():
         raise UsageError(f"{what} is a file: give the folder that holds it beside its {CONFIG}")
-    if not is_id and (found := _known(name)):
+    if not is_id and (found := _known(name, listed)):
         return found
     if "/" not in name:
         raise UsageError(
@@ -185,10 +187,10 @@ def entries(what: str) -> list[ModelEntry]:
         return registry.list_models(f"{_kind_on_hub(name)}:{file}")
 
 
-def _known(name: str) -> list[ModelEntry]:
-    """The models of the listed zoos that the name means."""
+def _known(name: str, zoos: Sequence[str]) -> list[ModelEntry]:
+    """The models that the name means, in the first of the zoos that has any."""
     today = registry.today(name)
-    for zoo in _LISTED:
+    for zoo in zoos:
         try:
             listed = registry.list_models(zoo)
         except UsageError:  # its library isn't installed
