@@ -175,6 +175,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A run that soon gives up what doesn't answer, on a Ray of this process."""
     monkeypatch.setattr(waiting, "PATIENCE", 2.0)
     monkeypatch.setattr(waiting, "_PAUSE", 0.3)
+    monkeypatch.setattr(waiting, "_PROBE", 0.3)
     with ray_folder() as env:
         monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         monkeypatch.setenv("RAY_ADDRESS", "local")
