@@ -13,6 +13,7 @@ from huggingface_hub import close_session, hf_hub_download
 from tests.conftest import SMALL
 from tests.support import checkpoints, hub
 from tests.support.hub import LoopbackHub
+from tests.support.jobs import Runner, contents, ok, ray_folder
 from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
 from zooadapt.cli.main import main
@@ -125,3 +126,16 @@ def test_a_checkpoint_on_the_hub_is_checked_by_its_id(
     told = capsys.readouterr().out
     assert f"{SMALL} of the zoo timm can be adapted" in told
     assert f"hf://timm/{SMALL}@" in told
+
+
+def test_the_job_fills_it_and_reads_it_offline(ground: Ground, tmp_path: Path) -> None:
+    cache = {"HF_HUB_CACHE": str(tmp_path / "kept")}
+    options = ["--chans", "4", "--models", SMALL, "--dest"]
+    with ray_folder() as env:
+        runner = Runner({**env, **ground.hub.env, **cache})
+        ok(runner.job(*options, str(tmp_path / "one"), "--keep-sources"))
+        assert ground.downloads > 0
+        ground.hub.asked.clear()
+        ok(runner.job(*options, str(tmp_path / "two"), HF_HUB_OFFLINE="1"))
+    assert ground.hub.asked == []
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
