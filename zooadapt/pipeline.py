@@ -1,6 +1,6 @@
 """One model through all stages: locate, fetch, adapt, publish, prove, record. Read this file first.
 
-`make` composes all of them in one process, on the CPU. Where there are GPUs, `adapt` composes the
+`make` composes all of them in one process. Where there are GPUs, `adapt` composes the
 stages up to publishing and `prove` the others. What passes between these two is a small frozen
 record, so that they can run in different processes. Whichever ends a model writes its record, as
 the last thing.
@@ -67,16 +67,24 @@ from zooadapt.zoos import registry
 from zooadapt.zoos.meta import shapes_only
 from zooadapt.zoos.protocol import Zoo
 
+_CPU = torch.device("cpu")
 _AT_ONCE = 4
 """Variants published at once to a remote store: one is hashed while the store copies another."""
 
 
-def make(request: Request, job: Job, located: Located | None = None) -> ModelSummary:
-    """Take one model through all stages, on the CPU.
+def make(
+    request: Request,
+    job: Job,
+    located: Located | None = None,
+    device: torch.device = _CPU,
+    proves: bool = True,
+) -> ModelSummary:
+    """Take one model through all stages, in this process.
 
-    Variants are published while others are proved. `located` is the model's checkpoint, where it
-    was located before. A fault of the model is recorded, not raised. Nothing is recorded where a
-    source or the store is out of reach: then the summary has an outage.
+    Variants are published while others are proved on the `device`. If not `proves`, only their
+    stored bits are compared. `located` is the model's checkpoint, where it was located before. A
+    fault of the model is recorded, not raised. Nothing is recorded where a source or the store is
+    out of reach: then the summary has an outage.
     """
     watch = Stopwatch()
     try:
@@ -87,11 +95,11 @@ def make(request: Request, job: Job, located: Located | None = None) -> ModelSum
             _published(request, job, located, folder, watch) as publishing,
             watch.measured("validate"),
         ):
-            store, adapted, device = publishing.store, publishing.adapted, torch.device("cpu")
+            store, adapted = publishing.store, publishing.adapted
             reader = Reader(store, read_back, publishing.body)
             with stage(ValidationError):
                 base = _runnable_base(publishing, read_back)
-                series = published.Series(adapted, reader, device, base)
+                series = published.Series(adapted, reader, device, base, proves)
             series.measure()  # while the first variant is being published
             proved = series.prove(publishing.variants())
         return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
@@ -392,6 +400,7 @@ def _recorded(
         seconds=adapted.seconds,
         checked_on=devices.name(device),
         changed=proved.changed,
+        why_changed=proved.why_changed,
     )
 
 

@@ -3,7 +3,7 @@
 `adapt.schemes` computes the matrices of the schemes; this module needs no torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zooadapt.errors import Unsupported
 
@@ -83,13 +83,37 @@ class Target:
 
     bands: Bands
     scheme: str
-    """The scheme's name; if the bands have a digest, followed by a dot and the digest."""
+    """The scheme's name, or "" where it depends on the model (see `for_base`); if the bands have a
+    digest, followed by a dot and the digest."""
 
     @staticmethod
     def of(bands: Bands, scheme: str | None = None) -> "Target":
-        """The target for `bands`; by default `nearest` for named bands and `repeat` for others."""
-        rule = scheme or ("nearest" if bands.label else "repeat")
+        """The target for `bands`; by default `repeat` for channels without names."""
+        rule = scheme or ("" if bands.label else "repeat")
         return Target(bands, f"{rule}.{bands.digest}" if bands.digest else rule)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the scheme depends on the model."""
+        return not self.scheme.partition(".")[0]
+
+    def for_base(self, base: Bands) -> "Target":
+        """The target for a model whose own channels are `base`.
+
+        The scheme of named bands is `rgb-only` by default where both have red, green and blue, as
+        README.md in `adapt` explains. Else, and where a user gives weights, it is `nearest`.
+        """
+        if not self.is_open:
+            return self
+        both = self.bands.rgb and base.rgb and base.rgb == base.names
+        weighted = any(band.weights for band in self.bands.channels)
+        rule = "rgb-only" if both and not weighted else "nearest"
+        return replace(self, scheme=rule + self.scheme)
+
+    def admits(self, scheme: str) -> bool:
+        """Whether a variant under `scheme` will do: any scheme where that depends on the model."""
+        digest = scheme.partition(".")[2]
+        return self.scheme == scheme or (self.is_open and digest == self.bands.digest)
 
     @property
     def in_chans(self) -> int:
@@ -105,6 +129,16 @@ class Target:
     def short(self) -> str:
         """The label of the bands, or else the number of channels, for people to read."""
         return self.bands.label or str(self.in_chans)
+
+    @property
+    def caution(self) -> str:
+        """What to know of a variant whose stem doesn't read all bands; "" for any other."""
+        if get_scheme(self.scheme).name != "rgb-only" or self.in_chans <= 3:
+            return ""
+        return (
+            f"{self.in_chans - 3} of {self.in_chans} bands start at zero (rgb-only); with a frozen "
+            f"stem they are ignored"
+        )
 
     @property
     def label(self) -> str:

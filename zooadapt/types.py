@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from zooadapt.errors import StageError, Unsupported, one_line
@@ -17,7 +17,7 @@ Status = Literal["unsupported", "failed", "removed"]
 STAGES = ("fetch", "adapt", "publish", "validate")
 """The stages whose seconds events and summaries state; "validate" is their name for proving."""
 
-Proof = Literal["forward", "stem"]
+Proof = Literal["forward", "stem", "none"]
 """See `ProofResult.proof`."""
 Use = Literal["plain", "standardise", "shift"]
 """See `Stem.use`."""
@@ -326,7 +326,16 @@ class ProofResult:
     """The same difference for a stem known to be wrong."""
     equivalent: bool
     proof: Proof
-    """What was compared: the outputs of the model ("forward") or only of its stems ("stem")."""
+    """What was compared: the outputs of the model ("forward"), or only of its stems ("stem");
+    "none" where nothing was run."""
+    changed: str | None = None
+    """Why the variant computes another function, and which scheme keeps it; None where it computes
+    the original's."""
+
+    @staticmethod
+    def of(row: Mapping[Any, Any]) -> "ProofResult":
+        """The result that a manifest's row states."""
+        return ProofResult(**{part.name: row[part.name] for part in fields(ProofResult)})
 
 
 @dataclass(frozen=True)
@@ -362,3 +371,5 @@ class ModelSummary:
     outage: Outage | None = None
     changed: tuple[str, ...] = ()
     """The variants of `made` whose function is another than the original's, as `Target.short`."""
+    why_changed: tuple[str, ...] = ()
+    """By how much and why the function of each of `changed` is another."""

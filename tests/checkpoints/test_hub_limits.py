@@ -13,7 +13,7 @@ from tests.support.hub import SIGNATURE, LoopbackHub, serving
 from zooadapt import ranges
 from zooadapt.checkpoints import fetch, hub, sources
 from zooadapt.cluster import ray_executor
-from zooadapt.errors import FetchError
+from zooadapt.errors import Unreachable
 from zooadapt.types import Job, Located, ModelEntry
 
 JOB = Job("run", "mirror")
@@ -99,9 +99,9 @@ def test_a_signed_url_that_runs_out_is_renewed_once_and_the_download_goes_on(
     assert f"/timm/m1/resolve/{commit}/model.safetensors" in served.resolves()
 
 
-def test_a_url_that_is_refused_for_ever_is_a_failure(served: LoopbackHub, tmp_path: Path) -> None:
+def test_a_url_that_is_refused_for_ever_is_an_outage(served: LoopbackHub, tmp_path: Path) -> None:
     served.uses = 0
-    with pytest.raises(FetchError, match="403") as caught:
+    with pytest.raises(Unreachable, match="403") as caught:
         read(locate(MODELS[0]), tmp_path)
     assert SIGNATURE not in str(caught.value)
     assert served.resolves().total() <= 1 + ranges._AHEAD

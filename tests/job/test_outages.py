@@ -1,7 +1,7 @@
 """Outages, through the job: nothing is recorded as a failure, and the same command goes on."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
 from tests.conftest import SMALL
 from tests.support import checkpoints, faults, hub
-from tests.support.faults import Rule
+from tests.support.faults import Asked, Rule
 from tests.support.hub import LoopbackHub
 from tests.support.jobs import Runner, ok, ray_folder, rows
 from tests.support.pipelines import counted, entry
@@ -20,6 +20,7 @@ from tests.support.seaweed import BUCKET, SeaweedFS
 from zooadapt import pipeline
 from zooadapt.cli.main import main
 from zooadapt.cluster import outages as waiting
+from zooadapt.cluster import schedule
 from zooadapt.job import outages
 from zooadapt.mirror import manifest, runs
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
@@ -57,7 +58,140 @@ def check_postponed(summary: ModelSummary, task: str, dest: Path) -> None:
     assert not (dest / "records").exists()
 
 
-# Each kind of cause
+# Each kind of cause, through the command
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, impatient: None) -> Iterator[None]:
+    """A run that soon gives up what doesn't answer, on a Ray of this process."""
+    monkeypatch.setattr(waiting, "_PAUSE", 0.1)
+    monkeypatch.setattr(waiting, "_PROBE", 0.1)
+    monkeypatch.setattr(schedule, "TRIES", 2)
+    with ray_folder() as env:
+        monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+        yield
+    assert not ray.is_initialized()
+
+
+LOOK_UPS = {
+    "test_vit.r160_in1k": ("503", "Service Unavailable"),
+    "test_vit2.r160_in1k": ("429", "429"),
+    "test_convnext.r160_in1k": ("403", "403"),  # a proxy's, without a header of the Hub's
+    "test_convnext2.r160_in1k": ("407", "407"),
+    "test_convnext3.r160_in1k": ("401", "Invalid credentials"),
+    "test_byobnet.r160_in1k": ("page", "something else than the Hub answers"),
+}
+"""Models with a fault of the look-up, and words of the reason that the job gives."""
+DOWNLOADS = {
+    "test_efficientnet.r160_in1k": ("403", "refused by a URL that is new"),
+    "test_efficientnet_gn.r160_in1k": ("407", "407"),
+    "test_efficientnet_ln.r160_in1k": ("page", "134 bytes came where"),
+    "test_nfnet.r160_in1k": ("503", "503"),
+}
+"""The same for the download of the checkpoint."""
+WRITES = {
+    "test_vit2.r160_in1k": ("403", "ExpiredToken"),
+    "test_vit3.r160_in1k": ("500", "InternalError"),
+}
+"""The same for writing to the mirror."""
+Kinds = Mapping[str, tuple[str, str]]
+
+
+def by_model(*kinds: Kinds, methods: str = "GET HEAD") -> Rule:
+    """A rule that answers all requests for a model with the model's fault."""
+    wrong = {model: fault for each in kinds for model, (fault, _) in each.items()}
+
+    def rule(asked: Asked) -> str | None:
+        named = (fault for model, fault in wrong.items() if f"/{model}/" in asked.path)
+        return next(named, None) if asked.method in methods.split() else None
+
+    return rule
+
+
+def check_kinds(printed: str, task: str, kinds: Kinds) -> None:
+    """Each model was postponed, and its line names the task and the reason."""
+    for model, (_, reason) in kinds.items():
+        (line,) = [line for line in printed.splitlines() if f" {model}: " in line]
+        assert f"4 channels postponed ({task} from " in line, line
+        assert reason in line, line
+
+
+def check_taken_up(command: list[str], models: int, dest: str, capsys: Any) -> None:
+    """Nothing was recorded as a failure, and the same command makes the rest."""
+    assert rows(dest, "failures").empty
+    assert len(rows(dest)) == 1
+    assert main(command) == 0
+    assert f"plan: {models + 1} models, {models} variants to make" in capsys.readouterr().out
+    assert len(rows(dest)) == models + 1
+
+
+@pytest.fixture(scope="module")
+def various(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source root with SMALL and the models of the kinds."""
+    names = {SMALL, *LOOK_UPS, *DOWNLOADS, *WRITES}
+    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("various"), sorted(names))
+
+
+def test_each_kind_of_outage_of_the_hub(
+    quick: None,
+    various: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = ",".join([SMALL, *LOOK_UPS, *DOWNLOADS])
+    command = ["adapt", "--chans", "4", "--models", models, "--dest", str(tmp_path)]
+    with hub.serving(various) as served:
+        cdn = served.cdn
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        with (
+            faults.proxy(served.url, by_model(LOOK_UPS)) as front,
+            faults.proxy(cdn, by_model(DOWNLOADS)) as of_cdn,
+        ):
+            monkeypatch.setenv("HF_ENDPOINT", front.url)
+            served.cdn = of_cdn.url
+            assert main(command) == 1
+        printed = capsys.readouterr().out
+        check_kinds(printed, "look-up", LOOK_UPS)
+        check_kinds(printed, "download", DOWNLOADS)
+        assert "Outages postponed 10 models, which the same command takes up again" in printed
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        served.cdn = cdn
+        check_taken_up(command, 10, str(tmp_path), capsys)
+
+
+def test_each_kind_of_outage_of_a_web_server_and_of_the_store(
+    quick: None,
+    various: Path,
+    s3: SeaweedFS,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ("503", "429", "407", "401", "page")
+    kinds = {m: (fault, "") for m, (fault, _) in LOOK_UPS.items() if fault in names}
+    kinds = {m: each for m, each in kinds.items() if m not in WRITES}
+    pages = {m: each for m, each in kinds.items() if each[0] == "page"}
+    models = ",".join([SMALL, *kinds, *WRITES])
+    with (
+        hub.serving(various) as served,
+        faults.proxy(served.url, by_model(kinds)) as web,
+        faults.proxy(s3.endpoint_url, by_model(WRITES, methods="PUT POST")) as store,
+    ):
+        command = ["adapt", "--chans", "4", "--models", models, "--dest", bucket, "--source-root"]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        assert main([*command, f"{web.url}/files"]) == 1
+        printed = capsys.readouterr().out
+        check_kinds(printed, "download", pages)
+        check_kinds(printed, "look-up", {m: kinds[m] for m in kinds.keys() - pages.keys()})
+        check_kinds(printed, "write", WRITES)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+        check_taken_up([*command, f"{served.url}/files"], len(kinds) + 2, bucket, capsys)
+
+
+# Where no one answers
 
 
 def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
@@ -68,23 +202,10 @@ def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: N
     assert summary.outage.place == f"the Hub at {NOBODY}"
 
 
-def always(fault: str) -> Rule:
-    return lambda asked: fault
-
-
-@pytest.mark.parametrize("fault", ["503", "429"])
-def test_a_server_that_fails_or_limits(
-    fault: str, served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with faults.proxy(served.url, always(fault)) as proxy:
-        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
-        check_postponed(made(tmp_path), "download", tmp_path)
-
-
 def test_a_limit_says_when_to_come_back(
     served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with faults.proxy(served.url, always("429-after")) as proxy:
+    with faults.proxy(served.url, lambda asked: "429-after") as proxy:
         url = f"{proxy.url}/{SMALL}.pth"
         of = replace(entry(SMALL), hub_id=None, url=url)
         monkeypatch.setenv("HF_ENDPOINT", proxy.url)
@@ -92,21 +213,6 @@ def test_a_limit_says_when_to_come_back(
             outage = pipeline.make(Request(each, counted(4)), Job("run", str(tmp_path))).outage
             assert outage
             assert 0 < outage.until - time.time() <= 2
-
-
-def test_a_proxy_that_refuses(
-    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with faults.proxy(served.url, always("403")) as proxy:  # without a header of the Hub's
-        monkeypatch.setenv("HF_ENDPOINT", proxy.url)
-        check_postponed(made(tmp_path), "download", tmp_path)
-
-
-def test_a_portal_that_answers_in_the_hub_s_place(
-    served: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", f"{served.url}/html")
-    check_postponed(made(tmp_path), "download", tmp_path)
 
 
 def test_a_download_host_that_nothing_listens_for(served: LoopbackHub, tmp_path: Path) -> None:
@@ -167,20 +273,7 @@ def test_what_is_not_there_or_gated_is_a_failure(served: LoopbackHub, tmp_path: 
     assert "isn't there" in summary.failures[0].error
 
 
-# Through the command
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A run that soon gives up what doesn't answer, on a Ray of this process."""
-    monkeypatch.setattr(waiting, "PATIENCE", 2.0)
-    monkeypatch.setattr(waiting, "_PAUSE", 0.3)
-    monkeypatch.setattr(waiting, "_PROBE", 0.3)
-    with ray_folder() as env:
-        monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
-        monkeypatch.setenv("RAY_ADDRESS", "local")
-        yield
-    assert not ray.is_initialized()
+# A source that is down
 
 
 def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
@@ -193,6 +286,7 @@ def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
 ) -> None:
     checkpoints.write_hub_repo(small, OTHER)
     command = ["adapt", "--chans", "1,4", "--models", f"{SMALL},{OTHER}", "--dest", str(tmp_path)]
+    monkeypatch.setattr(waiting, "PATIENCE", 0.05)
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     assert main(command) == 3
     printed = capsys.readouterr().out

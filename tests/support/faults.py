@@ -25,6 +25,8 @@ READING = (
     "silent", "circle",
 )  # fmt: skip
 """Faults of the answers to GET requests."""
+ELSEWHERE = ("401", "407", "page")
+"""Answers that have nothing to do with what was asked for; `seeded` doesn't give them."""
 WRITING = ("500", "slow-down", "409", "reset", "lost", "error-inside")
 """Faults of PUT, POST and DELETE requests; "error-inside" is for CompleteMultipartUpload only."""
 
@@ -229,6 +231,13 @@ _REFUSALS: dict[str | None, tuple[int, str, dict[str, str]]] = {
     "slow-down": (503, "SlowDown", {}),
     "409": (409, "OperationAborted", {}),
     "error-inside": (200, "InternalError", {}),
+    "401": (
+        401,
+        "Unauthorized",
+        {"X-Error-Message": "Invalid credentials in Authorization header"},
+    ),
+    "407": (407, "ProxyAuthenticationRequired", {}),
+    "page": (200, "SignIn", {"Content-Type": "text/html"}),
 }
 
 

@@ -58,7 +58,7 @@ class LoopbackHub:
     login: str | None = None
     """The ``user:password`` that the ordinary web server needs, if it is set."""
     forbidden: tuple[str, ...] = ()
-    """Repositories whose files are always refused, even with a signed URL."""
+    """Repositories whose files are always refused; those of signed URLs aren't there."""
     ranges: bool = True
     """Whether range requests are answered with ranges."""
     limit: int | None = None
@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") or not self.hub.accepts(query):
             return self._send(403)
         name = path.removeprefix("/cdn/")
-        return self._send(403) if self._forbids(name) else self._file(self.hub.root / name)
+        return self._send(404) if self._forbids(name) else self._file(self.hub.root / name)
 
     def _plain(self, name: str) -> None:
         login = base64.b64encode((self.hub.login or "").encode()).decode()

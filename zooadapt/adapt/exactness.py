@@ -23,6 +23,19 @@ def exact(stems: Iterable[Stem], scheme: Scheme, matrix: Matrix) -> bool:
     return _is_identity(matrix) or all(_exact(stem, scheme, matrix) for stem in stems)
 
 
+def keeper(stems: Iterable[Stem], base: int, chans: int) -> str | None:
+    """A scheme that keeps the function of such stems for any `chans` channels; None for none.
+
+    It follows from `exact`: all rows of `mean` sum to 1, and those of `preserve` have the same sum
+    for one channel and for multiples of the `base` channels.
+    """
+    changing = [stem for stem in stems if stem.use != "plain"]
+    if all(stem.use == "shift" for stem in changing):
+        return "mean"
+    even = chans == 1 or chans % base == 0
+    return "preserve" if even and all(stem.gain for stem in changing) else None
+
+
 def _exact(stem: Stem, scheme: Scheme, matrix: Matrix) -> bool:
     sums = [sum(row) for row in matrix]
     if stem.use == "plain":

@@ -71,6 +71,7 @@ def _verified(located: Located, file: Path, came: Came) -> str:
     """Download to `file`, once more if the bytes aren't the stated ones; returns the sha256."""
     try:
         digest, size = _download(located, file, came)
+        _check_no_page(located, file)
         _verify(located.source, digest, size)
         if not located.source.sha256:
             _check_unchanged(located)
@@ -80,6 +81,16 @@ def _verified(located: Located, file: Path, came: Came) -> str:
     except (OSError, aiohttp.ClientError) as cause:
         raise unread(f"{located.source.uri} can't be read", cause) from cause
     return digest
+
+
+def _check_no_page(located: Located, file: Path) -> None:
+    """Raise Unreachable if a page came by HTTP instead of a checkpoint, as portals send it."""
+    with file.open("rb") as opened:
+        begins = opened.read(64).lstrip()
+    if begins.startswith(b"<") and isinstance(located.filesystem, HTTPFileSystem):
+        raise Unreachable(
+            f"{located.source.uri} came as an HTML or XML page: something else answers for it"
+        )
 
 
 def _check_unchanged(located: Located) -> None:
@@ -195,7 +206,7 @@ def passes(error: BaseException) -> bool:
         return passes(cause)  # fsspec says "not found" of whatever a web server does
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return status in (407, 408, 429) or status >= 500
+        return status in (401, 407, 408, 429) or status >= 500
     if _INVALID.search(f"{error} {getattr(cause, 'response', '')}"):
         return True
     if isinstance(error, FileNotFoundError | PermissionError | aiohttp.InvalidURL):
@@ -255,7 +266,19 @@ class _Ranges:
         with self._lock:
             if self._file is file:  # else another thread has renewed it
                 self._file = _open(self._located.renew(self._located), BLOCK)
-        return read_range(self._file, start, stop)
+        return self._read_anew(start, stop)
+
+    def _read_anew(self, start: int, stop: int) -> bytes:
+        """Read by the new URL. If it is refused too, that isn't about the file: the source itself
+        would refuse to give a URL of a file that can't be had."""
+        try:
+            return read_range(self._file, start, stop)
+        except aiohttp.ClientResponseError as refusal:
+            if refusal.status != 403:
+                raise
+            raise Unreachable(
+                f"{self._located.source.uri} is refused by a URL that is new: {one_line(refusal)}"
+            ) from refusal
 
 
 @_again

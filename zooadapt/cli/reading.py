@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from zooadapt.reader.mirror import Mirror
 
-_SHOWN = ("model", "in_chans", "bands", "scheme", "params", "input_height", "license")
+_SHOWN = ("model", "in_chans", "bands", "scheme", "equivalent", "params", "input_height", "license")
 _OFFERED = ("model", "params", "input_height", "license", "source")
 _MODEL = (
     "zoo", "model", "architecture", "pretrained_tag", "license", "params", "num_classes",
@@ -136,6 +136,8 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
         click.echo("mean and std of the images are not stated by the source")
     click.echo()
     click.echo(tables.table(rows[list(_VARIANT)]))
+    for told in tables.changes(rows):
+        click.echo(told)
     return OK
 
 
@@ -150,9 +152,13 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
 @click.option("--derive/--no-derive", default=True, show_default=True,
               help="Make and prove a variant that the mirror lacks, from the original where it "
               "lacks the model. This needs torch and timm.")  # fmt: skip
+@click.option("--prove/--no-prove", default=True, show_default=True,
+              help="Run what is made here, and compare it with the original.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, metavar="NAME",
+              help="Where it is run, such as cuda:0.")  # fmt: skip
 def pull(
     mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
-    scheme: str | None, zoo: str | None, to: Path | None, derive: bool,
+    scheme: str | None, zoo: str | None, to: Path | None, **making: Any,
 ) -> int:  # fmt: skip
     """Download or make one variant of a model, and print its folder.
 
@@ -164,9 +170,11 @@ def pull(
         raise UsageError("pull takes either --chans or --bands; give one of them")
     if len(chans) > 1 and to:
         raise UsageError("--to is the folder of one variant: give one number with --chans")
+    from zooadapt.reader.making import Making
+
     mirror = mirrors.opened(needed=False)
     for count in chans or (None,):
-        folder, row = mirror.pulled(model, (count, bands, scheme), derive, zoo, to)
+        folder, row = mirror.pulled(model, (count, bands, scheme), Making(**making), zoo, to)
         click.echo(folder)
         hint = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
         if not row["min_timm"]:

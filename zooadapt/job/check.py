@@ -11,6 +11,7 @@ from zooadapt.reader import original
 from zooadapt.stores.opening import open_store
 from zooadapt.targets import Target
 from zooadapt.types import Failure, Job, ModelEntry, Request, Row
+from zooadapt.zoos import registry
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def check(what: str, targets: Sequence[Target]) -> Iterator[Checked]:
     """
     for entry in original.entries(what):
         with tempfile.TemporaryDirectory() as dest:
-            summary = pipeline.make(Request(entry, tuple(targets)), Job("check", dest))
+            request = Request(entry, registry.for_model(entry, targets))
+            summary = pipeline.make(request, Job("check", dest))
             if summary.outage:
                 raise FetchError(summary.outage.reason)
             rows = [*manifest.compact(open_store(dest)).usable]

@@ -27,7 +27,7 @@ def dry_run(config: Config) -> int:
     found = source_changes.ask(entries, config, job)
     histories = manifest.histories(store)
     todo = plan.make(entries, config, histories, source_changes.differs(found))
-    click.echo(f"plan: {todo}")
+    click.echo("\n".join([f"plan: {todo}", *todo.cautions]))
     due = [request.entry for request in todo.requests]
     sources = [found[entry] for entry in due] if found else source_changes.look_up(due, job)
     click.echo("\n".join(_lines(todo, sources, store, config)))

@@ -32,7 +32,8 @@ class Config:
     """Channel counts, distinct and ascending."""
     bands: tuple[Bands, ...]
     scheme: str | None
-    """None: `repeat` for channel counts, `nearest` for bands."""
+    """None: `repeat` for channel counts; for bands `rgb-only` where they and the model have red,
+    green and blue, else `nearest`."""
     dest: str
     """The mirror's root, an absolute path or a URL."""
     zoo: tuple[str, ...]
@@ -234,7 +235,7 @@ _OPTIONS = [
     _option("--bands", multiple=True, callback=parse_bands, metavar="BANDS",
             help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file. Can be repeated."),
     _option("--scheme", type=click.Choice(sorted(SCHEMES)),
-            help="How channels read the original ones; by default repeat, or nearest for --bands."),
+            help="How channels read the original ones: repeat by default, rgb-only for --bands."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror: a folder or fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
             help="Where models come from: timm, torchvision, folder:URL, hub:FILE, …"),

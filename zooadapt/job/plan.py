@@ -4,7 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,6 +50,12 @@ class Plan:
         parts += [f"{self.failed} failed before (--retry-failed tries again)"] * bool(self.failed)
         parts += [f"{self.removed} taken down"] if self.removed else []
         return ", ".join(parts)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What to know of variants that are due, a line for each kind of variant."""
+        unique = {target: None for request in self.requests for target in request.targets}
+        return [f"{each.short}: {each.caution}" for each in unique if each.caution]
 
     @property
     def due(self) -> int:
@@ -128,7 +134,7 @@ def check_targets(entries: Sequence[ModelEntry], targets: Iterable[Target]) -> N
         with suppress(StageError), registry.blaming(entry.zoo):  # such a model fails by itself
             bases.add(registry.facts(entry).bands)
     for target in targets:
-        refusals = [reason for base in bases if (reason := _refusal(target, base))]
+        refusals = [reason for base in bases if (reason := _refusal(target.for_base(base), base))]
         if bases and len(refusals) == len(bases):
             raise UsageError(f"{target.short} channels can't be made: {refusals[0]}")
 
@@ -153,12 +159,16 @@ def make(
     that the options give. A variant that was taken down isn't due, whatever the options.
     `changed` tells whether an entry's source has another identity now than the given, recorded one.
     """
-    targets, counts = config.targets, Counter(dict.fromkeys(_LEFT, 0))
+    asked_for, counts = config.targets, Counter(dict.fromkeys(_LEFT, 0))
+    shared: dict[tuple[Target, ...], tuple[Target, ...]] = {}
 
     def due(entry: ModelEntry, records: Sequence[Row]) -> tuple[Target, ...]:
         states = _States(records, entry, sources.recorded_location(entry, config.source_root))
+        targets = registry.for_model(entry, asked_for)
+        targets = shared.setdefault(targets, targets)
         found = []
-        for target in targets:
+        for asked, own in zip(asked_for, targets, strict=True):
+            target = states.there(asked, own)
             state = states.of(target)
             if state == "done" and changed(entry, states.identity(target)):
                 state = "due"
@@ -167,7 +177,7 @@ def make(
             else:
                 counts[state] += 1
         # Most of a million models want the same targets: they share one tuple.
-        return targets if len(found) == len(targets) else tuple(found)
+        return targets if found == [*targets] else tuple(found)
 
     asked = {(entry.zoo, entry.name): entry for entry in entries}
     known: dict[tuple[str, str], tuple[Target, ...]] = {}
@@ -220,6 +230,22 @@ class _States:
         if state == "unsupported" and self._versions[_wanted(target)] != registry.versions(zoo):
             return "due"
         return state
+
+    def there(self, asked: Target, own: Target) -> Target:
+        """The target of a variant that will do for the one `asked` for; `own` where none is there.
+
+        So a variant under another scheme than the model's own default stays in use.
+        """
+        schemes = [
+            scheme
+            for (chans, bands, scheme), state in self._states.items()
+            if state == "done"
+            and (chans, bands) == (asked.in_chans, asked.names)
+            and asked.admits(scheme)
+        ]
+        if own.scheme in schemes or not schemes:
+            return own
+        return replace(own, scheme=schemes[0])
 
     def identity(self, target: Target) -> str:
         """The source's identity when the variant was last made."""

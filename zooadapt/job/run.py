@@ -55,7 +55,7 @@ def _adapt(config: Config, connection: Connection) -> int:
         manifest.check_tables(store)
         records = Records(store, keep=True)
         todo = planned(config, job, listed, entries, records)
-        click.echo(f"plan: {todo}")
+        click.echo("\n".join([f"plan: {todo}", *todo.cautions]))
         tally = Tally(job.run_id, EventLog(log), todo.requests)
         heart = Heart(store, tally)
         with ExitStack() as ending:
@@ -187,11 +187,13 @@ def _finish(
 ) -> int:
     """Print what became of all that was asked for, write it to the mirror, return the exit code."""
     asked = {(entry.zoo, entry.name) for entry in entries}
-    targets = {(target.in_chans, target.names, target.scheme) for target in config.targets}
 
     def wanted(row: Row) -> bool:
-        variant = (row["in_chans"], row["bands"], row["scheme"])
-        return (row["zoo"], row["model"]) in asked and variant in targets
+        return (row["zoo"], row["model"]) in asked and any(
+            (row["in_chans"], row["bands"]) == (target.in_chans, target.names)
+            and target.admits(row["scheme"])
+            for target in config.targets
+        )
 
     recorded = [row for row in tables.failures if wanted(row)]
     # A failure of this run counts even where an older success stands in the mirror.

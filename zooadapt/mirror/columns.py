@@ -103,6 +103,13 @@ MANIFEST_COLUMNS = (
         older=None,
     ),
     Column(
+        "changed",
+        pa.string(),
+        "where equivalent is false: why, and which scheme keeps the function",
+        nullable=True,
+        older=None,
+    ),
+    Column(
         "source_note",
         pa.string(),
         "how the model was found in its checkpoint, where that isn't the model alone",

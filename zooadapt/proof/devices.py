@@ -8,10 +8,24 @@ from pathlib import Path
 
 import torch
 
+from zooadapt.errors import UsageError, one_line
+
 
 def best() -> torch.device:
     """The GPU that this process may use, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def named(name: str) -> torch.device:
+    """The device that torch knows by this name. Raises UsageError if it isn't here."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as cause:
+        raise UsageError(
+            f"device {name} can't be used here: {one_line(cause)}; leave it out for the CPU"
+        ) from cause
+    return device
 
 
 def name(device: torch.device) -> str:

@@ -42,6 +42,8 @@ class Proved:
     """The variants that have rows, as `Target.short`."""
     changed: tuple[str, ...]
     """Those of `made` that aren't equivalent."""
+    why_changed: tuple[str, ...]
+    """By how much each of `changed` differs, and why."""
     failures: tuple[Failure, ...]
     bytes: int
     """The bytes of the variants' model.safetensors files, failures included."""
@@ -72,33 +74,43 @@ class Series:
     """The proofs of a model's variants, one after the other, on one device."""
 
     def __init__(
-        self, adapted: Adapted, reader: Reader, device: torch.device, base: nn.Module | None = None
+        self,
+        adapted: Adapted,
+        reader: Reader,
+        device: torch.device,
+        base: nn.Module | None = None,
+        proves: bool = True,
     ) -> None:
         """`base` is the model with the checkpoint's tensors, if this process has it.
 
         If not, it is built from the original stem and the first variant's body, which equal the
-        checkpoint's: the stored bytes have the hash that was computed from the checkpoint.
+        checkpoint's: the stored bytes have the hash that was computed from the checkpoint. If not
+        `proves`, nothing is run: only the stored bits are compared.
         """
+        self._proves = proves
         self._adapted, self._reader, self._device = adapted, reader, device
         self._zoo = registry.get(adapted.entry.zoo)
         self._prover = None if base is None else self._prover_of(base)
 
     def measure(self) -> None:
         """Run the base, if it is there. An error is left to the proofs, which meet it again."""
-        if self._prover:
+        if self._prover and self._proves:
             with suppress(Exception):
                 self._prover.measure()
 
     def prove(self, variants: Iterable[Published]) -> Proved:
         """Prove the variants. Raises StoreUnreachable, and DeviceLost as `published.prove` does."""
-        rows, made, changed, failures, size, full = [], [], [], [], 0, False
+        rows, made, failures, size, full = [], [], [], 0, False
+        changed: dict[str, str] = {}
         for variant in variants:
             size += variant.bytes
             try:
                 with stage(ValidationError):
                     rows.append(self._row(variant))
                     made.append(variant.target.short)
-                    changed += [] if rows[-1]["equivalent"] else made[-1:]
+                    result = types.ProofResult.of(rows[-1])
+                    if not result.equivalent:
+                        changed[made[-1]] = verdict.said(result)
             except StoreUnreachable:
                 raise
             except StageError as error:
@@ -106,7 +118,8 @@ class Series:
                     raise DeviceLost(one_line(error)) from error
                 full = full or devices.is_full(error)
                 failures.append(Failure.of(variant.target, error))
-        return Proved(tuple(rows), tuple(made), tuple(changed), tuple(failures), size, full)
+        told = tuple(changed), tuple(changed.values())
+        return Proved(tuple(rows), tuple(made), *told, tuple(failures), size, full)
 
     def _row(self, variant: Published) -> types.Row:
         """The variant's row of the manifest. Raises ValidationError where the proof fails."""
@@ -117,13 +130,17 @@ class Series:
         scheme = targets.get_scheme(target.scheme)
         model = self._zoo.load(self._reader.folder, tensors)
         params = sum(parameter.numel() for parameter in model.parameters())
-        result = self._prover_for(tensors).prove(model, scheme, matrix)
-        verdict.check(result, adapted.stems, scheme, matrix.tolist())
+        prover = self._prover_for(tensors)
+        if self._proves:
+            result = prover.prove(model, scheme, matrix)
+            result = verdict.check(result, adapted.stems, scheme, matrix.tolist())
+        else:
+            result = prover.check(model, scheme, matrix)
         loaded = Loaded(
             params=params,
             weights_dtype=_main_dtype(tensors),
             verification=verification,
-            checked_on=devices.name(self._device),
+            checked_on=devices.name(self._device) if self._proves else "",
             zooadapt_version=__version__,
             timm_version=self._zoo.version(),
             torch_version=torch.__version__,

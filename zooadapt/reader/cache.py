@@ -7,11 +7,12 @@ variants made on this machine, and `manifests/` holds the manifests as they were
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +104,12 @@ class Cache:
                 f"pull it once while online"
             )
         raise FetchError("; ".join(failed))
+
+
+def used(folder: Path) -> None:
+    """Note that a variant was used now, for `prune`. A cache that can't be written stays as is."""
+    with suppress(OSError):
+        os.utime(folder / CONFIG)
 
 
 def is_whole(folder: Path, row: Row) -> bool:

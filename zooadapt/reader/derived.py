@@ -18,9 +18,10 @@ from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.mirror import safetensors_file, variant_config
 from zooadapt.names import CONFIG, WEIGHTS, source_stem
-from zooadapt.proof import compare, verdict
+from zooadapt.proof import compare, devices, verdict
 from zooadapt.reader import cache
 from zooadapt.reader.cache import Cache
+from zooadapt.reader.making import Making
 from zooadapt.targets import Band, Bands, Scheme, Target
 from zooadapt.types import ProofResult, Row, Stem
 from zooadapt.zoos import registry
@@ -37,16 +38,6 @@ def pulled(mirrors: Cache, row: Row) -> "Variant":
     config = json.loads((folder / CONFIG).read_text())
     stem = mirrors.stem(source_stem(row["folder"], config))
     return Variant(row["model"], row["zoo"], folder, stem)
-
-
-def said(equivalent: bool, error: float) -> str:
-    """What the proof of a variant has shown."""
-    if equivalent:
-        return f"proved with error {error:.1e}"
-    return (
-        f"with another function than the original's, by {error:.1e}: its stem standardises its "
-        f"weight, or shifts the image"
-    )
 
 
 class Variant:
@@ -66,7 +57,7 @@ class Variant:
         loaded = safetensors.torch.load_file(file)
         return {name: loaded[name] for name in safetensors_file.tensor_names(file)}
 
-    def write(self, target: Target, folder: Path, permuted: bool) -> None:
+    def write(self, target: Target, folder: Path, permuted: bool, making: Making) -> None:
         """Make the variant for `target`, prove it, and write it to `folder`.
 
         If `permuted`, it is this variant with its channels reordered; if not, it has the same bytes
@@ -80,10 +71,11 @@ class Variant:
         rule = targets.get_scheme(target.scheme)
         tensors = {**self._tensors, **contract.adapt(self._originals, self._stems, rule, matrix)}
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
-        result = self._proved(tensors, config, rule, matrix, torch.device("cpu"))
+        device = devices.named(making.device)
+        result = self._proved(tensors, config, rule, matrix, device, making.prove)
         _log.warning(
             "the mirror lacks %s channels: made %s from the original stem, %s",
-            target.short, self.model, said(result.equivalent, result.equivalence_error),
+            target.short, self.model, verdict.said(result),
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
             out.writelines(safetensors_file.serialise(tensors))
@@ -104,7 +96,7 @@ class Variant:
         return variant_config.stored_matrix(self.config)[:, columns]
 
     def _matrix(self, target: Target) -> Tensor:
-        return schemes.matrix(target.scheme, self._base_bands(), target.bands)
+        return schemes.matrix(target.scheme, self.base, target.bands)
 
     def _proved(
         self,
@@ -113,8 +105,12 @@ class Variant:
         rule: Scheme,
         matrix: Tensor,
         device: torch.device,
+        proves: bool = True,
     ) -> ProofResult:
-        """Prove the variant that has these tensors. Raises ValidationError if the proof fails."""
+        """Prove the variant that has these tensors, or compare only their bits.
+
+        Raises ValidationError if that fails.
+        """
         base_chans, chans = matrix.shape
         prover = compare.Prover(
             base=self._built({**tensors, **self._originals}, config, base_chans),
@@ -123,9 +119,11 @@ class Variant:
             shape=(base_chans, *self._zoo.stated(config).size),
             device=device,
         )
-        result = prover.prove(self._built(tensors, config, chans), rule, matrix)
-        verdict.check(result, self._stems, rule, matrix.tolist())
-        return result
+        built = self._built(tensors, config, chans)
+        if not proves:
+            return prover.check(built, rule, matrix)
+        result = prover.prove(built, rule, matrix)
+        return verdict.check(result, self._stems, rule, matrix.tolist())
 
     def _built(
         self, tensors: Mapping[str, Tensor], config: dict[str, Any], in_chans: int
@@ -134,7 +132,8 @@ class Variant:
             (Path(name) / CONFIG).write_text(json.dumps(config))
             return self._zoo.load(Path(name), tensors, in_chans)
 
-    def _base_bands(self) -> Bands:
+    @property
+    def base(self) -> Bands:
         """The bands that the original weights read."""
         channels = self.config["zooadapt"]["source"]["bands"]
         bands = tuple(Band(band["name"], band["wavelength"], band["width"]) for band in channels)

@@ -114,6 +114,13 @@ def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
     return rows[rows["bands"] == ",".join(names)]
 
 
+def preferred(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order in which readers prefer their schemes, if they named none."""
+    ranks = {"rgb-only": 0, "nearest": 1}
+    order = [ranks.get(scheme.partition(".")[0], 2) for scheme in rows["scheme"]]
+    return rows.iloc[sorted(range(len(rows)), key=order.__getitem__)]
+
+
 def where(rows: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
     """The rows whose cell matches `wanted` as a glob if it is text, or else equals `wanted`.
 

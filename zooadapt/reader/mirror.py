@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from zooadapt.bands import parse
-from zooadapt.errors import UsageError, redact
+from zooadapt.errors import UsageError
 from zooadapt.mirror.manifest import MANIFEST
-from zooadapt.names import CONFIG, model_folder, safe
-from zooadapt.reader import cache, manifests, original
+from zooadapt.proof import verdict
+from zooadapt.reader import cache, manifests
+from zooadapt.reader.making import Maker, Making, caution
 from zooadapt.reader.manifests import Manifests, State
 from zooadapt.reader.original import own_mirror
 from zooadapt.stores.opening import open_store
-from zooadapt.targets import Target
-from zooadapt.types import Row
+from zooadapt.types import ProofResult, Row
 from zooadapt.urls import absolute, cache_root
 from zooadapt.zoos import registry
 
@@ -159,6 +160,8 @@ class Mirror:
         derive: bool = True,
         zoo: str | None = None,
         to: str | Path | None = None,
+        prove: bool = True,
+        device: str = "cpu",
     ) -> Path:
         """Pull a variant to this machine, and return its folder.
 
@@ -169,7 +172,8 @@ class Mirror:
           that the mirror has. Where no mirror has the model, it is made from the original weights;
           then it can also be a folder with a checkpoint of your own, or ``hf-hub:OWNER/NAME``.
         - `in_chans` or `bands`: the number of channels, or the bands as for ``--bands``.
-        - `scheme`: by default ``repeat`` for `in_chans`, and ``nearest`` for `bands`.
+        - `scheme`: by default ``repeat`` for `in_chans`; for `bands` the scheme that the mirror
+          has, else ``rgb-only`` where bands and model have red, green and blue, else ``nearest``.
         - `derive`: whether to make a variant that the mirror lacks. It is made from another variant
           of the model and the original stem, as a job makes it, and proved; from the original
           weights where the mirror lacks the model. This needs torch and timm. If the mirror has the
@@ -177,12 +181,18 @@ class Mirror:
         - `zoo`: the model's zoo, if several zoos have a model of this name.
         - `to`: the folder to write. By default the variant stays in the cache, or in the mirror if
           the mirror is on this machine.
+        - `prove`: whether a variant that is made here is run and compared with the original. If
+          not, only its stored bits are compared with W·M. It is kept apart, so that a later call
+          proves it.
+        - `device`: where it is run, such as ``cuda:0``. By default the CPU: several processes of
+          one training would all take a GPU.
 
         Raises UsageError if the mirror lacks the model, or lacks the variant and it can't be made;
         FetchError if no mirror gives the right bytes; ValidationError if the variant that was made
         fails its proof.
         """
-        return self.pulled(model, (in_chans, bands, scheme), derive, zoo, to)[0]
+        making = Making(derive, prove, device)
+        return self.pulled(model, (in_chans, bands, scheme), making, zoo, to)[0]
 
     def load(
         self,
@@ -192,6 +202,8 @@ class Mirror:
         scheme: str | None = None,
         derive: bool = True,
         zoo: str | None = None,
+        prove: bool = True,
+        device: str = "cpu",
         **options: Any,
     ) -> "nn.Module":
         """Pull a variant, and load it in train mode, as timm does. The arguments are as for `pull`.
@@ -209,14 +221,15 @@ class Mirror:
                 "the %d channels read the original's in turn (red, green, blue, red, …); bands= "
                 "says what they are, such as bands='sentinel2-l2a'", in_chans,
             )  # fmt: skip
-        folder, row = self.pulled(model, (in_chans, bands, scheme), derive, zoo, None)
+        making = Making(derive, prove, device)
+        folder, row = self.pulled(model, (in_chans, bands, scheme), making, zoo, None)
         return load.load(folder, row, options)
 
     def pulled(
         self,
         model: str | PathLike[str],
         wish: "_Wish",
-        derive: bool,
+        making: Making,
         zoo: str | None,
         to: str | Path | None,
     ) -> tuple[Path, Row]:
@@ -226,26 +239,40 @@ class Mirror:
         """
         target, model = manifests.target(*wish), fspath(model)
         folder = Path(to).absolute() if to else None
-        if derive and not len(self._of(model, zoo)):
-            return self._made(model, target, zoo, folder)
+        maker = Maker(self._cache, self._offline, making)
+        if making.derive and not len(self._of(model, zoo)):
+            return maker.from_original(model, target, zoo, folder)
         rows = self.siblings(model, zoo)
-        alike = rows[rows["scheme"] == target.scheme]
+        alike = rows[[target.admits(scheme) for scheme in rows["scheme"]]]
         exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
         if len(exact):
-            row = _row(exact)
+            row = _row(manifests.preferred(exact))
+            if target.bands.rgb and target.is_open and not row["scheme"].startswith("rgb-only"):
+                _log.warning(
+                    "the mirror holds %s under %s; scheme='rgb-only' would be the default now",
+                    target.short, row["scheme"],
+                )  # fmt: skip
+            if not row["equivalent"]:
+                _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))
+            caution(replace(target, scheme=row["scheme"]))
             return self._cache.pull(row, folder), row
-        if not derive:
+        if not making.derive:
+            under = f" under {wish[2]}" if wish[2] else ""
             there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
             raise UsageError(
-                f"the mirror has no {model} for {target.short} channels under {target.scheme}, but "
-                f"for {'; '.join(there.unique())}: choose one of these, or let it be derived"
+                f"the mirror has no {model} for {target.short} channels{under}, but for "
+                f"{'; '.join(there.unique())}: choose one of these, or let it be derived"
             )
         ordered = sorted(target.bands.names)
         same = alike.loc[[sorted(row.split(",")) == ordered for row in alike["bands"]]]
         if not len(same) and (asked := manifests.joined(wish[1])):
             parse(asked)  # raises UsageError for unknown names
-        row = _row(same if len(same) else rows)
-        return self._derived(row, target, permuted=bool(len(same)), to=folder), row
+        if len(same):
+            row = _row(manifests.preferred(same))
+            target = replace(target, scheme=row["scheme"])
+        else:
+            row = _row(rows)
+        return maker.from_variant(row, target, bool(len(same)), folder), row
 
     def _is_empty(self) -> bool:
         """Whether this is this machine's own mirror, and holds nothing yet."""
@@ -256,34 +283,6 @@ class Mirror:
     def _of(self, model: str, zoo: str | None) -> pd.DataFrame:
         """The rows of models of that name."""
         return pd.DataFrame() if self._is_empty() else self.find(model, zoo=zoo)
-
-    def _made(
-        self, model: str, target: Target, zoo: str | None, to: Path | None
-    ) -> tuple[Path, Row]:
-        """The folder and the row of a variant made from the original, in this machine's mirror."""
-        entry = original.named(model, zoo, self._offline)
-        if self._offline and not original.is_here(entry):
-            raise UsageError(
-                f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
-                f"it once while online"
-            )
-        store = own_mirror(self._root, entry)
-
-        def there() -> pd.DataFrame:
-            own = Mirror([(store, "")], self._root, self._offline)
-            rows = own._of(entry.name, entry.zoo)
-            if not len(rows):
-                return rows
-            rows = rows[(rows["model"] == entry.name) & (rows["scheme"] == target.scheme)]
-            return rows[(rows["bands"] == target.names) & (rows["in_chans"] == target.in_chans)]
-
-        kept = Path(store.path(model_folder(entry.zoo, entry.name)))
-        with self._cache.made_once(kept, lambda: bool(len(there()))) as is_made:
-            if not is_made:
-                original.make(entry, target, store)
-        row = _row(there())
-        folder = Path(store.path(row["folder"]))
-        return (cache.copy(folder, to) if to else folder), row
 
     def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
         """The rows of the one model that matches. Raises UsageError if several match, or none.
@@ -307,17 +306,6 @@ class Mirror:
         if len(names) > 1:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
-
-    def _derived(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
-        """The folder of a variant made from the variant of `row`, kept in the cache and in `to`."""
-        from zooadapt.reader import derived
-
-        label = f"{target.label}-{row['source_sha256'][:16]}"
-        kept = self._cache.root / "derived" / safe(row["zoo"]) / safe(row["model"]) / safe(label)
-        with self._cache.made_once(kept, (kept / CONFIG).exists) as is_made:
-            if not is_made:
-                derived.pulled(self._cache, row).write(target, kept, permuted)
-        return cache.copy(kept, to) if to else kept
 
     def runs(self, limit: int = 365) -> pd.DataFrame:
         """The latest runs of the mirror's jobs, one row each, the latest first.

@@ -20,34 +20,42 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from zooadapt.errors import FetchError, StageError, UsageError, ValidationError, one_line, redact
+from zooadapt.job import estimate
 from zooadapt.mirror import manifest
 from zooadapt.names import CONFIG
+from zooadapt.proof import verdict
 from zooadapt.reader import manifests
+from zooadapt.report import text
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
-from zooadapt.types import Job, ModelEntry, Request
+from zooadapt.types import Job, ModelEntry, ProofResult, Request
 from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from zooadapt.reader.making import Making
+
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
 """What people write before the id of a repository."""
 _LISTED = ("timm", "torchvision", "sample")
 """The zoos whose models are known by name."""
 
+_LONG = 20.0
+"""Seconds; what takes longer is told before it begins."""
+
 _log = logging.getLogger("zooadapt")
 
 
-def own_mirror(root: Path, entry: ModelEntry | None = None) -> Store:
-    """The mirror of this machine's own, in the cache folder `root`.
+def own_mirror(root: Path, entry: ModelEntry | None = None, kind: str = "made") -> Store:
+    """The mirror of this machine's own, in the folder `kind` of the cache folder `root`.
 
     A checkpoint in a folder of one's own has a mirror for itself, as long as the checkpoint is the
     same: other folders can have the same name. Raises FetchError where it can't be looked up.
     """
-    place = root.absolute() / "made"
+    place = root.absolute() / kind
     if entry is None or not entry.in_place:
         return open_store(str(place))
     from zooadapt.checkpoints import sources
@@ -66,18 +74,23 @@ def is_here(entry: ModelEntry) -> bool:
     return bool(entry.url) and "://" not in str(entry.url).removeprefix("package://")
 
 
-def make(entry: ModelEntry, target: Target, store: Store) -> None:
-    """Adapt and prove one model, on the CPU, and keep it in a mirror on this machine.
+def make(entry: ModelEntry, target: Target, store: Store, making: "Making") -> None:
+    """Adapt and prove one model, and keep it in a mirror on this machine.
 
     The checkpoint is taken from the Hugging Face cache, and is left there if it comes from the Hub.
     Raises UsageError if the model can't be adapted to the target, FetchError if its checkpoint
     can't be read, and ValidationError if it can't be proved.
     """
     from zooadapt import pipeline  # it imports torch
+    from zooadapt.checkpoints import sources
+    from zooadapt.proof import devices
 
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     job = Job(run_id, store.root, keep_sources=True)
-    summary = pipeline.make(Request(entry, (target,)), job)
+    located = sources.locate(entry, job)
+    _tell_time(entry, located.source.bytes or 0, making)
+    device = devices.named(making.device)
+    summary = pipeline.make(Request(entry, (target,)), job, located, device, making.prove)
     if summary.outage:
         raise FetchError(f"{entry.name} can't be made: {summary.outage.reason}")
     for failure in summary.failures:
@@ -86,13 +99,25 @@ def make(entry: ModelEntry, target: Target, store: Store) -> None:
         kind = UsageError if unsupported else kinds.get(failure.stage, ValidationError)
         raise kind(f"{entry.name} can't be made for {target.short} channels: {failure.error}")
     (row,) = [row for row in manifest.compact(store).usable if row["run_id"] == run_id]
-    from zooadapt.reader.derived import said  # it imports torch, too
-
     _log.warning(
         "made %s for %s channels from %s (licence %s) under %s, %s",
         entry.name, target.short, redact(row["source_uri"]), row["license"] or "unknown",
-        row["scheme"], said(row["equivalent"], row["equivalence_error"]),
+        row["scheme"], verdict.said(ProofResult.of(row)),
     )  # fmt: skip
+
+
+def _tell_time(entry: ModelEntry, size: int, making: "Making") -> None:
+    """Say how long a model will take, if that is long."""
+    cost = estimate.of_model(size, 1, composes=False)
+    seconds = cost.cpu_seconds
+    if making.prove:
+        seconds += cost.proof_seconds if making.device == "cpu" else cost.gpu_seconds
+    if seconds > _LONG:
+        proved = "adapting and proving" if making.prove else "adapting"
+        _log.warning(
+            "%s %s, with a checkpoint of %s, takes about %s here",
+            proved, entry.name, text.size(size), text.duration(seconds),
+        )  # fmt: skip
 
 
 def untrained(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from zooadapt.errors import redact
+from zooadapt.proof import verdict
 from zooadapt.report.job import shortened
 from zooadapt.report.text import size
-from zooadapt.types import Failure, ModelEntry, Row
+from zooadapt.types import Failure, ModelEntry, ProofResult, Row
 
 
 def lines(entry: ModelEntry, rows: Sequence[Row], failures: Sequence[Failure]) -> str:
@@ -43,8 +44,8 @@ def _facts(rows: Sequence[Row]) -> dict[str, str]:
         error = max(row["equivalence_error"] for row in exact)
         facts["proved"] = f"{_channels(exact)} channels, largest error {error:.1e}"
     if other:
-        error = max(row["equivalence_error"] for row in other)
-        facts["changed"] = f"{_channels(other)} channels have another function, by {error:.1e}"
+        told = [f"{_channels([row])} channels {verdict.said(ProofResult.of(row))}" for row in other]
+        facts["changed"] = "\n               ".join(told)
     return facts
 
 

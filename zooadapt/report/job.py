@@ -164,7 +164,7 @@ def model_line(summary: ModelSummary) -> str:
     if proved:
         parts.append(f"{shortened(proved)} channels proved on {summary.checked_on}")
     if summary.changed:
-        parts.append(f"{shortened(summary.changed)} channels made, with another function")
+        parts += _changed(summary)
     whys = {(each.status, each.stage, each.error) for each in summary.failures}
     for status, stage, error in sorted(whys):
         alike = [
@@ -178,6 +178,17 @@ def model_line(summary: ModelSummary) -> str:
     moved = summary.bytes_read + summary.bytes_written
     took = duration(sum(summary.seconds.values()))
     return f"{summary.entry.name}: {'; '.join(parts)} ({took}{f', {size(moved)}' * bool(moved)})"
+
+
+def _changed(summary: ModelSummary) -> list[str]:
+    """The variants with another function, those with the same reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for target, why in zip(summary.changed, summary.why_changed, strict=True):
+        by_reason.setdefault(why.partition(": ")[2], []).append(target)
+    return [
+        f"{shortened(found)} channels made, with another function: {why}"
+        for why, found in by_reason.items()
+    ]
 
 
 def shortened(targets: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 _TEXTS = ("zoo", "model", "architecture", "scheme", "weights_dtype", "proof")
 _NUMBERS = ("in_chans", "params", "bytes", "input_height", "input_width", "equivalent")
 _FIGURES = ("equivalence_error", "control_error")
-COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "created_at")
+COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "changed", "created_at")
 """The columns of the manifest that a page needs: less than half of the file."""
 
 
@@ -35,6 +35,7 @@ def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, 
             **{name: [_figure(row[name]) for row in rows] for name in _FIGURES},
             "bands": _text(short(row["bands"]) for row in rows),
             "license": _text(row["license"] or UNKNOWN for row in rows),
+            "changed": _text(row["changed"] or "" for row in rows),
         },
         "failures": {
             **{name: _text(row[name] for row in failed) for name in ("zoo", "model", "scheme")},

@@ -6,7 +6,9 @@ from typing import Any
 import pandas as pd
 
 from zooadapt.errors import UsageError
+from zooadapt.proof import verdict
 from zooadapt.report.text import size
+from zooadapt.types import ProofResult
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
     "bytes": size,
@@ -61,6 +63,16 @@ def facts(rows: pd.DataFrame, names: Sequence[str]) -> str:
     """The first row as text, one line for each of the named columns."""
     width = max(map(len, names))
     return "\n".join(f"{name:<{width}}  {_cell(name, rows.iloc[0][name])}" for name in names)
+
+
+def changes(rows: pd.DataFrame) -> list[str]:
+    """A line for each variant that computes another function than its original: which, and why."""
+    other = rows[~rows["equivalent"]].to_dict("records")
+    return [
+        f"{row['bands'] or row['in_chans']} channels under {row['scheme']}: "
+        f"{verdict.said(ProofResult.of(row))}"
+        for row in other
+    ]
 
 
 def _cell(name: str, value: Any) -> str:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -241,9 +241,8 @@ def _disagreements(config: dict[str, Any], row: Row) -> Iterator[str]:
     others = [name for name, value in stated.items() if value != row[name]]
     if others:
         yield f"differs from the manifest in {', '.join(others)}"
-    figures = ProofResult(**{part.name: row[part.name] for part in fields(ProofResult)})
     try:
         rule = targets.get_scheme(ours["scheme"])
-        verdict.check(figures, [*map(Stem.of, ours["stems"])], rule, ours["matrix"])
+        verdict.check(ProofResult.of(row), [*map(Stem.of, ours["stems"])], rule, ours["matrix"])
     except ValidationError as error:
         yield f"contradicts the manifest's figures: {error}"

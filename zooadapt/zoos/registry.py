@@ -1,7 +1,7 @@
 """Zoos by name: those of zooadapt itself, and those that other installed packages add."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache
@@ -10,7 +10,9 @@ from importlib.metadata import entry_points, version
 from typing import Any
 
 from zooadapt import __version__
-from zooadapt.errors import UsageError, ZooadaptError, one_line
+from zooadapt.bands import RGB
+from zooadapt.errors import StageError, UsageError, ZooadaptError, one_line
+from zooadapt.targets import Target
 from zooadapt.types import Listing, ModelEntry, ModelFacts
 from zooadapt.zoos import listed, stated
 from zooadapt.zoos.protocol import Zoo
@@ -134,6 +136,19 @@ def facts(entry: ModelEntry) -> ModelFacts:
         place = _places(entry.zoo).get(entry.name)
         known = None if place is None else _listed(entry.zoo).facts[place]
         return known or get(entry.zoo).facts(entry)
+
+
+def for_model(entry: ModelEntry, targets: Sequence[Target]) -> tuple[Target, ...]:
+    """The targets with the schemes that this model's own channels decide.
+
+    A model whose facts can't be had is taken for an RGB model: it fails later, by itself.
+    """
+    if not any(target.is_open for target in targets):
+        return tuple(targets)
+    base = RGB
+    with suppress(StageError):
+        base = facts(entry).bands
+    return tuple(target.for_base(base) for target in targets)
 
 
 def arguments(entry: ModelEntry) -> Mapping[str, Any]:

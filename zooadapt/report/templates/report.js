@@ -68,7 +68,7 @@
       ? ["--bands", own(row) ? OWN : row.bands]
       : ["--chans", String(row.in_chans)];
     const scheme = row.scheme.split(".")[0];
-    if (scheme !== (row.bands ? "nearest" : "repeat")) options.push("--scheme", scheme);
+    if (scheme !== (row.bands ? "rgb-only" : "repeat")) options.push("--scheme", scheme);
     if (row.ambiguous) options.push("--zoo", row.zoo);
     options.push("--mirror", data.mirror);
     const words = row.model.startsWith("-") ? [...options, "--", row.model] : [row.model, ...options];
@@ -254,7 +254,10 @@
       `${row.input_height} × ${row.input_width}`,
       power(row.equivalence_error),
       power(row.control_error),
-      element("span", { className: `badge ${row.equivalent ? "usable" : "failed"}` }, row.function),
+      [
+        element("span", { className: `badge ${row.equivalent ? "usable" : "failed"}` }, row.function),
+        ...(row.changed ? [" ", element("small", {}, row.changed)] : []),
+      ],
       copyButton(row),
     ];
 
@@ -306,7 +309,7 @@
     const targets = new Map();
     const found = new Map();
     for (const row of outcomes) {
-      const plain = row.scheme === (row.bands ? "nearest" : "repeat");
+      const plain = row.scheme === (row.bands ? "rgb-only" : "repeat");
       const target = `${row.bands || row.in_chans}${plain ? "" : ` ${row.scheme}`}`;
       targets.set(target, row);
       const name = `${row.zoo}\n${row.model}`;
