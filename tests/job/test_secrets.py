@@ -113,7 +113,7 @@ def traces(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_the_jobs_failed_over_what_is_secret(traces: Traces) -> None:
     assert traces.printed.count(f"{SMALL}: 4 channels proved") == 2
     # Once in the model's own line, and once in the table of failures.
-    assert traces.printed.count("model.safetensors can't be read: 403, message='Forbidden'") == 2
+    assert traces.printed.count("model.safetensors can't be read: ") == 2
     assert traces.printed.count("can't be looked up") == 2
     assert "no http://host/mirror/object" in traces.state
     for name in (f"adapt {FORBIDDEN}", f"adapt {SMALL}", "broken"):

@@ -133,7 +133,7 @@ def find_file(url: str, uri: str, options: dict[str, Any]) -> Located:
     source = Source(
         uri=redact(uri),
         identity=f"sha256={stated.group(1)}" if stated else Source.identity_of(facts),
-        bytes=facts.get("size"),
+        bytes=facts.get("size") or None,  # a portal states 0, and then sends a page
         sha256=stated.group(1) if stated else "",
     )
     return Located(source, filesystem, path)
