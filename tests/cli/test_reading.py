@@ -44,7 +44,7 @@ def out(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 def test_ls_lists_filters_and_sorts(mirror: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = out(capsys, "ls").splitlines()
     assert lines[0].split() == [
-        "model", "in_chans", "bands", "scheme", "params", "input_height", "license",
+        "model", "in_chans", "bands", "scheme", "equivalent", "params", "input_height", "license",
     ]  # fmt: skip
     assert len(lines) == 5
     assert lines[-1] == "3 variants"

@@ -72,7 +72,7 @@ def test_bands_beside_or_instead_of_counts(monkeypatch: pytest.MonkeyPatch) -> N
     both = parse("--chans", "4", "--bands", "naip", "--bands", "R,G,B,NIR", "--bands", "naip")
     assert [(t.label, t.names) for t in both.targets] == [
         ("4ch-repeat", ""),
-        ("4ch-naip-nearest", "R,G,B,NIR"),
+        ("4ch-naip", "R,G,B,NIR"),
     ]
     monkeypatch.setenv("ZOOADAPT_BANDS", "naip grey")
     assert [target.in_chans for target in parse().targets] == [4, 1]

@@ -1,10 +1,11 @@
 """Which models are selected, and what is still to do."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.support.options import config
+from tests.support.options import config, parse
 from tests.support.records import by_model
 from zooadapt.errors import UsageError
 from zooadapt.job import plan
@@ -61,6 +62,43 @@ def test_a_model_that_is_listed_twice_is_made_once() -> None:
 def due(*records: Row, options: Config | None = None) -> list[tuple[str, tuple[int, ...]]]:
     made = plan.make(ENTRIES, options or config(), by_model(records))
     return [(request.entry.name, counts(request)) for request in made.requests]
+
+
+BANDED = [replace(ENTRIES[2], name="test_vit.r160_in1k")]
+"""A model whose own channels timm can state."""
+
+
+def with_bands(scheme: str) -> Row:
+    variant = {"in_chans": 4, "bands": "R,G,B,NIR", "scheme": scheme}
+    return {**record(BANDED[0].name, [], location="hf://timm/vit.x"), "variants": [variant]}
+
+
+@pytest.mark.parametrize("scheme", ["rgb-only", "nearest", "repeat"])
+def test_bands_under_any_scheme_are_done_where_none_is_asked_for(scheme: str) -> None:
+    def schemes(*more: str) -> list[str]:
+        asked = parse("--bands", "R,G,B,NIR", *more)
+        made = plan.make(BANDED, asked, by_model([with_bands(scheme)]))
+        return [target.scheme for request in made.requests for target in request.targets]
+
+    assert schemes() == []
+    assert schemes("--scheme", "nearest") == ([] if scheme == "nearest" else ["nearest"])
+
+
+def test_the_scheme_of_bands_depends_on_what_they_and_the_model_have() -> None:
+    options = ["--bands", "R,G,B,NIR", "--bands", "sentinel1", "--bands", "naip:NIR,R"]
+    made = plan.make(BANDED, parse(*options), [])
+    assert [target.scheme for target in made.requests[0].targets] == [
+        "rgb-only", "nearest", "nearest",
+    ]  # fmt: skip
+    assert made.cautions == [
+        "R-G-B-NIR: 1 of 4 bands start at zero (rgb-only); with a frozen stem they are ignored"
+    ]
+
+
+def test_weights_of_ones_own_are_used(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("bands: [R, G, B, NIR]\nweights: {NIR: {R: 1.0}}")
+    made = plan.make(BANDED, parse("--bands", str(tmp_path / "own.yaml")), [])
+    assert made.requests[0].targets[0].scheme.startswith("nearest.")
 
 
 def test_the_whole_zoo() -> None:

@@ -224,7 +224,7 @@ def test_source_and_mirror_on_s3(
     found = rows(f"{bucket}/mirror")
     assert found["in_chans"].tolist() == [2, 4, 8]
     assert found["bands"].tolist() == ["VV,VH", "R,G,B,NIR", ""]
-    assert found["scheme"].tolist() == ["nearest", "nearest", "repeat"]
+    assert found["scheme"].tolist() == ["nearest", "rgb-only", "repeat"]
     assert found["equivalent"].all()
     lines = printed.split("in Python:\n\n")[1]
     paste = f"import os; os.chdir({str(tmp_path)!r})\n{lines}\nprint(model.conv1[0].in_channels)"

@@ -1,5 +1,6 @@
 """Without a mirror: variants are made from the original weights, proved and kept in the cache."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +17,11 @@ from tests.support import checker, checkpoints, fine_tuned, hub
 from tests.support.hub import LoopbackHub
 from tests.support.pipelines import counted, entry, run
 from zooadapt import pipeline
+from zooadapt.adapt import contract
 from zooadapt.cli.main import main
-from zooadapt.errors import FetchError, UsageError
+from zooadapt.errors import FetchError, UsageError, ValidationError
+from zooadapt.proof import compare, passes
+from zooadapt.reader import original
 from zooadapt.reader.mirror import open_mirror
 
 ANOTHER = "test_vit.r160_in1k"
@@ -146,7 +150,7 @@ def test_offline_nothing_is_downloaded(
 
 def test_a_gated_model_is_one_line_with_its_page(served: LoopbackHub) -> None:
     served.token = "needed"
-    with pytest.raises(FetchError, match=r"can't be made for 4 channels: .*(gated|isn't there)"):
+    with pytest.raises(FetchError, match=r"can't be made: .*(gated|isn't there)"):
         zooadapt.create_model(SMALL, in_chans=4)
 
 
@@ -263,3 +267,105 @@ def test_the_commands_share_a_grammar(
     assert main(["ls", str(cache_dir / "made"), "--chans", "13"]) == 0
     assert "zooadapt pull MODEL --chans 13 makes one" in capsys.readouterr().err
     assert main(["pull", SMALL, "--chans", "1,4", "--to", "x"]) == 2
+
+
+def test_without_a_proof_the_bits_are_compared_and_it_is_kept_apart(
+    served: LoopbackHub,
+    cache_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_once = Passes(monkeypatch)
+    quick = zooadapt.create_model(SMALL, in_chans=4, prove=False)
+    assert run_once.count == 0
+    assert "under repeat, not proved" in caplog.text
+    assert not (cache_dir / "made").exists()
+    proved = zooadapt.create_model(SMALL, in_chans=4)
+    assert run_once.count > 0
+    assert "proved with error" in caplog.text
+    assert torch.equal(weight(quick), weight(proved))
+    monkeypatch.setattr(pipeline, "make", lambda *of: pytest.fail("it was made again"))
+    assert zooadapt.create_model(SMALL, in_chans=4, prove=False)
+    zooadapt.create_model(SMALL, in_chans=7, prove=False)  # from the stem
+    assert f"the mirror lacks 7 channels: made {SMALL} from the original stem, not proved" in (
+        caplog.text
+    )
+
+
+class Passes:
+    """Counts the forward passes of proofs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, forward = 0, passes.run
+
+        def counted(*of: Any) -> Any:
+            self.count += 1
+            return forward(*of)
+
+        monkeypatch.setattr(compare, "run", counted)
+
+
+def test_wrong_bits_are_seen_without_a_proof(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapt, calls = contract.adapt, list[int]()
+
+    def wrong_at_first(*of: Any) -> Any:
+        calls.append(1)
+        made = adapt(*of)
+        return {name: each + (len(calls) == 1) for name, each in made.items()}
+
+    monkeypatch.setattr(contract, "adapt", wrong_at_first)
+    with pytest.raises(ValidationError, match="isn't the source's stem contracted"):
+        zooadapt.create_model(SMALL, in_chans=4, prove=False)
+
+
+def test_a_device_that_is_not_here_is_one_line(served: LoopbackHub) -> None:
+    with pytest.raises(UsageError, match="device cuda:7 can't be used here"):
+        zooadapt.create_model(SMALL, in_chans=4, device="cuda:7")
+
+
+def test_a_long_wait_is_told_first(
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zooadapt.create_model(SMALL, in_chans=2)
+    assert "takes about" not in caplog.text
+    monkeypatch.setattr(original, "_LONG", 0.5)
+    checkpoints.write_hub_repo(served.root, ANOTHER)
+    zooadapt.create_model(ANOTHER, in_chans=2)
+    assert re.search(rf"adapting and proving {ANOTHER}, .*, takes about [\d.]+ s here", caplog.text)
+
+
+def test_named_bands_keep_red_green_and_blue(
+    served: LoopbackHub, small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = checkpoints.random_state_dict(SMALL)["conv1.0.weight"]
+    made = weight(zooadapt.create_model(SMALL, bands="sentinel2-l2a"))
+    assert torch.equal(made[:, [3, 2, 1]], stored)
+    assert float(made.abs().sum()) == pytest.approx(float(stored.abs().sum()))
+    assert "9 of 12 bands start at zero (rgb-only); with a frozen stem they are ignored" in (
+        caplog.text
+    )
+    radar = weight(zooadapt.create_model(SMALL, bands="sentinel1"))
+    assert radar.abs().sum((0, 2, 3)).min() > 0
+
+
+def test_a_changed_function_is_never_called_proved(
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nfnet = "test_nfnet.r160_in1k"
+    checkpoints.write_hub_repo(served.root, nfnet)
+    for chans, keeps in ((6, "the scheme preserve keeps"), (4, "no scheme keeps")):
+        caplog.clear()
+        zooadapt.create_model(nfnet, in_chans=chans)
+        assert "proved" not in caplog.text
+        assert re.search(rf"another function .*standardises its weight; {keeps}", caplog.text)
+    caplog.clear()
+    assert main(["pull", nfnet, "--chans", "6"]) == 0
+    assert "is there with another function" in caplog.text
+    capsys.readouterr()
+    assert main(["ls", str(open_mirror().mirrors[0][0].root)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if nfnet in line]
+    assert " False " in line
+    assert main(["show", nfnet, "--mirror", str(open_mirror().mirrors[0][0].root)]) == 0
+    assert "6 channels under repeat: with another function" in capsys.readouterr().out

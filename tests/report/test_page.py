@@ -521,10 +521,10 @@ def test_copying(opened: Opened) -> None:
 @pytest.mark.parametrize(
     ("search", "words"),
     [
-        ("odd mit", ["odd.in1k", "--bands", "sentinel2-l2a"]),
+        ("odd mit", ["odd.in1k", "--bands", "sentinel2-l2a", "--scheme", "nearest"]),
         ("odd rgb-only", ["odd.in1k", "--bands", "R,G,Red Edge", "--scheme", "rgb-only"]),
         ("odd's", ["odd's", "--chans", "4", "--scheme", "preserve"]),
-        ("1f0c23ab nearest", ["own", "--bands", "FILE.yaml"]),
+        ("1f0c23ab nearest", ["own", "--bands", "FILE.yaml", "--scheme", "nearest"]),
         ("1f0c23ab rgb", ["own", "--bands", "FILE.yaml", "--scheme", "rgb-only"]),
     ],
 )
@@ -576,7 +576,7 @@ def test_the_coverage_of_each_model(opened: Opened) -> None:
     cells = rows.nth(1).locator("td").all_text_contents()
     found = dict(zip(heads[1:], cells, strict=True))
     assert found["1"] == found["25"] == "✓in the mirror"
-    assert found["sentinel2-l2a"] == "✗failed"
+    assert found["sentinel2-l2a nearest"] == "✗failed"
     assert found["4 preserve"] == "not asked for"
     assert found["Why"] == "fetch: net0.in1k isn't there"
     section.get_by_label("Search").fill("fixed transform")

@@ -1,7 +1,9 @@
 """What the commands share: exit codes, and the options that name a mirror."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +102,21 @@ def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
     for setting in reversed(settings):
         decorated = setting(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_age(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> timedelta | None:
+    """The time that an option such as ``--older-than 30d`` names. Raises UsageError."""
+    if value is None:
+        return None
+    age = re.fullmatch(r"(\d{1,5})([mhdw])", value)
+    if not age:
+        raise UsageError(f"--older-than {value}: give a number and m, h, d or w, such as 30d")
+    return timedelta(**{_UNITS[age[2]]: int(age[1])})
 
 
 def with_anon(url: str, given: Mapping[str, Any], anon: bool) -> Mapping[str, Any]:

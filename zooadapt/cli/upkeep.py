@@ -1,6 +1,5 @@
 """The commands for people who look after a mirror: verify, clean, repair and copy it."""
 
-import re
 import webbrowser
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -8,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zooadapt.cli.common import OK, WRONG, of_mirror, with_anon
-from zooadapt.errors import RunError, UsageError
+from zooadapt.cli.common import OK, WRONG, of_mirror, parse_age, with_anon
+from zooadapt.errors import RunError
 from zooadapt.job.options import parse_chans, parse_names, read_places
 from zooadapt.urls import absolute, cache_root
 
 if TYPE_CHECKING:
     from zooadapt.stores.store import Store
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @click.command()
@@ -37,16 +34,9 @@ def verify(store: "Store", deep: bool) -> int:
     return WRONG if findings.wrong else OK
 
 
-def _parse_age(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    age = re.fullmatch(r"(\d{1,5})([mhdw])", value)
-    if not age:
-        raise UsageError(f"--older-than {value}: give a number and m, h, d or w, such as 30d")
-    return timedelta(**{_UNITS[age[2]]: int(age[1])})
-
-
 @click.command()
 @of_mirror
-@click.option("--older-than", default="30d", show_default=True, callback=_parse_age, metavar="AGE",
+@click.option("--older-than", default="30d", show_default=True, callback=parse_age, metavar="AGE",
               help="Only objects that nothing has written or named for this long, such as 12h, "
               "30d or 8w.")  # fmt: skip
 @click.option("--delete", is_flag=True,

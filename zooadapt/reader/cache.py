@@ -56,6 +56,7 @@ class Cache:
 
         with self.made_once(folder, is_there) as is_made:
             found = folder if is_made else self.first(lambda s: _variant(s, row, folder))
+            used(kept)
             return copy(found, to) if to else found
 
     def stem(self, key: str) -> Path:
@@ -81,8 +82,7 @@ class Cache:
             return
         make_folder(folder)
         make_folder(self.root / "locks")
-        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
-        with FileLock(self.root / "locks" / name):
+        with FileLock(lock_of(self.root, folder)):
             yield is_made()
 
     def first(self, get: Callable[[Store], Got]) -> Got:
@@ -104,6 +104,12 @@ class Cache:
                 f"pull it once while online"
             )
         raise FetchError("; ".join(failed))
+
+
+def lock_of(root: Path, folder: Path) -> Path:
+    """The lock of a folder in the cache. It is held on NFS, too, as Linux mounts it today."""
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:32]
+    return root / "locks" / name
 
 
 def used(folder: Path) -> None:

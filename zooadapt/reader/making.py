@@ -4,7 +4,7 @@ Both ways keep what they make in the cache, and the first process that asks make
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zooadapt.bands import RGB
@@ -12,11 +12,12 @@ from zooadapt.errors import UsageError, redact
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import KEY
 from zooadapt.names import CONFIG, model_folder, safe
+from zooadapt.proof import verdict
 from zooadapt.reader import cache, original
 from zooadapt.reader.cache import Cache
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
-from zooadapt.types import ModelEntry, Row
+from zooadapt.types import ModelEntry, ProofResult, Row
 from zooadapt.zoos import registry
 
 _log = logging.getLogger("zooadapt")
@@ -105,6 +106,18 @@ def _there(store: Store, entry: ModelEntry, target: Target) -> list[Row]:
     rows = manifest.read_table(store, manifest.MANIFEST).to_pylist()
     found = [row for row in rows if tuple(row[name] for name in KEY) == key]
     return [row for row in found if cache.is_whole(Path(store.path(row["folder"])), row)]
+
+
+def tell(row: Row, target: Target) -> None:
+    """Tell what a user should know of the mirror's variant in `row`, who asked for `target`."""
+    if target.is_open and target.for_base(RGB).scheme != row["scheme"] and target.bands.rgb:
+        _log.warning(
+            "the mirror holds %s under %s; scheme='rgb-only' would be the default now",
+            target.short, row["scheme"],
+        )  # fmt: skip
+    if not row["equivalent"]:
+        _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))
+    caution(replace(target, scheme=row["scheme"]))
 
 
 def caution(target: Target) -> None:

@@ -23,13 +23,12 @@ import pandas as pd
 from zooadapt.bands import parse
 from zooadapt.errors import UsageError
 from zooadapt.mirror.manifest import MANIFEST
-from zooadapt.proof import verdict
-from zooadapt.reader import cache, manifests
-from zooadapt.reader.making import Maker, Making, caution
+from zooadapt.reader import cache, kept, manifests
+from zooadapt.reader.making import Maker, Making, tell
 from zooadapt.reader.manifests import Manifests, State
 from zooadapt.reader.original import own_mirror
 from zooadapt.stores.opening import open_store
-from zooadapt.types import ProofResult, Row
+from zooadapt.types import Row
 from zooadapt.urls import absolute, cache_root
 from zooadapt.zoos import registry
 
@@ -237,6 +236,18 @@ class Mirror:
 
         Returns the variant's folder, and its row or the row of the variant that it was made from.
         """
+        folder, row = self._pulled(model, wish, making, zoo, to)
+        kept.keep_limit(self._root, folder)
+        return folder, row
+
+    def _pulled(
+        self,
+        model: str | PathLike[str],
+        wish: "_Wish",
+        making: Making,
+        zoo: str | None,
+        to: str | Path | None,
+    ) -> tuple[Path, Row]:
         target, model = manifests.target(*wish), fspath(model)
         folder = Path(to).absolute() if to else None
         maker = Maker(self._cache, self._offline, making)
@@ -247,17 +258,10 @@ class Mirror:
         exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
         if len(exact):
             row = _row(manifests.preferred(exact))
-            if target.bands.rgb and target.is_open and not row["scheme"].startswith("rgb-only"):
-                _log.warning(
-                    "the mirror holds %s under %s; scheme='rgb-only' would be the default now",
-                    target.short, row["scheme"],
-                )  # fmt: skip
-            if not row["equivalent"]:
-                _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))
-            caution(replace(target, scheme=row["scheme"]))
+            tell(row, target)
             return self._cache.pull(row, folder), row
         if not making.derive:
-            under = f" under {wish[2]}" if wish[2] else ""
+            under = "" if target.is_open else f" under {target.scheme}"
             there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
             raise UsageError(
                 f"the mirror has no {model} for {target.short} channels{under}, but for "

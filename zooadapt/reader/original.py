@@ -87,7 +87,10 @@ def make(entry: ModelEntry, target: Target, store: Store, making: "Making") -> N
 
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     job = Job(run_id, store.root, keep_sources=True)
-    located = sources.locate(entry, job)
+    try:
+        located = sources.locate(entry, job)
+    except FetchError as error:
+        raise FetchError(f"{entry.name} can't be made: {error}") from error
     _tell_time(entry, located.source.bytes or 0, making)
     device = devices.named(making.device)
     summary = pipeline.make(Request(entry, (target,)), job, located, device, making.prove)
@@ -97,7 +100,7 @@ def make(entry: ModelEntry, target: Target, store: Store, making: "Making") -> N
         kinds: dict[str, type[StageError | UsageError]] = {"fetch": FetchError}
         unsupported = failure.status == "unsupported"
         kind = UsageError if unsupported else kinds.get(failure.stage, ValidationError)
-        raise kind(f"{entry.name} can't be made for {target.short} channels: {failure.error}")
+        raise kind(f"{entry.name} can't be made: {failure.error}")
     (row,) = [row for row in manifest.compact(store).usable if row["run_id"] == run_id]
     _log.warning(
         "made %s for %s channels from %s (licence %s) under %s, %s",

@@ -68,7 +68,7 @@
       ? ["--bands", own(row) ? OWN : row.bands]
       : ["--chans", String(row.in_chans)];
     const scheme = row.scheme.split(".")[0];
-    if (scheme !== (row.bands ? "rgb-only" : "repeat")) options.push("--scheme", scheme);
+    if (row.bands || scheme !== "repeat") options.push("--scheme", scheme);
     if (row.ambiguous) options.push("--zoo", row.zoo);
     options.push("--mirror", data.mirror);
     const words = row.model.startsWith("-") ? [...options, "--", row.model] : [row.model, ...options];
@@ -309,7 +309,7 @@
     const targets = new Map();
     const found = new Map();
     for (const row of outcomes) {
-      const plain = row.scheme === (row.bands ? "rgb-only" : "repeat");
+      const plain = !row.bands && row.scheme === "repeat";
       const target = `${row.bands || row.in_chans}${plain ? "" : ` ${row.scheme}`}`;
       targets.set(target, row);
       const name = `${row.zoo}\n${row.model}`;
