@@ -25,6 +25,7 @@ VOCABULARY = (
     "targets",
     "bands",
     "presets",
+    "costs",
     "ranges",
     "urls",
 )

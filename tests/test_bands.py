@@ -13,7 +13,9 @@ from zooadapt.targets import SCHEMES, Band, Bands
 
 COUNTS = {
     "sentinel2-l1c": 13, "sentinel2-l2a": 12, "sentinel1": 2, "landsat8-oli": 9, "hls": 6,
-    "naip": 4, "planetscope-superdove": 8, "worldview3": 8, "grey": 1,
+    "naip": 4, "planetscope-superdove": 8, "worldview3": 8, "grey": 1, "eurosat": 13,
+    "so2sat": 18, "satlas": 9, "bigearthnet-s1": 2, "landsat-tm": 7, "landsat-etm": 8,
+    "landsat8-oli-tirs": 11,
 }  # fmt: skip
 
 
@@ -163,6 +165,45 @@ def test_a_preset_in_another_order() -> None:
     assert found.names == ("NIR", "R")
     assert found.label == "naip-NIR-R"
     assert parse("naip:R,G,B,NIR") == parse("naip")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("sentinel2-l2a:b4,S2_B03,B2,b08,B8a", ["B04", "B03", "B02", "B08", "B8A"]),
+        ("SENTINEL2-L2A:B1", ["B01"]),
+        ("BigEarthNet-S2:B12", ["B12"]),
+        ("landsat8-oli-tirs:B1,b10", ["B1", "B10"]),
+        ("landsat-tm:B3,B2,B1", ["TM_B3", "TM_B2", "TM_B1"]),
+        ("sentinel1+sentinel2-l2a:B4", ["VV", "VH", "B04"]),
+        ("R,G,B+sentinel1", ["R", "G", "B", "VV", "VH"]),
+    ],
+)
+def test_names_as_people_write_them(text: str, names: list[str]) -> None:
+    assert list(parse(text).names) == names
+
+
+def test_presets_of_data_sets_have_their_own_order() -> None:
+    one, other = parse("eurosat"), parse("sentinel2-l1c")
+    assert one.names[-1] == "B8A"
+    assert one.names != other.names
+    assert sorted(one.names) == sorted(other.names)
+    assert one.label == "eurosat"
+    assert parse("ssl4eo-s2c") == other
+    assert " ".join(parse("so2sat").names[8:]) == "B02 B03 B04 B05 B06 B07 B08 B8A B11 B12"
+    assert " ".join(parse("satlas").names) == "B04 B03 B02 B05 B06 B07 B08 B11 B12"
+    assert parse("bigearthnet-s1").names == ("VH", "VV")
+
+
+def test_two_sensors_together_keep_red_green_and_blue() -> None:
+    both = parse("sentinel1+sentinel2-l2a")
+    assert (len(both), both.label, both.rgb) == (
+        14,
+        "sentinel1-sentinel2-l2a",
+        ("B04", "B03", "B02"),
+    )
+    with pytest.raises(UsageError, match="B02 is named twice"):
+        parse("sentinel2-l2a+eurosat:B02")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from zooadapt.reader.images import inspect, transform
     from zooadapt.reader.mirror import open_mirror
 
 __version__ = version("zooadapt")
-__all__ = ["__version__", "create_model", "open_mirror"]
+__all__ = ["__version__", "create_model", "inspect", "open_mirror", "transform"]
 
 
 def create_model(
@@ -43,9 +44,13 @@ def create_model(
 
 
 def __getattr__(name: str) -> Any:
-    """Import `open_mirror` only when it is used: it imports pandas, which takes a second."""
+    """Import these only when they are used: they import pandas or torch, which takes seconds."""
     if name == "open_mirror":
         from zooadapt.reader.mirror import open_mirror
 
         return open_mirror
+    if name in ("inspect", "transform"):
+        from zooadapt.reader import images
+
+        return getattr(images, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ import hashlib
 import importlib.resources
 import json
 import math
+import re
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -44,23 +45,54 @@ _LABEL = 40
 _SHORTEST = 100.0
 """The shortest wavelength in nm; a smaller number is surely in another unit."""
 _KEYS = {"title", "source", "rgb", "bands", "weights"}
+_YAML = (".yaml", ".yml")
+_SENSORS = (
+    "grey", "hls", "landsat8-oli", "naip", "planetscope-superdove", "sentinel1", "sentinel2-l1c",
+    "sentinel2-l2a", "worldview3",
+)  # fmt: skip
+"""The presets whose bands can be meant by their names alone, the first that has them all. The
+others have the same bands in another order, or names of their own."""
 _BAND_KEYS = {"name", "wavelength", "width"}
 
 
-def parse(text: str) -> Bands:
-    """The bands that an option names: a preset, ``PRESET:NAME,NAME…``, names, or a YAML file.
+ALIASES = {
+    "bigearthnet-s2": "sentinel2-l2a",
+    "ssl4eo-s2a": "sentinel2-l2a",
+    "ssl4eo-s2c": "sentinel2-l1c",
+    "torchgeo-sentinel2": "sentinel2-l1c",
+}
+"""Other names of presets: data sets and weights that have just these bands in this order, as
+torchgeo 0.8 reads them."""
 
-    Raises UsageError in one line that says what to do.
+
+def parse(text: str) -> Bands:
+    """The bands that an option names, in order.
+
+    They are a preset, ``PRESET:NAME,NAME…``, names, a YAML file, or several of these joined by
+    ``+``. Names of presets and bands can be in any case, ``B1`` means ``B01``, and ``S2_`` or
+    ``S1_`` can come before them. Raises UsageError in one line that says what to do.
     """
-    if text.endswith((".yaml", ".yml")):
+    if "+" in text and not Path(text).exists():
+        return _together([parse(part.strip()) for part in text.split("+")])
+    if text.endswith(_YAML):
         return _from_file(Path(text))
     name, colon, subset = text.partition(":")
-    if colon or name in presets():
-        return _chosen(preset(name), _names(subset)) if colon else preset(name)
+    name = ALIASES.get(name.lower(), name)
+    if colon or name.lower() in presets():
+        found = preset(name.lower())
+        return _chosen(found, _names(subset)) if colon else found
     names = _names(text)
     if len(names) == 1 and names[0].upper() not in COMMON:
         preset(text)  # raises an error that lists the presets
     return _from_names(names)
+
+
+def _together(parts: list[Bands]) -> Bands:
+    """The bands of several sensors, one after the other."""
+    channels = tuple(band for part in parts for band in part.channels)
+    _check_unique("+".join(part.label for part in parts), [band.name for band in channels])
+    rgb = next((part.rgb for part in parts if part.rgb), ())
+    return Bands("-".join(part.label for part in parts), channels, rgb)
 
 
 def described(content: Any) -> Bands:
@@ -71,7 +103,7 @@ def described(content: Any) -> Bands:
     goes on after the name of the key.
     """
     try:
-        if isinstance(content, str) and not content.endswith((".yaml", ".yml")):
+        if isinstance(content, str) and not content.endswith(_YAML):
             return base(parse(content).channels)
         if not isinstance(content, list):
             raise UsageError(f"{content!r:.40} is no preset, and no list of names or of mappings")
@@ -86,7 +118,7 @@ def described(content: Any) -> Bands:
 def _of_a_preset(names: list[str]) -> tuple[Band, ...]:
     """The channels of the first preset that has all names. Raises UsageError if none has."""
     _check_unique("", names)
-    for each in map(preset, presets()):
+    for each in map(preset, _SENSORS):
         if set(names) <= set(each.names):
             return tuple(each.channels[each.names.index(name)] for name in names)
     raise UsageError(
@@ -101,7 +133,7 @@ def remembered(names: list[str]) -> Bands:
     Their wavelengths come from the first preset that has all the names, else from `COMMON`. A name
     that neither has gets no wavelength.
     """
-    sensors = [preset(name).channels for name in presets()]
+    sensors = [preset(name).channels for name in _SENSORS]
     fitting = [channels for channels in sensors if set(names) <= {band.name for band in channels}]
     known = COMMON | {band.name: band for band in (fitting[0] if fitting else ())}
     return base(tuple(known.get(name, Band(name)) for name in names))
@@ -131,8 +163,14 @@ def preset(name: str) -> Bands:
             else f"the presets are {', '.join(presets())}"
         )
         raise UsageError(f"--bands {name}: no such preset; {hint}")
+    return replace(_described(stated(name), name), label=name)
+
+
+def stated(name: str) -> dict[str, Any]:
+    """What a preset's YAML file states: a title, a source and the bands."""
     file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
-    return replace(_described(yaml.safe_load(file.read_text()), name), label=name)
+    content: dict[str, Any] = yaml.safe_load(file.read_text())
+    return content
 
 
 def _names(text: str) -> list[str]:
@@ -161,7 +199,9 @@ def _from_names(names: list[str]) -> Bands:
 
 def _chosen(bands: Bands, names: list[str]) -> Bands:
     """The bands of a preset that `names` lists, in the order of `names`."""
-    missing = [name for name in names if name not in bands.names]
+    known = {_plain(name): name for name in bands.names}
+    missing = [name for name in names if _plain(name) not in known]
+    names = [known.get(_plain(name), name) for name in names]
     if missing:
         raise UsageError(
             f"--bands {bands.label}: no band {', '.join(missing)}; it has {', '.join(bands.names)}"
@@ -172,6 +212,11 @@ def _chosen(bands: Bands, names: list[str]) -> Bands:
     if channels == bands.channels:
         return bands
     return Bands(f"{bands.label}-{_label(tuple(names))}", channels, rgb)
+
+
+def _plain(name: str) -> str:
+    """A band's name in capitals, without a sensor before it and without leading zeros."""
+    return re.sub(r"^B0+(?=\d)", "B", re.sub(r"^(S[12]|E?TM)_", "", name.upper()))
 
 
 def _label(names: tuple[str, ...]) -> str:
@@ -196,9 +241,14 @@ def _from_file(file: Path) -> Bands:
 
 def _described(content: Any, where: str) -> Bands:
     """The bands that the content of a YAML file describes. The caller sets their label."""
-    if not isinstance(content, dict) or not isinstance(content.get("bands"), list):
+    if not isinstance(content, dict) or not isinstance(content.get("bands"), list | str):
         raise UsageError(f"--bands {where} must hold `bands:`, a list of names or of mappings")
     _check_keys(content, _KEYS, where)
+    if isinstance(content["bands"], str):  # as on the command line
+        _check_keys(content, _KEYS - {"rgb", "weights"}, where)
+        if content["bands"].endswith(_YAML):
+            raise UsageError(f"--bands {where}: bands can't name another YAML file")
+        return parse(content["bands"])
     weights = content.get("weights") or {}
     if not isinstance(weights, dict) or not isinstance(content.get("rgb") or [], list):
         raise UsageError(

@@ -11,6 +11,9 @@ from urllib.parse import quote
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MANIFEST = "manifest.parquet"
+SECTION = "zooadapt"
+"""The section of config.json that tells how a variant was made, and the attribute of loaded models
+that holds it."""
 NOTE = "zooadapt bands: "
 """Begins the note in timm's ``pretrained_cfg`` that names a variant's bands, joined by commas."""
 

@@ -29,8 +29,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from zooadapt.cluster.executor import PER_GPU, Batch, Capacity, Died, Outcome, Task
+from zooadapt import costs as model_costs
+from zooadapt.cluster.executor import Batch, Capacity, Died, Outcome, Task
 from zooadapt.cluster.schedule import Schedule
+from zooadapt.costs import PER_GPU
 from zooadapt.errors import StageError
 from zooadapt.job import estimate
 from zooadapt.targets import Bands
@@ -237,13 +239,13 @@ class Simulated:
     def _read_back(self, batch: Batch) -> None:
         node = self._validators.popleft()
         back = sum(part.bytes_back for part in self._parts(batch))
-        built = estimate.building_seconds(self._costs.variants) * len(batch.works)
+        built = model_costs.building_seconds(self._costs.variants) * len(batch.works)
         ready = node.into.take(self.now, back) + built
         self._at(ready, partial(self._run, batch, node, ready))
 
     def _run(self, batch: Batch, node: _Node, when: float) -> None:
         variants = self._costs.variants
-        seconds = sum(estimate.running_seconds(size, variants) for size in _sizes(batch))
+        seconds = sum(model_costs.running_seconds(size, variants) for size in _sizes(batch))
         self._at(node.gpu.take(when, seconds), partial(self._proved, batch, node))
 
     def _proved(self, batch: Batch, node: _Node) -> None:

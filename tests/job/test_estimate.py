@@ -2,6 +2,7 @@
 
 import pytest
 
+from zooadapt import costs
 from zooadapt.job import estimate
 from zooadapt.job.estimate import Estimate
 
@@ -35,7 +36,7 @@ def test_a_store_that_cannot_copy_is_sent_all() -> None:
 
 def test_a_gpu_builds_five_models_and_runs_seven_images() -> None:
     operations = 400 * 25e6 * 7
-    assert estimate.gpu_seconds(100_000_000, 4) == pytest.approx(0.1 * 5 + operations / 1e13)
+    assert costs.gpu_seconds(100_000_000, 4) == pytest.approx(0.1 * 5 + operations / 1e13)
 
 
 def test_the_time_is_that_of_what_takes_longest() -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from zooadapt import __version__
-from zooadapt.cli import cache, jobs, reading, upkeep
+from zooadapt.cli import bands, cache, jobs, reading, upkeep
 from zooadapt.cli.common import OK, STOPPED, USAGE
 from zooadapt.errors import UsageError, ZooadaptError, one_line, redact
 from zooadapt.job.options import Config, run_options
@@ -38,7 +38,14 @@ def adapt(config: Config) -> int:
     return dry_run.dry_run(config) if config.dry_run else run.adapt(config)
 
 
-for _command in (*reading.COMMANDS, *cache.COMMANDS, adapt, *jobs.COMMANDS, *upkeep.COMMANDS):
+for _command in (
+    *reading.COMMANDS,
+    *bands.COMMANDS,
+    *cache.COMMANDS,
+    adapt,
+    *jobs.COMMANDS,
+    *upkeep.COMMANDS,
+):
     zooadapt.add_command(_command)
 
 

@@ -10,8 +10,6 @@ Task = Literal["locate", "adapt", "prove"]
 
 SMALL = 64 * 2**20
 """Most bytes of all checkpoints of a batch. A model with a larger checkpoint travels alone."""
-PER_GPU = 2
-"""Validators that share a GPU: one reads its model back while the other runs its own."""
 
 
 @dataclass(frozen=True)

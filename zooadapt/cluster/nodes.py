@@ -12,7 +12,8 @@ import ray
 from ray.exceptions import NodeDiedError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from zooadapt.cluster.executor import PER_GPU, Capacity
+from zooadapt.cluster.executor import Capacity
+from zooadapt.costs import PER_GPU
 from zooadapt.errors import UsageError
 
 PATIENCE = 300.0

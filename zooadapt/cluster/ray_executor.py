@@ -20,13 +20,14 @@ from ray.exceptions import NodeDiedError, RayError, RayTaskError
 
 from zooadapt.checkpoints import sources
 from zooadapt.cluster import nodes, tasks
-from zooadapt.cluster.executor import PER_GPU, Batch, Died, Outcome, Task
+from zooadapt.cluster.executor import Batch, Died, Outcome, Task
 from zooadapt.cluster.metrics import Metrics
 from zooadapt.cluster.nodes import Workers
 from zooadapt.cluster.outages import Outages
 from zooadapt.cluster.schedule import Schedule
 from zooadapt.cluster.tasks import TASK_FUNCTIONS, TaskFunctions
 from zooadapt.cluster.validators import Validators
+from zooadapt.costs import PER_GPU
 from zooadapt.errors import FetchError, RunError, StageError, one_line, redact
 from zooadapt.types import Adapted, Job, Located, ModelSummary, Outage, Request
 

@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayError
 
 from zooadapt.cluster import nodes
-from zooadapt.cluster.executor import PER_GPU, Batch
+from zooadapt.cluster.executor import Batch
 from zooadapt.cluster.tasks import quoted
+from zooadapt.costs import PER_GPU
 from zooadapt.errors import DeviceLost, RunError, one_line
 from zooadapt.types import Adapted, Job, ModelSummary
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from zooadapt.cluster.executor import PER_GPU
+from zooadapt import costs
 from zooadapt.ranges import BLOCK
 from zooadapt.stores import multipart, shared_bytes
 
@@ -17,20 +17,6 @@ SENT = 9_000_000
 """Bytes sent for a composed variant: the average that was measured, see jobs/README.md."""
 _SEAM = 2 * 2**20
 """Bytes read back around each seam of a composed variant."""
-_BUILDING = 0.2
-"""Seconds of a CPU to build a model for its proof, see `reader.parameter_counts`."""
-_OPERATIONS = 400
-"""Floating point operations per parameter and image."""
-_SPEED = 1e13
-"""Floating point operations that a GPU does in a second, in float32 without TF32; assumed."""
-_CPU_SPEED = 8e10
-"""Floating point operations that a core of a CPU does in a second, as measured on one machine."""
-_CPU_A_MODEL = 1.0
-"""Seconds of a CPU that a model takes besides its bytes and its passes; assumed."""
-_CPU_A_BYTE = 0.8e-9
-"""Seconds of a CPU to read and hash a byte of a checkpoint, as measured on one machine."""
-_CPU_A_WRITTEN_BYTE = 2.2e-9
-"""Seconds of a CPU to hash, write and compare a byte of a variant, as measured on one machine."""
 
 
 @dataclass(frozen=True)
@@ -141,30 +127,10 @@ def of_model(size: int, variants: int, composes: bool) -> Estimate:
         bytes_sent=size + others * sent,
         bytes_back=size + others * min(back, size),
         stored=variants * size,
-        gpu_seconds=gpu_seconds(size, variants),
-        cpu_seconds=_CPU_A_MODEL + size * (_CPU_A_BYTE + variants * _CPU_A_WRITTEN_BYTE),
-        proof_seconds=building_seconds(variants) + _operations(size, variants) / _CPU_SPEED,
+        gpu_seconds=costs.gpu_seconds(size, variants),
+        cpu_seconds=costs.cpu_seconds(size, variants),
+        proof_seconds=costs.proof_seconds(size, variants),
     )
-
-
-def gpu_seconds(size: int, variants: int) -> float:
-    """Seconds for which a GPU is held to prove the variants of a checkpoint of `size` bytes."""
-    return building_seconds(variants) / PER_GPU + running_seconds(size, variants)
-
-
-def building_seconds(variants: int) -> float:
-    """Seconds that a validator takes to build the base and each variant."""
-    return _BUILDING * (1 + variants)
-
-
-def running_seconds(size: int, variants: int) -> float:
-    """Seconds that a GPU takes to run the images of all proofs."""
-    return _operations(size, variants) / _SPEED
-
-
-def _operations(size: int, variants: int) -> float:
-    """Floating point operations of a model's proofs: the base's three passes, one a variant."""
-    return _OPERATIONS * (size / 4) * (3 + variants)
 
 
 def _puts(size: int) -> int:

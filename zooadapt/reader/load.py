@@ -1,5 +1,6 @@
 """Load a model from the local folder of a variant."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from zooadapt.errors import UsageError
-from zooadapt.names import WEIGHTS
+from zooadapt.names import CONFIG, SECTION, WEIGHTS
 from zooadapt.zoos import registry, stored_names
 
 _OURS = ("pretrained_cfg", "weights", "weights_backbone")
@@ -31,9 +32,13 @@ def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn
     zoo.check_version(row["min_timm"])
     options = _checked(options)
     if options:
-        return zoo.open(folder, options).train()
-    tensors = safetensors.torch.load_file(folder / WEIGHTS)
-    return stored_names.plain(zoo.load(folder, tensors)).train()
+        model = zoo.open(folder, options)
+    else:
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        model = stored_names.plain(zoo.load(folder, tensors))
+    config = json.loads((folder / CONFIG).read_text())
+    model.zooadapt = config[SECTION]  # for `inspect`
+    return model.train()
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:

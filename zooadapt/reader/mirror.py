@@ -24,7 +24,8 @@ from zooadapt.bands import parse
 from zooadapt.errors import UsageError
 from zooadapt.mirror.manifest import MANIFEST
 from zooadapt.reader import cache, kept, manifests
-from zooadapt.reader.making import Maker, Making, tell
+from zooadapt.reader.maker import Maker, tell
+from zooadapt.reader.making import Making
 from zooadapt.reader.manifests import Manifests, State
 from zooadapt.reader.original import own_mirror
 from zooadapt.stores.opening import open_store

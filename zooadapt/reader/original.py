@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from zooadapt import costs
 from zooadapt.errors import FetchError, StageError, UsageError, ValidationError, one_line, redact
-from zooadapt.job import estimate
 from zooadapt.mirror import manifest
 from zooadapt.names import CONFIG
 from zooadapt.proof import verdict
 from zooadapt.reader import manifests
-from zooadapt.report import text
+from zooadapt.reader.making import Making
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
@@ -35,8 +35,6 @@ from zooadapt.zoos import registry
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from zooadapt.reader.making import Making
 
 _PREFIXES = ("hf-hub:", "hf_hub:", "hf://")
 """What people write before the id of a repository."""
@@ -74,7 +72,7 @@ def is_here(entry: ModelEntry) -> bool:
     return bool(entry.url) and "://" not in str(entry.url).removeprefix("package://")
 
 
-def make(entry: ModelEntry, target: Target, store: Store, making: "Making") -> None:
+def make(entry: ModelEntry, target: Target, store: Store, making: Making) -> None:
     """Adapt and prove one model, and keep it in a mirror on this machine.
 
     The checkpoint is taken from the Hugging Face cache, and is left there if it comes from the Hub.
@@ -109,17 +107,17 @@ def make(entry: ModelEntry, target: Target, store: Store, making: "Making") -> N
     )  # fmt: skip
 
 
-def _tell_time(entry: ModelEntry, size: int, making: "Making") -> None:
+def _tell_time(entry: ModelEntry, size: int, making: Making) -> None:
     """Say how long a model will take, if that is long."""
-    cost = estimate.of_model(size, 1, composes=False)
-    seconds = cost.cpu_seconds
+    seconds = costs.cpu_seconds(size, variants=1)
     if making.prove:
-        seconds += cost.proof_seconds if making.device == "cpu" else cost.gpu_seconds
+        proving = costs.proof_seconds if making.device == "cpu" else costs.gpu_seconds
+        seconds += proving(size, 1)
     if seconds > _LONG:
         proved = "adapting and proving" if making.prove else "adapting"
         _log.warning(
-            "%s %s, with a checkpoint of %s, takes about %s here",
-            proved, entry.name, text.size(size), text.duration(seconds),
+            "%s %s, with a checkpoint of %.0f MB, takes about %.0f s here",
+            proved, entry.name, size / 1e6, seconds,
         )  # fmt: skip
 
 

@@ -1,0 +1,111 @@
+"""Make a variant that no mirror has: from another variant of the model, or from the original.
+
+Both ways keep what they make in the cache, and the first process that asks makes it for all.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zooadapt.bands import RGB
+from zooadapt.errors import UsageError, redact
+from zooadapt.mirror import manifest
+from zooadapt.mirror.columns import KEY
+from zooadapt.names import CONFIG, model_folder, safe
+from zooadapt.proof import verdict
+from zooadapt.reader import cache, original
+from zooadapt.reader.cache import Cache
+from zooadapt.reader.making import Making
+from zooadapt.stores.store import Store
+from zooadapt.targets import Target
+from zooadapt.types import ModelEntry, ProofResult, Row
+from zooadapt.zoos import registry
+
+_log = logging.getLogger("zooadapt")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes variants in the cache of this machine."""
+
+    cache: Cache
+    offline: bool
+    making: Making
+
+    def from_variant(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
+        """The folder of a variant made from the variant of `row`; see `derived.Variant.write`."""
+        from zooadapt.reader import derived  # it imports torch
+
+        def folder(of: Target, kind: str) -> Path:
+            place = self.cache.root / kind / safe(row["zoo"]) / safe(row["model"])
+            return place / safe(f"{of.label}-{row['source_sha256'][:16]}")
+
+        kinds = self.making.places("derived")
+        if target.is_open:  # the model's own channels decide; most are RGB
+            likely = target.for_base(RGB)
+            there = any((folder(likely, kind) / CONFIG).exists() for kind in kinds)
+            target = target.for_base(RGB if there else derived.pulled(self.cache, row).base)
+        caution(target)
+        kept = next(
+            (each for kind in kinds if (each := folder(target, kind) / CONFIG).exists()),
+            folder(target, kinds[-1]) / CONFIG,
+        ).parent
+        with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
+            if not is_made:
+                variant = derived.pulled(self.cache, row)
+                variant.write(target, kept, permuted, self.making)
+        cache.used(kept)
+        return cache.copy(kept, to) if to else kept
+
+    def from_original(
+        self, model: str, target: Target, zoo: str | None, to: Path | None
+    ) -> tuple[Path, Row]:
+        """The folder and the row of a variant made from the original, in this machine's mirror."""
+        entry = original.named(model, zoo, self.offline)
+        if self.offline and not original.is_here(entry):
+            raise UsageError(
+                f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
+                f"it once while online"
+            )
+        (target,) = registry.for_model(entry, (target,))
+        caution(target)
+        stores = [
+            original.own_mirror(self.cache.root, entry, kind) for kind in self.making.places("made")
+        ]
+        store = next((each for each in stores if len(_there(each, entry, target))), stores[-1])
+        kept = Path(store.path(model_folder(entry.zoo, entry.name)))
+        with self.cache.made_once(kept, lambda: bool(len(_there(store, entry, target)))) as is_made:
+            if not is_made:
+                original.make(entry, target, store, self.making)
+        (row,) = _there(store, entry, target)
+        folder = Path(store.path(row["folder"]))
+        cache.used(folder)
+        return (cache.copy(folder, to) if to else folder), row
+
+
+def _there(store: Store, entry: ModelEntry, target: Target) -> list[Row]:
+    """The row of the variant in a mirror on this machine, if its files are there, too."""
+    if not store.exists(manifest.MANIFEST):
+        return []
+    key = (entry.zoo, entry.name, target.in_chans, target.names, target.scheme)
+    rows = manifest.read_table(store, manifest.MANIFEST).to_pylist()
+    found = [row for row in rows if tuple(row[name] for name in KEY) == key]
+    return [row for row in found if cache.is_whole(Path(store.path(row["folder"])), row)]
+
+
+def tell(row: Row, target: Target) -> None:
+    """Tell what a user should know of the mirror's variant in `row`, who asked for `target`."""
+    if target.is_open and target.for_base(RGB).scheme != row["scheme"] and target.bands.rgb:
+        _log.warning(
+            "the mirror holds %s under %s; scheme='rgb-only' would be the default now",
+            target.short, row["scheme"],
+        )  # fmt: skip
+    if not row["equivalent"]:
+        _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))
+    caution(replace(target, scheme=row["scheme"]))
+
+
+def caution(target: Target) -> None:
+    """Tell what a user should know of a variant, if there is anything."""
+    if target.caution:
+        _log.warning("%s", target.caution)
