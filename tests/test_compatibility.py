@@ -117,6 +117,8 @@ def pulled(mirror: object, call: dict[str, object], noted: bool = True) -> tuple
     Unless `noted`, the config.json is taken without the note that names bands, which is new.
     """
     arguments = {name: call[name] for name in ("model", "in_chans", "bands", "scheme")}
+    if arguments["bands"]:  # what was the default then
+        arguments["scheme"] = arguments["scheme"] or "nearest"
     folder: Path = mirror.pull(**arguments)  # type: ignore[attr-defined]
     weights, text = (
         (folder / "model.safetensors").read_bytes(),

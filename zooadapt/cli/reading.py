@@ -187,12 +187,14 @@ def pull(
 
 
 @click.command()
-@of_mirrors
+@of_mirrors_if_any
+@click.argument("place", required=False, metavar="[MIRROR]")
 @as_json
-def status(mirror: "Mirror", as_json: bool) -> int:
+def status(mirrors: MirrorOptions, place: str | None, as_json: bool) -> int:
     """Show what a mirror holds, and which models of timm it lacks."""
     from zooadapt.report import status
 
+    mirror = (replace(mirrors, urls=(place,)) if place else mirrors).opened()
     found = status.status(mirror.manifest())
     click.echo(json.dumps(found, indent=2) if as_json else status.status_lines(found))
     return OK

@@ -126,7 +126,7 @@ def parts(data: bytes, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
             version = int(_metadata(file)[VERSION_KEY])
             if version <= LAYOUT_VERSION:
                 groups = map(file.read_row_group, range(file.num_row_groups))
-                for group in itertools.chain([file.schema_arrow.empty_table()], groups):
+                for group in itertools.chain([_empty(file.schema_arrow)], groups):
                     found = _with_later(group, schema)
                     found.select(schema.names).cast(schema)  # raises for a wrong column
                     yield found
@@ -136,6 +136,11 @@ def parts(data: bytes, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
             f"{name} is damaged ({reason(cause)}): zooadapt rebuild makes it again from the records"
         ) from cause
     raise newer(name, version)
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    """A table without rows. `pa.Schema.empty_table` would import pandas, which takes a while."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def _metadata(file: pq.ParquetFile) -> dict[str, str]:
@@ -165,7 +170,12 @@ def decoded(data: bytes, name: str, schema: pa.Schema) -> pa.Table:
 def _with_later(found: pa.Table, schema: pa.Schema) -> pa.Table:
     for field in schema:
         if field.name in OLDER and field.name not in found.schema.names:
-            values = pa.array([OLDER[field.name]] * len(found), field.type)
+            value = OLDER[field.name]
+            values = (
+                pa.nulls(len(found), field.type)
+                if value is None
+                else pa.array([value] * len(found), field.type)
+            )
             found = found.append_column(field, values)
     return found
 

@@ -20,7 +20,6 @@ from typing import TypeVar
 from filelock import FileLock
 from tqdm import tqdm
 
-from zooadapt.checkpoints.fetch import fetch
 from zooadapt.errors import FetchError, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
@@ -200,6 +199,8 @@ def _get(
     store: Store, key: str, folder: Path, size: int, sha256: str = "", title: str = ""
 ) -> tuple[Path, str]:
     """Fetch an object; returns its local file and its sha256. A title shows a progress bar."""
+    from zooadapt.checkpoints.fetch import fetch  # it imports aiohttp
+
     shown = None if title else True  # None: on a terminal only
     with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
         return fetch(store.source(key, size, sha256), folder, bar.update)

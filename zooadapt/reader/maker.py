@@ -6,6 +6,7 @@ Both ways keep what they make in the cache, and the first process that asks make
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zooadapt.bands import RGB
 from zooadapt.errors import UsageError, redact
@@ -21,6 +22,9 @@ from zooadapt.targets import Target
 from zooadapt.types import ModelEntry, ProofResult, Row
 from zooadapt.zoos import registry
 
+if TYPE_CHECKING:
+    from zooadapt.reader.derived import Variant
+
 _log = logging.getLogger("zooadapt")
 
 
@@ -34,7 +38,6 @@ class Maker:
 
     def from_variant(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
         """The folder of a variant made from the variant of `row`; see `derived.Variant.write`."""
-        from zooadapt.reader import derived  # it imports torch
 
         def folder(of: Target, kind: str) -> Path:
             place = self.cache.root / kind / safe(row["zoo"]) / safe(row["model"])
@@ -44,7 +47,7 @@ class Maker:
         if target.is_open:  # the model's own channels decide; most are RGB
             likely = target.for_base(RGB)
             there = any((folder(likely, kind) / CONFIG).exists() for kind in kinds)
-            target = target.for_base(RGB if there else derived.pulled(self.cache, row).base)
+            target = target.for_base(RGB if there else _variant(self.cache, row).base)
         caution(target)
         kept = next(
             (each for kind in kinds if (each := folder(target, kind) / CONFIG).exists()),
@@ -52,8 +55,7 @@ class Maker:
         ).parent
         with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
             if not is_made:
-                variant = derived.pulled(self.cache, row)
-                variant.write(target, kept, permuted, self.making)
+                _variant(self.cache, row).write(target, kept, permuted, self.making)
         cache.used(kept)
         return cache.copy(kept, to) if to else kept
 
@@ -81,6 +83,12 @@ class Maker:
         folder = Path(store.path(row["folder"]))
         cache.used(folder)
         return (cache.copy(folder, to) if to else folder), row
+
+
+def _variant(mirrors: Cache, row: Row) -> "Variant":
+    from zooadapt.reader import derived  # it imports torch, which a variant that is there needn't
+
+    return derived.pulled(mirrors, row)
 
 
 def _there(store: Store, entry: ModelEntry, target: Target) -> list[Row]:

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from zooadapt.bands import parse
 from zooadapt.errors import RunError, UsageError, ZooadaptError, one_line
 from zooadapt.mirror import layout, manifest
 from zooadapt.mirror.columns import KEY, MANIFEST_SCHEMA
+from zooadapt.names import CONFIG
 from zooadapt.reader import cache
 from zooadapt.stores.store import Store
 from zooadapt.targets import SCHEMES, Band, Bands, Target
+from zooadapt.types import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 State = tuple[Store, str]
 """A mirror, and which state of it to read: a run's id, a date, or "" for the current state."""
@@ -29,26 +33,54 @@ _log = logging.getLogger("zooadapt")
 class Manifests:
     """The manifests of several mirrors as one table, with a local copy of each for offline use."""
 
-    def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
-        """`root` is the cache folder."""
-        self._mirrors, self._root = mirrors, root
+    def __init__(
+        self, mirrors: Sequence[State], root: Path, offline: bool, prunable: bool = False
+    ) -> None:
+        """`root` is the cache folder. Of a `prunable` mirror, variants can have been removed."""
+        self._mirrors, self._root, self._prunable = mirrors, root, prunable
         self.asked = [store for store, _ in mirrors if store.is_local or not offline]
         """The mirrors to read from: offline, only those on this machine."""
+        self._read: pa.Table | None = None
         self._rows: pd.DataFrame | None = None
 
-    def rows(self) -> pd.DataFrame:
+    def rows(self) -> "pd.DataFrame":
         """One row for each usable variant, from the first mirror that has it; read once, then kept.
+
+        Raises as `table` does.
+        """
+        if self._rows is None:
+            rows = self.table().to_pandas()
+            self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
+        return self._rows.copy()
+
+    def named(self, model: str, zoo: str | None) -> list[Row]:
+        """The rows of the model of just this name, without `created_at`; [] if several zoos have it.
+
+        "<zoo>/" can come before the name. This takes no pandas, which is slow to import, as most
+        calls need nothing else of a table. Raises as `table` does.
+        """
+        table = self.table()
+        names = {(None, model), tuple(model.split("/", 1))}
+        keys = zip(table["zoo"].to_pylist(), table["model"].to_pylist(), strict=True)
+        at = [n for n, (of, name) in enumerate(keys) if {(None, name), (of, name)} & names]
+        plain = table.drop_columns(["created_at"])  # pyarrow imports pandas for times
+        found = [row for n in at for row in plain.slice(n, 1).to_pylist()]
+        unique = {tuple(row[name] for name in KEY): row for row in reversed(found)}
+        found = [row for row in reversed(unique.values()) if zoo in (None, row["zoo"])]
+        return found if len({(row["zoo"], row["model"]) for row in found}) == 1 else []
+
+    def table(self) -> pa.Table:
+        """The tables of all mirrors, one after the other; read once, then kept.
 
         Mirrors that can't be read are named in warnings, if there are others. Raises UsageError if
         there is no mirror, RunError if the manifest can't be read or has a newer layout.
         """
-        if self._rows is None:
+        if self._read is None:
             tables = [table for table in map(self._table, self._mirrors) if table is not None]
             if not tables:
                 raise RunError("none of the mirrors can be read; the warnings say why")
-            rows = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
-            self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
-        return self._rows.copy()
+            self._read = pa.concat_tables(tables)
+        return self._read
 
     def summary(self) -> str:
         """What the manifest holds, as it goes on after a name; "" where it wasn't read yet."""
@@ -79,6 +111,10 @@ class Manifests:
             table = manifest.read_table(store, manifest.MANIFEST)
         if not store.is_local:
             self._keep(self._file(store, at), table)
+        if self._prunable:
+            folders = enumerate(table["folder"].to_pylist())
+            kept = [n for n, folder in folders if Path(store.path(folder), CONFIG).exists()]
+            return pa.concat_tables([table.slice(0, 0), *(table.slice(n, 1) for n in kept)])
         return table
 
     @staticmethod
@@ -103,7 +139,7 @@ class Manifests:
         return self._root / "manifests" / f"{name}.parquet"
 
 
-def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
+def with_bands(rows: "pd.DataFrame", bands: str) -> "pd.DataFrame":
     """The rows for `bands`, written as for ``--bands``: a preset, names, or a band file.
 
     Raises UsageError for invalid bands.
@@ -114,14 +150,13 @@ def with_bands(rows: pd.DataFrame, bands: str) -> pd.DataFrame:
     return rows[rows["bands"] == ",".join(names)]
 
 
-def preferred(rows: pd.DataFrame) -> pd.DataFrame:
+def preferred(rows: Sequence[Row]) -> list[Row]:
     """The rows in the order in which readers prefer their schemes, if they named none."""
     ranks = {"rgb-only": 0, "nearest": 1}
-    order = [ranks.get(scheme.partition(".")[0], 2) for scheme in rows["scheme"]]
-    return rows.iloc[sorted(range(len(rows)), key=order.__getitem__)]
+    return sorted(rows, key=lambda row: ranks.get(row["scheme"].partition(".")[0], 2))
 
 
-def where(rows: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
+def where(rows: "pd.DataFrame", column: str, wanted: Any) -> "pd.DataFrame":
     """The rows whose cell matches `wanted` as a glob if it is text, or else equals `wanted`.
 
     Of several in a list one must match. "unknown" matches a cell without a value. Raises UsageError

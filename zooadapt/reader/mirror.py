@@ -12,13 +12,11 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from zooadapt.bands import parse
 from zooadapt.errors import UsageError
@@ -34,6 +32,7 @@ from zooadapt.urls import absolute, cache_root
 from zooadapt.zoos import registry
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
 _PINNED = re.compile(r"(.+)/manifest@([^/]+)")
@@ -95,8 +94,9 @@ class Mirror:
     def __init__(self, mirrors: Sequence[State], root: Path, offline: bool) -> None:
         """`root` is the cache folder. Without `mirrors` this machine's own is read."""
         self.mirrors = mirrors or [(own_mirror(root), "")]
+        self._is_own = not mirrors
         self._root, self._offline = root, offline
-        self._manifests = Manifests(self.mirrors, root, offline)
+        self._manifests = Manifests(self.mirrors, root, offline, prunable=not mirrors)
         self._cache = cache.Cache(root, self._manifests.asked)
 
     def __repr__(self) -> str:
@@ -104,7 +104,7 @@ class Mirror:
         urls = " ".join(store.url + (f"/manifest@{at}" if at else "") for store, at in self.mirrors)
         return f"<Mirror {urls}{self._manifests.summary()}>"
 
-    def manifest(self) -> pd.DataFrame:
+    def manifest(self) -> "pd.DataFrame":
         """The table of all usable variants, one row each. Only the first call reads the mirror.
 
         Of several mirrors, the first that has a variant gives its row, and mirrors that can't be
@@ -125,7 +125,7 @@ class Mirror:
         bands: str | Sequence[str] | None = None,
         scheme: str | None = None,
         **columns: Any,
-    ) -> pd.DataFrame:
+    ) -> "pd.DataFrame":
         """The rows of the manifest that match all arguments.
 
         - `model`: a glob. Without a tag it matches every tag; with "<zoo>/" before it, it matches
@@ -252,32 +252,39 @@ class Mirror:
         target, model = manifests.target(*wish), fspath(model)
         folder = Path(to).absolute() if to else None
         maker = Maker(self._cache, self._offline, making)
-        if making.derive and not len(self._of(model, zoo)):
-            return maker.from_original(model, target, zoo, folder)
-        rows = self.siblings(model, zoo)
-        alike = rows[[target.admits(scheme) for scheme in rows["scheme"]]]
-        exact = alike[(alike["bands"] == target.names) & (alike["in_chans"] == target.in_chans)]
-        if len(exact):
-            row = _row(manifests.preferred(exact))
-            tell(row, target)
-            return self._cache.pull(row, folder), row
+        rows = [] if self._is_empty() else self._manifests.named(model, zoo)
+        if not rows:
+            if making.derive and not len(self._of(model, zoo)):
+                return maker.from_original(model, target, zoo, folder)
+            rows = _rows(self.siblings(model, zoo))
+        alike = manifests.preferred([row for row in rows if target.admits(row["scheme"])])
+        for row in alike:
+            if (row["in_chans"], row["bands"]) == (target.in_chans, target.names):
+                tell(row, target)
+                return self._there(row, folder), row
         if not making.derive:
             under = "" if target.is_open else f" under {target.scheme}"
-            there = rows["bands"].where(rows["bands"] != "", rows["in_chans"].astype(str))
+            there = dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows)
             raise UsageError(
                 f"the mirror has no {model} for {target.short} channels{under}, but for "
-                f"{'; '.join(there.unique())}: choose one of these, or let it be derived"
+                f"{'; '.join(there)}: choose one of these, or let it be derived"
             )
         ordered = sorted(target.bands.names)
-        same = alike.loc[[sorted(row.split(",")) == ordered for row in alike["bands"]]]
-        if not len(same) and (asked := manifests.joined(wish[1])):
+        for row in alike:
+            if sorted(row["bands"].split(",")) == ordered:
+                of_row = replace(target, scheme=row["scheme"])
+                return maker.from_variant(row, of_row, True, folder), row
+        if asked := manifests.joined(wish[1]):
             parse(asked)  # raises UsageError for unknown names
-        if len(same):
-            row = _row(manifests.preferred(same))
-            target = replace(target, scheme=row["scheme"])
-        else:
-            row = _row(rows)
-        return maker.from_variant(row, target, bool(len(same)), folder), row
+        return maker.from_variant(rows[0], target, False, folder), rows[0]
+
+    def _there(self, row: Row, to: Path | None) -> Path:
+        """The folder of a variant that a mirror has. The bytes of one made here were compared."""
+        if not self._is_own:
+            return self._cache.pull(row, to)
+        made = Path(self.mirrors[0][0].path(row["folder"]))
+        cache.used(made)
+        return cache.copy(made, to) if to else made
 
     def _is_empty(self) -> bool:
         """Whether this is this machine's own mirror, and holds nothing yet."""
@@ -285,11 +292,11 @@ class Mirror:
         own = own_mirror(self._root).url
         return store.url.startswith(own) and not store.exists(MANIFEST)
 
-    def _of(self, model: str, zoo: str | None) -> pd.DataFrame:
+    def _of(self, model: str, zoo: str | None) -> Sized:
         """The rows of models of that name."""
-        return pd.DataFrame() if self._is_empty() else self.find(model, zoo=zoo)
+        return () if self._is_empty() else self.find(model, zoo=zoo)
 
-    def siblings(self, model: str, zoo: str | None = None) -> pd.DataFrame:
+    def siblings(self, model: str, zoo: str | None = None) -> "pd.DataFrame":
         """The rows of the one model that matches. Raises UsageError if several match, or none.
 
         A model with exactly this name goes before models that match it as a glob.
@@ -312,7 +319,7 @@ class Mirror:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
 
-    def runs(self, limit: int = 365) -> pd.DataFrame:
+    def runs(self, limit: int = 365) -> "pd.DataFrame":
         """The latest runs of the mirror's jobs, one row each, the latest first.
 
         The columns are those of ``zooadapt runs --json``: ``ended`` says whether a run is running,
@@ -325,7 +332,7 @@ class Mirror:
         store, _ = self.mirrors[0]
         return table(runs.latest(store, limit))
 
-    def verify(self, deep: bool = False) -> pd.DataFrame:
+    def verify(self, deep: bool = False) -> "pd.DataFrame":
         """Verify the mirror. Returns its faults, one row each, with the columns `where` and `what`.
 
         Like ``zooadapt verify``, this reads every object; with `deep` it also proves every variant
@@ -335,6 +342,8 @@ class Mirror:
         from zooadapt.upkeep import verify
 
         store, _ = self.mirrors[0]
+        import pandas as pd
+
         wrong = [(found.where, found.what) for found in verify.verify(store, deep).wrong]
         return pd.DataFrame(wrong, columns=["where", "what"])
 
@@ -343,6 +352,5 @@ _Wish = tuple[int | None, str | Sequence[str] | None, str | None]
 """The arguments in_chans, bands and scheme of `pull` and `load`."""
 
 
-def _row(rows: pd.DataFrame) -> Row:
-    """The first row of the table."""
-    return {str(name): value for name, value in rows.iloc[0].items()}
+def _rows(table: "pd.DataFrame") -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for _, row in table.iterrows()]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import yaml
 
 from zooadapt import bands
-from zooadapt.adapt import schemes
 from zooadapt.report import tables
 from zooadapt.targets import Bands, Target
 
@@ -56,6 +55,8 @@ def spec(of: Bands, scheme: str | None) -> str:
 
 def _reads(target: Target) -> list[dict[str, float]]:
     """For each band, the RGB filters that it takes, and the share of each."""
+    from zooadapt.adapt import schemes  # it imports torch, which the list of presets doesn't need
+
     matrix = schemes.matrix(target.scheme, bands.RGB, target.bands).T.tolist()
     return [
         {
