@@ -26,6 +26,7 @@ VOCABULARY = (
     "bands",
     "presets",
     "costs",
+    "progress",
     "ranges",
     "urls",
 )

@@ -60,6 +60,8 @@ class Measured:
     equivalent: bool = False
     proof: str = ""
     """forward, stem, or "" where nothing was run."""
+    changed: str | None = None
+    """Why the function is another one, and which scheme keeps it; None where it isn't."""
     seconds: float = 0.0
 
 

@@ -5,6 +5,7 @@ and what was trained loads where the pulled folder is gone.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tests.conftest import SMALL
-from tests.support import checkpoints, docs, seaweed
+from tests.support import checkpoints, docs, hub, seaweed
 from tests.support.pipelines import counted, entry, run
 from tests.support.seaweed import SeaweedFS
 from zooadapt import bands, pipeline
@@ -49,13 +50,24 @@ def mirror(s3: SeaweedFS, small: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def names(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
-    """What a reader has after the first two recipes: `row`, and its folder in ``variant``."""
+def names(mirror: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+    """What a reader has after the first block: ``variant``, made from the Hub without a mirror."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     names: Names = {}
-    do("A row: pandas, polars, DuckDB", mirror, names, only="pandas")
-    do("Its folder", mirror, names)
+    with hub.serving(small) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        do("Recipes", mirror, names, only="zooadapt.open_mirror()")
     return names
+
+
+@pytest.fixture
+def copied(mirror: str, names: Names) -> Names:
+    """What a reader has after the recipes with a mirror: `row`, and its folder in ``variant``."""
+    shutil.rmtree("variant")
+    do("A row: pandas, polars, DuckDB", mirror, names, only="pandas")
+    return do("Its folder", mirror, names)
 
 
 def blocks(title: str, language: str) -> list[str]:
@@ -133,11 +145,48 @@ def test_every_tool_finds_the_row(tool: str, mirror: str) -> None:
     assert list(wanted["input_mean"][0]) == [0.5] * 4
 
 
-def test_a_copied_folder_loads_in_timm(names: Names, stored: dict[str, Tensor]) -> None:
-    assert_stored(names["model"], stored)
-    assert outputs(names["model"], torch.randn(2, 4, 96, 96)).shape == (2, 1000)
+def test_a_folder_made_without_a_mirror_loads_in_timm_and_is_trained(
+    recipe: Callable[..., Names], names: Names, stored: dict[str, Tensor]
+) -> None:
+    names |= {"images": torch.randn(2, 4, 96, 96), "labels": torch.tensor([1, 2])}
+    model = recipe("timm", only="loss.backward")["model"]
+    assert model.training
+    assert not is_stem_stored(model, stored)  # it was trained
+    assert recipe("timm", only="inference_mode")["best"].shape == (2,)
 
 
+def test_a_copied_folder_is_the_one_made_without_a_mirror(
+    names: Names, stored: dict[str, Tensor], mirror: str
+) -> None:
+    do("A row: pandas, polars, DuckDB", mirror, names, only="pandas")
+    shutil.rmtree("variant")
+    do("Its folder", mirror, names)
+    again = safetensors.torch.load_file("variant/model.safetensors")
+    assert all(torch.equal(again[name], stored[name]) for name in stored)
+
+
+def test_models_are_chosen_by_timm_s_own_results(
+    mirror: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "results.csv"
+    table.write_text(
+        f"model,img_size,top1,param_count\n{SMALL},160,50.5,0.47\n"
+        "resnet18.a1_in1k,224,71.49,11.69\nvit_huge_patch14_clip_224.laion2b_ft_in1k,224,87.6,"
+        '"1,632.05"\nnobody.knows,224,99.9,1.0\n'
+    )
+    names: Names = {}
+    for block in blocks("Choose by accuracy", "python"):
+        here = re.sub('url = ".*"', f'url = "{table.as_uri()}"', block)
+        exec(here.replace("s3://bucket/mirror", mirror), names)
+    printed = capsys.readouterr().out
+    assert "resnet18.a1_in1k  71.49" in printed
+    assert "nobody" not in printed
+    assert "huge" not in printed
+    assert set(names["best"]["model"]) == {SMALL}
+    assert names["best"]["top1"].tolist() == [50.5] * 3
+
+
+@pytest.mark.usefixtures("copied")
 def test_other_bytes_than_the_row_s_are_seen(recipe: Callable[..., Names]) -> None:
     damaged = bytearray(Path("variant/model.safetensors").read_bytes())
     damaged[-1] ^= 1
@@ -148,15 +197,15 @@ def test_other_bytes_than_the_row_s_are_seen(recipe: Callable[..., Names]) -> No
 
 @pytest.mark.skipif(not shutil.which("aws"), reason="the AWS CLI isn't installed")
 def test_the_aws_cli_copies_the_same(
-    names: Names, mirror: str, tmp_path_factory: pytest.TempPathFactory
+    copied: Names, mirror: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (block,) = blocks("Its folder", "sh")
     elsewhere = tmp_path_factory.mktemp("aws")
-    env = {**os.environ, "FOLDER": names["row"]["folder"]}
+    env = {**os.environ, "FOLDER": copied["row"]["folder"]}
     command = block.replace("s3://bucket/mirror", mirror)
     subprocess.run(["sh", "-ec", command], cwd=elsewhere, env=env, check=True)
-    copied = {file.name: file.read_bytes() for file in (elsewhere / "variant").iterdir()}
-    assert copied == {file.name: file.read_bytes() for file in Path("variant").iterdir()}
+    there = {file.name: file.read_bytes() for file in (elsewhere / "variant").iterdir()}
+    assert there == {file.name: file.read_bytes() for file in Path("variant").iterdir()}
 
 
 def test_smp_s_encoder_holds_the_stored_weights(
@@ -279,11 +328,11 @@ def test_lightning_s_checkpoint_loads_without_the_folder(
 
 
 def test_lightning_s_checkpoint_needs_python_s_own_int(
-    recipe: Callable[..., Names], names: Names
+    recipe: Callable[..., Names], copied: Names
 ) -> None:
-    assert not isinstance(names["row"]["in_chans"], int)
+    assert not isinstance(copied["row"]["in_chans"], int)
     classifier = recipe("Lightning", only="class Classifier")["Classifier"]
-    task = classifier(SMALL, names["row"]["in_chans"], 10, "variant")
+    task = classifier(SMALL, copied["row"]["in_chans"], 10, "variant")
     trainer = lightning.Trainer(fast_dev_run=True, accelerator="cpu")
     trainer.fit(task, batches(torch.arange(2)))
     trainer.save_checkpoint("numpy.ckpt")

@@ -2,13 +2,14 @@
 
 import click
 
+from zooadapt.cli import completion
 from zooadapt.cli.common import OK
 from zooadapt.errors import Unsupported, UsageError
 from zooadapt.targets import SCHEMES
 
 
 @click.command("bands")
-@click.argument("bands", required=False, metavar="[BANDS]")
+@click.argument("bands", required=False, metavar="[BANDS]", shell_complete=completion.presets)
 @click.option("--scheme", type=click.Choice(sorted(SCHEMES)),
               help="The rule by which bands read red, green and blue.")  # fmt: skip
 @click.option("--yaml", "as_yaml", is_flag=True,

@@ -9,10 +9,11 @@ from typing import NoReturn
 import click
 
 from zooadapt import __version__
-from zooadapt.cli import bands, cache, jobs, reading, upkeep
+from zooadapt.cli import bands, cache, environment, jobs, reading, upkeep
 from zooadapt.cli.common import OK, STOPPED, USAGE
 from zooadapt.errors import UsageError, ZooadaptError, one_line, redact
 from zooadapt.job.options import Config, run_options
+from zooadapt.report.text import painted
 
 
 class _InOrder(click.Group):
@@ -22,16 +23,36 @@ class _InOrder(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=_InOrder)
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=_InOrder, context_settings=_HELP)
 @click.version_option(__version__)
 def zooadapt() -> None:
-    """Adapt pretrained image models to any number of channels, and use mirrors of the results."""
+    """Adapt pretrained image models to any number of channels, and use mirrors of the results.
+
+    \b
+    zooadapt pull resnet50.a1_in1k --chans 4       adapt one model, without a mirror
+    zooadapt ls 'resnet*' --mirror s3://bucket/m   see what a mirror has
+    zooadapt adapt --chans 1,4,8,25                make a mirror
+
+    To complete commands, models and presets in bash (or zsh, fish), add this to your shell's
+    start-up file:
+
+    \b
+    eval "$(_ZOOADAPT_COMPLETE=bash_source zooadapt)"
+    """
 
 
-@click.command()
+@click.command(context_settings=_HELP)
 @run_options
 def adapt(config: Config) -> int:
-    """Adapt a zoo's pretrained models to other channels. Give --chans, --bands or both."""
+    """Adapt a zoo's pretrained models to other channels. Give --chans, --bands or both.
+
+    \b
+    zooadapt adapt --chans 1,4,8,25 --models 'resnet*,vit_*' --dest s3://bucket/mirror
+    zooadapt adapt --bands sentinel2-l2a --zoo torchvision --dry-run
+    """
     click.echo(f"mirror: {redact(config.dest)}")
     from zooadapt.job import dry_run, run  # not for --help; importing these takes a second
 
@@ -45,6 +66,7 @@ for _command in (
     adapt,
     *jobs.COMMANDS,
     *upkeep.COMMANDS,
+    *environment.COMMANDS,
 ):
     zooadapt.add_command(_command)
 
@@ -90,5 +112,6 @@ def _lacking(error: ModuleNotFoundError) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    click.echo(f"zooadapt: {redact(' '.join(message.split()))}", err=True)
+    said = redact(" ".join(message.split()))
+    click.echo(f"{painted('zooadapt:', 'red', sys.stderr)} {said}", err=True)
     return code

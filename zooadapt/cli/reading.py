@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zooadapt.cli import completion
 from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors, of_mirrors_if_any
 from zooadapt.errors import UsageError
 from zooadapt.job.options import parse_chans
@@ -32,7 +33,12 @@ _VARIANT = (
 
 _chans = click.option("--chans", callback=parse_chans, metavar="N,…",
                       help="The number of channels, or several.")  # fmt: skip
-_bands = click.option("--bands", metavar="BANDS", help="The bands, named as for `adapt`.")
+_bands = click.option(
+    "--bands",
+    metavar="BANDS",
+    shell_complete=completion.presets,
+    help="The bands, named as for `adapt`.",
+)
 _scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)),
                        help="The rule by which channels read the original ones.")  # fmt: skip
 _zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
@@ -47,7 +53,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 
 @click.command()
 @of_mirrors_if_any
-@click.argument("model", default="*", metavar="[MODEL]")
+@click.argument("model", default="*", metavar="[MODEL]", shell_complete=completion.models)
 @_chans
 @_bands
 @_scheme
@@ -71,6 +77,11 @@ def ls(
     """List the variants in a mirror.
 
     MODEL is a name or a glob, such as 'resnet*'. It may also be the URL or folder of the mirror.
+
+    \b
+    zooadapt ls 'resnet*' --chans 8 --license 'apache*' --sort=-params
+    zooadapt ls s3://bucket/mirror --bands sentinel2-l2a
+    zooadapt ls --available 'vit_*'
     """
     from zooadapt.report import tables
 
@@ -120,11 +131,15 @@ def _offered(
 
 @click.command()
 @of_mirrors
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @_zoo
 @as_json
 def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
-    """Show all that is known of one model and its variants."""
+    """Show all that is known of one model and its variants.
+
+    \b
+    zooadapt show resnet34.a1_in1k --mirror s3://bucket/mirror
+    """
     from zooadapt.report import tables
 
     rows = mirror.siblings(model, zoo)
@@ -143,7 +158,7 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
 
 @click.command()
 @of_mirrors_if_any
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @_chans
 @_bands
 @_scheme
@@ -165,6 +180,11 @@ def pull(
     Choose the variant with either --chans or --bands. timm alone can load timm's models from there.
     No mirror is needed: what no mirror has is made from the original weights. MODEL can also be a
     folder with a checkpoint of your own, or the id of a repository on the Hub.
+
+    \b
+    zooadapt pull resnet34.a1_in1k --chans 4
+    zooadapt pull resnet34.a1_in1k --bands sentinel2-l2a --to resnet34-s2
+    zooadapt pull hf-hub:OWNER/NAME --chans 1 --no-prove
     """
     if bool(chans) == bool(bands):
         raise UsageError("pull takes either --chans or --bands; give one of them")

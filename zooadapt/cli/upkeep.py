@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @of_mirror
 @click.option("--deep", is_flag=True, help="Also prove every variant again.")
 def verify(store: "Store", deep: bool) -> int:
-    """Compare every object of a mirror with its manifest."""
+    """Compare every object of a mirror with its manifest.
+
+    \b
+    zooadapt verify s3://bucket/mirror --deep
+    """
     from zooadapt.report import upkeep
     from zooadapt.upkeep.verify import verify
 
@@ -42,7 +46,11 @@ def verify(store: "Store", deep: bool) -> int:
 @click.option("--delete", is_flag=True,
               help="Remove the leftovers. By default they are only listed.")  # fmt: skip
 def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
-    """List or remove leftovers: objects that a mirror doesn't need."""
+    """List or remove leftovers: objects that a mirror doesn't need.
+
+    \b
+    zooadapt gc s3://bucket/mirror --older-than 30d --delete
+    """
     from zooadapt.report import text, upkeep
     from zooadapt.upkeep import garbage
 
@@ -122,6 +130,9 @@ def sync(
     """Copy the mirror SRC, or a part of it, to DEST.
 
     DEST becomes a mirror of its own. Later copies and jobs can add to it.
+
+    \b
+    zooadapt sync s3://bucket/mirror near --models 'resnet*' --chans 4 --anon
     """
     from zooadapt.reader.mirror import open_mirror
     from zooadapt.report import text

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
-from tqdm import tqdm
 
+from zooadapt import progress
 from zooadapt.errors import FetchError, UsageError, one_line
 from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
@@ -201,6 +201,5 @@ def _get(
     """Fetch an object; returns its local file and its sha256. A title shows a progress bar."""
     from zooadapt.checkpoints.fetch import fetch  # it imports aiohttp
 
-    shown = None if title else True  # None: on a terminal only
-    with tqdm(total=size, unit="B", unit_scale=True, desc=title, disable=shown) as bar:
+    with progress.bar(total=size, unit="B", unit_scale=True, desc=title, shown=bool(title)) as bar:
         return fetch(store.source(key, size, sha256), folder, bar.update)

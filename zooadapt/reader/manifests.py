@@ -54,7 +54,7 @@ class Manifests:
         return self._rows.copy()
 
     def named(self, model: str, zoo: str | None) -> list[Row]:
-        """The rows of the model of just this name, without `created_at`; [] if several zoos have it.
+        """The rows of the model of just this name, without `created_at`; none for several zoos.
 
         "<zoo>/" can come before the name. This takes no pandas, which is slow to import, as most
         calls need nothing else of a table. Raises as `table` does.

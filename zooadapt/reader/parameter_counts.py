@@ -15,8 +15,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
+from zooadapt import progress
 from zooadapt.errors import StageError
 from zooadapt.names import safe
 from zooadapt.reader.cache import make_folder
@@ -101,7 +100,7 @@ def build_all(entries: Sequence[ModelEntry]) -> Generator[int | None, None, None
 
 
 def _shown(numbers: Iterable[int | None], total: int) -> Iterator[int | None]:
-    yield from tqdm(numbers, total=total, desc="parameters", unit=" models", disable=None)
+    yield from progress.bar(numbers, total=total, desc="parameters", unit=" models")
 
 
 def parameters(entry: ModelEntry) -> int | None:

@@ -1,5 +1,7 @@
 """Rows of the manifest for people to read, and as JSON for their scripts."""
 
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ import pandas as pd
 
 from zooadapt.errors import UsageError
 from zooadapt.proof import verdict
-from zooadapt.report.text import size
+from zooadapt.report.text import painted, size
 from zooadapt.types import ProofResult
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
@@ -50,13 +52,40 @@ def table(rows: pd.DataFrame) -> str:
     return aligned({name: cells for name, cells in columns.items() if any(cells) or not cells})
 
 
+_COLOURS = {
+    "failed": "red", "killed": "red", "outage": "red", "False": "yellow", "stopped": "yellow",
+    "time up": "yellow", "unsupported": "yellow", "removed": "yellow", "running": "cyan",
+    "done": "green",
+}  # fmt: skip
+"""The colours of cells on a terminal."""
+_NARROWEST = 4
+"""The fewest characters to which a column is cut, so that a table fits a terminal."""
+
+
 def aligned(columns: Mapping[str, Sequence[str]]) -> str:
-    """Columns of text, aligned under their names."""
-    padded = []
-    for name, cells in columns.items():
-        width = max(len(cell) for cell in [name, *cells])
-        padded.append([cell.ljust(width) for cell in [name, *cells]])
+    """Columns of text, aligned under their names.
+
+    On a terminal the widest cells are cut, so that no line is wrapped, and states have a colour.
+    """
+    widths = [max(len(cell) for cell in [name, *cells]) for name, cells in columns.items()]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        while widths and sum(widths) > room and max(widths) > _NARROWEST:
+            widths[widths.index(max(widths))] -= 1
+    padded = [
+        [_fitted(name, width), *(_painted(_fitted(cell, width)) for cell in cells)]
+        for (name, cells), width in zip(columns.items(), widths, strict=True)
+    ]
     return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
+def _fitted(cell: str, width: int) -> str:
+    return cell.ljust(width) if len(cell) <= width else cell[: width - 1] + "…"
+
+
+def _painted(cell: str) -> str:
+    colour = _COLOURS.get(cell.strip())
+    return painted(cell, colour, sys.stdout) if colour else cell
 
 
 def facts(rows: pd.DataFrame, names: Sequence[str]) -> str:

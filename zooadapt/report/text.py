@@ -1,4 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and colours."""
+
+import os
+from typing import TextIO
+
+import click
 
 
 def size(count: float) -> str:
@@ -13,6 +18,12 @@ def size(count: float) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, such as ``1 model`` or ``2,000 models``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def painted(text: str, colour: str, stream: TextIO) -> str:
+    """The text in a colour, where the stream is a terminal and NO_COLOR isn't set."""
+    wanted = stream.isatty() and not os.environ.get("NO_COLOR")
+    return click.style(text, fg=colour) if wanted else text
 
 
 def duration(seconds: float) -> str:

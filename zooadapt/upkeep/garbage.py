@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from tqdm import tqdm
-
+from zooadapt import progress
 from zooadapt.errors import RunError, one_line
 from zooadapt.mirror import columns, manifest, runs
 from zooadapt.mirror.manifest import FAILURES, MANIFEST, PAGE
@@ -110,7 +109,7 @@ def remove(store: Store, found: Sequence[Garbage], before: datetime) -> list[Gar
     """Remove the garbage except what was written again since it was found; returns what went."""
     with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
         one = partial(_remove, store, before)
-        gone = list(tqdm(pool.map(one, found), total=len(found), desc="removed", disable=None))
+        gone = list(progress.bar(pool.map(one, found), total=len(found), desc="removed"))
     return [garbage for garbage, went in zip(found, gone, strict=True) if went]
 
 

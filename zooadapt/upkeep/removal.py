@@ -11,8 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tqdm import tqdm
-
+from zooadapt import progress
 from zooadapt.errors import RunError, UsageError, one_line
 from zooadapt.mirror import manifest
 from zooadapt.mirror.records import write_record
@@ -151,7 +150,7 @@ def remove(store: Store, found: Sequence[Removal], reason: str, run_id: str) -> 
         manifest.compact(store)
         with ThreadPoolExecutor(_OBJECTS_AT_ONCE) as pool:
             keys = [key for removal in found for key in removal.keys]
-            list(tqdm(pool.map(store.remove, keys), total=len(keys), desc="removed", disable=None))
+            list(progress.bar(pool.map(store.remove, keys), total=len(keys), desc="removed"))
         for removal in found:
             _tidy(store, removal)
     except OSError as cause:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from tqdm import tqdm
 
+from zooadapt import progress
 from zooadapt.errors import FetchError, RunError, UsageError, one_line
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import MANIFEST_SCHEMA, stated
@@ -88,7 +88,7 @@ def sync(source: Store, dest: Store, rows: Sequence[Row]) -> Synced:
     for row in due:
         models.setdefault((row["zoo"], row["model"]), []).append(row)
     size = sum(row["bytes"] for row in due)
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc="copied", disable=None)
+    bar = progress.bar(total=size, unit="B", unit_scale=True, desc="copied")
     with closing(bar), ThreadPoolExecutor(_MODELS_AT_ONCE) as pool:
         copy = Copying(source, dest, _recorded(source, due), taken, bar)
         wrong = {}
@@ -136,7 +136,7 @@ class Copying:
 
     def __init__(
         self, source: Store, dest: Store, records: Mapping[str, Row], taken: Takedowns,
-        bar: "tqdm[Any]",
+        bar: Any,
     ) -> None:  # fmt: skip
         self.source, self.dest, self.bar = source, dest, bar
         self.records, self.taken = records, taken

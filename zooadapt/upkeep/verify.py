@@ -18,9 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from zooadapt import targets
+from zooadapt import progress, targets
 from zooadapt.errors import (
     Damaged,
     RunError,
@@ -83,7 +81,7 @@ def verify(store: Store, deep: bool = False) -> Findings:
     check = _Check(store, deep)
     size = sum(row["bytes"] for row in rows)
     with (
-        tqdm(total=size, unit="B", unit_scale=True, desc="verified", disable=None) as bar,
+        progress.bar(total=size, unit="B", unit_scale=True, desc="verified") as bar,
         ThreadPoolExecutor(1 if deep else _VARIANTS_AT_ONCE) as pool,
         check.stopped_at_the_end(),
     ):
