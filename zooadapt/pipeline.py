@@ -100,8 +100,9 @@ def make(
             with stage(ValidationError):
                 base = _runnable_base(publishing, read_back)
                 series = published.Series(adapted, reader, device, base, proves)
-            series.measure()  # while the first variant is being published
-            proved = series.prove(publishing.variants())
+            with stage(ValidationError), devices.turn(device):
+                series.measure()  # while the first variant is being published
+                proved = series.prove(publishing.variants())
         return _recorded(store, job, replace(adapted, seconds=watch.seconds), proved, device)
     except StageError as error:
         return fail(request, job, error, watch.seconds)

@@ -370,6 +370,7 @@ class ModelSummary:
     recorded of the model then, so that the next run takes it up again."""
     outage: Outage | None = None
     changed: tuple[str, ...] = ()
-    """The variants of `made` whose function is another than the original's, as `Target.short`."""
+    """The variants of `made` whose function is another than the original's, or that weren't proved,
+    as `Target.short`."""
     why_changed: tuple[str, ...] = ()
     """By how much and why the function of each of `changed` is another."""

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL
+from tests.support import hub
 from tests.support.pipelines import counted, entry, run
 from zooadapt.cli.main import main
+from zooadapt.errors import UsageError
 from zooadapt.reader import kept
 from zooadapt.reader.mirror import open_mirror
 
@@ -50,6 +52,7 @@ def test_what_was_used_last_stays(mirror: str, cache_dir: Path) -> None:
     open_mirror(mirror).load(SMALL, 5)
     kept.prune(cache_dir, most=4_000_000)
     assert [folder.exists() for folder in folders] == [True, False, True]
+    assert not list(cache_dir.glob("trash/*"))
 
 
 def test_a_limit_is_kept_by_itself(
@@ -57,11 +60,34 @@ def test_a_limit_is_kept_by_itself(
 ) -> None:
     monkeypatch.setenv("ZOOADAPT_CACHE_LIMIT", "4MB")
     for chans in (5, 6, 7, 8):
-        assert open_mirror(mirror).pull(SMALL, chans).exists()
+        folder = open_mirror(mirror).pull(SMALL, chans)
+        aged(folder, 9 - chans)
     assert {each.variant[:3] for each in kept.found(cache_dir)} == {"7ch", "8ch"}
     monkeypatch.setenv("ZOOADAPT_CACHE_LIMIT", "1kB")
     assert open_mirror(mirror).pull(SMALL, 9).exists(), "the one that was asked for stays"
-    assert len(kept.found(cache_dir)) == 1
+    assert open_mirror(mirror).pull(SMALL, 10).exists()
+    assert len(kept.found(cache_dir)) == 2, "and what was used a moment ago"
+    monkeypatch.setenv("ZOOADAPT_CACHE_LIMIT", "much")
+    with pytest.raises(UsageError, match="ZOOADAPT_CACHE_LIMIT much: give a size"):
+        open_mirror(mirror).pull(SMALL, 11)
+    assert len(kept.found(cache_dir)) == 2
+
+
+def test_what_was_made_is_made_again_after_it_was_removed(
+    small: Path, tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    with hub.serving(small) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        here = open_mirror()
+        first = here.pull(SMALL, 4)
+        digest = (first / "model.safetensors").read_bytes()
+        assert [each.kind for each in kept.found(cache_dir)] == ["made"]
+        assert main(["cache", "prune", "--to", "0B"]) == 0
+        assert not first.exists()
+        assert (here.pull(SMALL, 4) / "model.safetensors").read_bytes() == digest
+        assert open_mirror().find(in_chans=4)["model"].tolist() == [SMALL]
 
 
 @pytest.mark.parametrize(

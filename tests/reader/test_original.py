@@ -320,6 +320,14 @@ def test_wrong_bits_are_seen_without_a_proof(
         zooadapt.create_model(SMALL, in_chans=4, prove=False)
 
 
+def test_misspelt_bands_are_refused_not_made(served: LoopbackHub) -> None:
+    for wrong in ("R,G,B,NIRR", "B4,B3,B2,B8", "sentinel1+B4,B3"):
+        with pytest.raises(UsageError, match=r"unknown band|no such preset"):
+            zooadapt.create_model(SMALL, bands=wrong)
+    with pytest.raises(UsageError, match="variants are proved on cpu, or on cuda"):
+        zooadapt.create_model(SMALL, in_chans=4, device="mps")
+
+
 def test_a_device_that_is_not_here_is_one_line(served: LoopbackHub) -> None:
     with pytest.raises(UsageError, match="device cuda:7 can't be used here"):
         zooadapt.create_model(SMALL, in_chans=4, device="cuda:7")

@@ -34,6 +34,9 @@ _DOWNLOADS = 2
 """The most downloads of a checkpoint that arrives with the wrong size or hash."""
 
 
+_PAGES = (b"<!doctype", b"<html", b"<?xml")
+"""How pages begin."""
+
 Came = Callable[[int], object]
 """A function that is told the number of bytes of each block that arrived."""
 
@@ -71,7 +74,8 @@ def _verified(located: Located, file: Path, came: Came) -> str:
     """Download to `file`, once more if the bytes aren't the stated ones; returns the sha256."""
     try:
         digest, size = _download(located, file, came)
-        _check_no_page(located, file)
+        if not digest.startswith(located.source.sha256 or "unstated"):
+            _check_no_page(located, file)
         _verify(located.source, digest, size)
         if not located.source.sha256:
             _check_unchanged(located)
@@ -86,8 +90,8 @@ def _verified(located: Located, file: Path, came: Came) -> str:
 def _check_no_page(located: Located, file: Path) -> None:
     """Raise Unreachable if a page came by HTTP instead of a checkpoint, as portals send it."""
     with file.open("rb") as opened:
-        begins = opened.read(64).lstrip()
-    if begins.startswith(b"<") and isinstance(located.filesystem, HTTPFileSystem):
+        begins = opened.read(64).lstrip().lower()
+    if begins.startswith(_PAGES) and isinstance(located.filesystem, HTTPFileSystem):
         raise Unreachable(
             f"{located.source.uri} came as an HTML or XML page: something else answers for it"
         )

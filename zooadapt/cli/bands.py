@@ -32,7 +32,7 @@ def show_bands(bands: str | None, scheme: str | None, as_yaml: bool) -> int:
     try:
         click.echo(told(parse(bands), scheme).rstrip())
     except Unsupported as error:
-        raise UsageError(f"--scheme {scheme}: {error}") from error
+        raise UsageError(f"{bands}: {error}") from error
     return OK
 
 

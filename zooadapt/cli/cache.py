@@ -40,8 +40,7 @@ def list_cache() -> int:
 @click.option("--older-than", callback=parse_age, metavar="AGE",
               help="Remove what wasn't used for this long, such as 12h, 30d or 8w.")  # fmt: skip
 @click.option("--to", "size", metavar="SIZE",
-              help="Remove what was used longest ago, until this much is left, such as 20GB; 0B "
-              "removes all.")  # fmt: skip
+              help="Keep what was used last, up to this size, such as 20GB, or 0B.")  # fmt: skip
 def prune(older_than: timedelta | None, size: str | None) -> int:
     """Remove variants from the cache. They are pulled or made again when they are asked for.
 

@@ -235,7 +235,7 @@ _OPTIONS = [
     _option("--bands", multiple=True, callback=parse_bands, metavar="BANDS",
             help="Named bands: a preset, PRESET:NAME,…, names, or a YAML file. Can be repeated."),
     _option("--scheme", type=click.Choice(sorted(SCHEMES)),
-            help="How channels read the original ones: repeat by default, rgb-only for --bands."),
+            help="How channels read the original ones; see the README for the default."),
     _option("--dest", default="mirror", metavar="URL", help="The mirror: a folder or fsspec URL."),
     _option("--zoo", default="timm", callback=parse_names, metavar="NAME,…",
             help="Where models come from: timm, torchvision, folder:URL, hub:FILE, …"),

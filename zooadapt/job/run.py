@@ -30,7 +30,9 @@ from zooadapt.report.job import Progress, closing
 from zooadapt.report.text import counted
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
+from zooadapt.targets import Target
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request, Row
+from zooadapt.zoos import registry
 
 OK, FAILED, STOPPED = 0, 1, 3
 
@@ -177,6 +179,11 @@ def compacted(records: Records, job: Job) -> manifest.Compacted:
         ) from cause
 
 
+def _place(row: Row) -> tuple[str, str, int, str]:
+    """What a row is about, whatever its scheme."""
+    return row["zoo"], row["model"], row["in_chans"], row["bands"]
+
+
 def _finish(
     config: Config,
     job: Job,
@@ -186,16 +193,25 @@ def _finish(
     store: Store,
 ) -> int:
     """Print what became of all that was asked for, write it to the mirror, return the exit code."""
-    asked = {(entry.zoo, entry.name) for entry in entries}
+    asked = {(entry.zoo, entry.name): entry for entry in entries}
 
-    def wanted(row: Row) -> bool:
+    def wanted(row: Row, targets: Sequence[Target] = config.targets) -> bool:
         return (row["zoo"], row["model"]) in asked and any(
             (row["in_chans"], row["bands"]) == (target.in_chans, target.names)
             and target.admits(row["scheme"])
-            for target in config.targets
+            for target in targets
         )
 
-    recorded = [row for row in tables.failures if wanted(row)]
+    def is_lacking(row: Row) -> bool:
+        """Whether a failure is of what is asked for, under the model's own scheme."""
+        entry = asked.get((row["zoo"], row["model"]))
+        return entry is not None and wanted(row, registry.for_model(entry, config.targets))
+
+    recorded = [row for row in tables.failures if is_lacking(row)]
+    if any(target.is_open for target in config.targets) and recorded:
+        places = {_place(row) for row in recorded}
+        made = {_place(row) for row in tables.usable if _place(row) in places and wanted(row)}
+        recorded = [row for row in recorded if _place(row) not in made]
     # A failure of this run counts even where an older success stands in the mirror.
     failures = list({key(row): row for row in [*recorded, *tally.failures]}.values())
     counts = Counter(row["status"] for row in failures)

@@ -82,9 +82,9 @@ MANIFEST_COLUMNS = (
     Column("equivalence_error", pa.float64(), "max|adapted(x) - base(Mx)| by the image's effect"),
     Column("control_error", pa.float64(), "the same figure for a stem known to be wrong"),
     Column("equivalent", pa.bool_(), "error within tolerance and control far above it"),
-    Column("proof", pa.string(), "what was compared: forward (outputs) or stem (stem outputs)"),
+    Column("proof", pa.string(), "what was compared: forward (outputs), stem or none"),
     Column("verification", pa.string(), "how the object was read back: full or composed"),
-    Column("checked_on", pa.string(), "the device of the forward pass"),
+    Column("checked_on", pa.string(), 'the device of the forward pass; "" where none was run'),
     Column("min_timm", pa.string(), 'the oldest timm that loads the variant; "" where timm can\'t'),
     Column("zooadapt_version", pa.string(), "that wrote the variant"),
     Column(

@@ -17,7 +17,9 @@ def best() -> torch.device:
 
 
 def named(name: str) -> torch.device:
-    """The device that torch knows by this name. Raises UsageError if it isn't here."""
+    """The CPU, or the GPU that torch knows by this name. Raises UsageError if it isn't here."""
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"device {name}: variants are proved on cpu, or on cuda or cuda:N")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

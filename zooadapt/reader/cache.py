@@ -82,6 +82,7 @@ class Cache:
         make_folder(folder)
         make_folder(self.root / "locks")
         with FileLock(lock_of(self.root, folder)):
+            make_folder(folder)  # another process may have removed it meanwhile
             yield is_made()
 
     def first(self, get: Callable[[Store], Got]) -> Got:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zooadapt import targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.bands import RGB
-from zooadapt.errors import Unsupported, UsageError
+from zooadapt.errors import Unsupported, UsageError, ValidationError, stage
 from zooadapt.mirror import safetensors_file, variant_config
 from zooadapt.names import CONFIG, WEIGHTS, source_stem
 from zooadapt.proof import compare, devices, verdict
@@ -72,7 +72,8 @@ class Variant:
         tensors = {**self._tensors, **contract.adapt(self._originals, self._stems, rule, matrix)}
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
         device = devices.named(making.device)
-        result = self._proved(tensors, config, rule, matrix, device, making.prove)
+        with stage(ValidationError):
+            result = self._proved(tensors, config, rule, matrix, device, making.prove)
         _log.warning(
             "the mirror lacks %s channels: made %s from the original stem, %s",
             target.short, self.model, verdict.said(result),

@@ -17,8 +17,8 @@ from zooadapt.errors import UsageError
 from zooadapt.names import CONFIG, SECTION
 
 _ODD = 3.0
-"""A mean this far from 0, or a std this far from 1 in either direction, isn't that of an image
-normalised as the original's."""
+"""A mean farther from 0, or a std above this or below a ninth, isn't that of an image normalised as
+the original's."""
 _MARGIN = 0.13
 """How much better another order must fit, see `_misplaced`."""
 _PATCHES = 16
@@ -77,7 +77,11 @@ def transform(
     """
     if (mean is None) != (std is None):
         raise UsageError("give both mean= and std=, one value for each channel")
+    if scale <= 0:
+        raise UsageError(f"scale={scale} isn't a scale: it is more than 0")
     if mean is not None and std is not None:
+        if len(mean) != len(std):
+            raise UsageError(f"{len(mean)} values of mean= for {len(std)} of std=: give one each")
         return Normalise(mean, std)
     means, stds = _statistics(model)
     return Normalise([m / scale - offset for m in means], [s / scale for s in stds])
@@ -156,7 +160,8 @@ def inspect(
             "most_alike": _most_alike(alike, names),
         }
     )
-    misplaced = _misplaced(alike, names)
+    own = "." in made["scheme"]  # bands of the user's own file: their wavelengths aren't known here
+    misplaced = {} if own else _misplaced(alike, names)
     rows["hint"] = [
         "; ".join([*_hints(row), *([misplaced[number]] if number in misplaced else [])])
         for number, row in enumerate(rows.to_dict("records"))
@@ -185,7 +190,7 @@ def _reads(column: Sequence[float], sources: Sequence[str]) -> str:
 
 def _moves(model: nn.Module, batch: Tensor) -> list[float]:
     """How far each band moves the output, in units of how far all of them do."""
-    was_training, place = model.training, next(model.parameters())
+    modes, place = {each: each.training for each in model.modules()}, next(model.parameters())
     model.eval()
     try:
         images = batch.to(place.device, place.dtype)
@@ -199,7 +204,8 @@ def _moves(model: nn.Module, batch: Tensor) -> list[float]:
             found.append(float((whole - _output(model, without)).norm()) / far if far else 0.0)
         return found
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _output(model: nn.Module, images: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,11 @@ from zooadapt.reader.cache import lock_of
 
 LIMIT = "ZOOADAPT_CACHE_LIMIT"
 """The environment variable that names the most bytes of variants in the cache, such as 20GB."""
+_KINDS = {"weights": "pulled", "derived": "derived", "made": "made"}
+"""Folders of the cache, and where the variants in them come from."""
+_TRASH = "trash"
+_RECENT = 300.0
+"""Seconds."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B", re.I)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -45,59 +52,69 @@ def found(root: Path) -> list[Kept]:
 
 
 def _found(root: Path) -> Iterator[Kept]:
-    kinds = {"weights": "pulled"}
     for place in sorted(path for path in root.glob("*") if path.is_dir()):
-        kind = place.name.partition("-")[0]
-        if kind not in ("weights", "derived", "made"):
+        kind = _KINDS.get(place.name.partition("-")[0])
+        if kind is None:
             continue
-        for config in place.rglob(CONFIG):
-            folder = config.parent
-            if (folder / WEIGHTS).exists():
-                zoo, model, variant = folder.parts[-3:]
-                size = (folder / WEIGHTS).stat().st_size
-                of = kinds.get(kind, kind)
-                yield Kept(folder, of, zoo, model, variant, size, config.stat().st_mtime)
+        for name, _, files in os.walk(place):  # it passes over what another process removes
+            folder = Path(name)
+            if WEIGHTS in files and CONFIG in files:
+                with suppress(OSError):
+                    yield _kept(folder, kind)
 
 
-def prune(root: Path, most: int | None = None, older_than: float | None = None) -> list[Kept]:
+def _kept(folder: Path, kind: str) -> Kept:
+    zoo, model, variant = folder.parts[-3:]
+    used, size = (folder / CONFIG).stat().st_mtime, (folder / WEIGHTS).stat().st_size
+    return Kept(folder, kind, zoo, model, variant, size, used)
+
+
+def prune(
+    root: Path,
+    most: int | None = None,
+    older_than: float | None = None,
+    spare: Path | None = None,
+) -> list[Kept]:
     """Remove variants from the cache; returns those removed.
 
-    All that weren't used for `older_than` seconds are removed; then those used longest ago, until
-    at most `most` bytes are left. A variant that a process is writing now stays.
+    All that weren't used for `older_than` seconds are removed. Of the others those used last stay,
+    as far as they fit in `most` bytes, and all older ones are removed. A variant that a process is
+    making now stays. With `spare`, the folder of the variant just used, that one stays, and so does
+    all that was used within the last minutes: another process may be about to load it.
     """
-    gone, left = [], 0
+    shutil.rmtree(root / _TRASH, ignore_errors=True)  # of a process that was killed
+    gone, left, is_full, now = list[Kept](), 0, False, time.time()
     for kept in found(root):
-        too_old = older_than is not None and time.time() - kept.used > older_than
-        too_much = most is not None and left + kept.bytes > most
-        if (too_old or too_much) and _remove(root, kept.folder):
+        left += kept.bytes
+        is_full = is_full or (most is not None and left > most)
+        too_old = older_than is not None and now - kept.used > older_than
+        spared = spare is not None and (
+            now - kept.used < _RECENT or kept.folder.absolute() == spare.absolute()
+        )
+        if (too_old or is_full) and not spared and _remove(root, kept):
             gone.append(kept)
-        else:
-            left += kept.bytes
     return gone
 
 
-def _remove(root: Path, folder: Path) -> bool:
-    """Remove a variant's folder, unless a process holds its lock; returns whether it did."""
+def _remove(root: Path, kept: Kept) -> bool:
+    """Remove a variant, unless a process is making it; returns whether it did."""
+    making = kept.folder.parent if kept.kind == "made" else kept.folder
+    trash = root / _TRASH / uuid.uuid4().hex
     try:
-        with FileLock(lock_of(root, folder), timeout=0):
-            (folder / CONFIG).unlink()  # without it, the rest counts as unfinished
-            shutil.rmtree(folder)
+        (root / "locks").mkdir(exist_ok=True)
+        with FileLock(lock_of(root, making), timeout=0):
+            trash.parent.mkdir(exist_ok=True)
+            kept.folder.rename(trash)
     except (Timeout, OSError):
         return False
+    shutil.rmtree(trash, ignore_errors=True)
     return True
 
 
-def keep_limit(root: Path, just_used: Path) -> None:
-    """Remove what is too much for the limit in the environment; never the one just used.
-
-    Raises UsageError if the limit isn't a size.
-    """
+def limit() -> int | None:
+    """The limit in the environment, in bytes; None for none. Raises UsageError for no size."""
     stated = os.environ.get(LIMIT)
-    if not stated:
-        return
-    most, size = parse_size(stated, LIMIT), (just_used / WEIGHTS).stat().st_size
-    if just_used.is_relative_to(root.absolute()):
-        prune(root, max(most, size))
+    return parse_size(stated, LIMIT) if stated else None
 
 
 def parse_size(text: str, what: str) -> int:

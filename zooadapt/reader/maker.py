@@ -3,6 +3,7 @@
 Both ways keep what they make in the cache, and the first process that asks makes it for all.
 """
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from zooadapt.bands import RGB
 from zooadapt.errors import UsageError, redact
 from zooadapt.mirror import manifest
 from zooadapt.mirror.columns import KEY
-from zooadapt.names import CONFIG, model_folder, safe
+from zooadapt.names import CONFIG, SECTION, model_folder, safe
 from zooadapt.proof import verdict
 from zooadapt.reader import cache, original
 from zooadapt.reader.cache import Cache
 from zooadapt.reader.making import Making
+from zooadapt.reader.manifests import preferred
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
 from zooadapt.types import ModelEntry, ProofResult, Row
@@ -43,16 +45,16 @@ class Maker:
             place = self.cache.root / kind / safe(row["zoo"]) / safe(row["model"])
             return place / safe(f"{of.label}-{row['source_sha256'][:16]}")
 
-        kinds = self.making.places("derived")
-        if target.is_open:  # the model's own channels decide; most are RGB
-            likely = target.for_base(RGB)
-            there = any((folder(likely, kind) / CONFIG).exists() for kind in kinds)
-            target = target.for_base(RGB if there else _variant(self.cache, row).base)
+        def found(of: Target) -> Path | None:
+            places = (folder(of, kind) for kind in self.making.places("derived"))
+            return next((place for place in places if (place / CONFIG).exists()), None)
+
+        if target.is_open:  # the model's own channels decide, but what was made before will do
+            older = replace(target, scheme=f"nearest{target.scheme}")
+            likely = (each for each in (target.for_base(RGB), older) if found(each))
+            target = next(likely, None) or target.for_base(_variant(self.cache, row).base)
         caution(target)
-        kept = next(
-            (each for kind in kinds if (each := folder(target, kind) / CONFIG).exists()),
-            folder(target, kinds[-1]) / CONFIG,
-        ).parent
+        kept = found(target) or folder(target, self.making.places("derived")[-1])
         with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
             if not is_made:
                 _variant(self.cache, row).write(target, kept, permuted, self.making)
@@ -69,20 +71,25 @@ class Maker:
                 f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
                 f"it once while online"
             )
-        (target,) = registry.for_model(entry, (target,))
-        caution(target)
         stores = [
             original.own_mirror(self.cache.root, entry, kind) for kind in self.making.places("made")
         ]
-        store = next((each for each in stores if len(_there(each, entry, target))), stores[-1])
-        kept = Path(store.path(model_folder(entry.zoo, entry.name)))
-        with self.cache.made_once(kept, lambda: bool(len(_there(store, entry, target)))) as is_made:
-            if not is_made:
-                original.make(entry, target, store, self.making)
-        (row,) = _there(store, entry, target)
+        rows = next((rows for store in stores if (rows := _there(store, entry, target))), [])
+        (row,) = rows[:1] or [self._made(entry, target, stores[-1])]
+        caution(replace(target, scheme=row["scheme"]))
+        store = stores[0] if row["proof"] != "none" else stores[-1]
         folder = Path(store.path(row["folder"]))
         cache.used(folder)
         return (cache.copy(folder, to) if to else folder), row
+
+    def _made(self, entry: ModelEntry, target: Target, store: Store) -> Row:
+        """The row of a variant that was made in a mirror on this machine."""
+        (target,) = registry.for_model(entry, (target,))
+        kept = Path(store.path(model_folder(entry.zoo, entry.name)))
+        with self.cache.made_once(kept, lambda: bool(_there(store, entry, target))) as is_made:
+            if not is_made:
+                original.make(entry, target, store, self.making)
+        return _there(store, entry, target)[0]
 
 
 def _variant(mirrors: Cache, row: Row) -> "Variant":
@@ -92,21 +99,24 @@ def _variant(mirrors: Cache, row: Row) -> "Variant":
 
 
 def _there(store: Store, entry: ModelEntry, target: Target) -> list[Row]:
-    """The row of the variant in a mirror on this machine, if its files are there, too."""
+    """The rows of this machine's mirror that will do for the target, if their files are there."""
     if not store.exists(manifest.MANIFEST):
         return []
-    key = (entry.zoo, entry.name, target.in_chans, target.names, target.scheme)
+    key = (entry.zoo, entry.name, target.in_chans, target.names)
     rows = manifest.read_table(store, manifest.MANIFEST).to_pylist()
-    found = [row for row in rows if tuple(row[name] for name in KEY) == key]
-    return [row for row in found if cache.is_whole(Path(store.path(row["folder"])), row)]
+    found = [row for row in rows if tuple(row[name] for name in KEY[:4]) == key]
+    found = [row for row in found if target.admits(row["scheme"])]
+    return preferred([row for row in found if Path(store.path(row["folder"]), CONFIG).exists()])
 
 
-def tell(row: Row, target: Target) -> None:
-    """Tell what a user should know of the mirror's variant in `row`, who asked for `target`."""
-    if target.is_open and target.for_base(RGB).scheme != row["scheme"] and target.bands.rgb:
+def tell(row: Row, target: Target, folder: Path) -> None:
+    """Tell what a user should know of the mirror's variant in `folder`, who asked for `target`."""
+    source = json.loads((folder / CONFIG).read_text())[SECTION]["source"]
+    is_rgb = [band["name"] for band in source["bands"]] == list(RGB.names)
+    if target.is_open and is_rgb and target.for_base(RGB).scheme != row["scheme"]:
         _log.warning(
-            "the mirror holds %s under %s; scheme='rgb-only' would be the default now",
-            target.short, row["scheme"],
+            "the mirror holds %s under %s; scheme=%r would be the default now",
+            target.short, row["scheme"], target.for_base(RGB).scheme,
         )  # fmt: skip
     if not row["equivalent"]:
         _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 State = tuple[Store, str]
 """A mirror, and which state of it to read: a run's id, a date, or "" for the current state."""
 
+_WITHOUT_VALUE = {field.name for field in MANIFEST_SCHEMA if field.nullable} - {
+    "input_mean", "input_std",
+}  # fmt: skip
+"""The columns of texts that can be null."""
+
 _log = logging.getLogger("zooadapt")
 
 
@@ -50,8 +55,16 @@ class Manifests:
         """
         if self._rows is None:
             rows = self.table().to_pandas()
+            for column in _WITHOUT_VALUE & {*rows.columns}:  # pandas 3 has NaN for null
+                rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
             self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
+        if self._prunable:
+            return self._rows.loc[[*map(self._is_there, self._rows["folder"])]].copy()
         return self._rows.copy()
+
+    def _is_there(self, folder: str) -> bool:
+        """Whether the files of a variant of a prunable mirror are there."""
+        return Path(self._mirrors[0][0].path(folder), CONFIG).exists()
 
     def named(self, model: str, zoo: str | None) -> list[Row]:
         """The rows of the model of just this name, without `created_at`; none for several zoos.
@@ -67,6 +80,8 @@ class Manifests:
         found = [row for n in at for row in plain.slice(n, 1).to_pylist()]
         unique = {tuple(row[name] for name in KEY): row for row in reversed(found)}
         found = [row for row in reversed(unique.values()) if zoo in (None, row["zoo"])]
+        if self._prunable:
+            found = [row for row in found if self._is_there(row["folder"])]
         return found if len({(row["zoo"], row["model"]) for row in found}) == 1 else []
 
     def table(self) -> pa.Table:
@@ -79,15 +94,17 @@ class Manifests:
             tables = [table for table in map(self._table, self._mirrors) if table is not None]
             if not tables:
                 raise RunError("none of the mirrors can be read; the warnings say why")
-            self._read = pa.concat_tables(tables)
+            # Other releases wrote other columns, or in another order.
+            self._read = pa.concat_tables(tables, promote_options="default")
         return self._read
 
     def summary(self) -> str:
         """What the manifest holds, as it goes on after a name; "" where it wasn't read yet."""
-        if self._rows is None:
+        if self._read is None:
             return ""
-        models = self._rows[["zoo", "model"]].drop_duplicates()
-        return f": {len(self._rows):,} variants of {len(models):,} models"
+        rows = self.rows()
+        models = rows[["zoo", "model"]].drop_duplicates()
+        return f": {len(rows):,} variants of {len(models):,} models"
 
     def _table(self, mirror: State) -> pa.Table | None:
         """The mirror's table; None if it can't be read and there are other mirrors."""
@@ -111,10 +128,6 @@ class Manifests:
             table = manifest.read_table(store, manifest.MANIFEST)
         if not store.is_local:
             self._keep(self._file(store, at), table)
-        if self._prunable:
-            folders = enumerate(table["folder"].to_pylist())
-            kept = [n for n, folder in folders if Path(store.path(folder), CONFIG).exists()]
-            return pa.concat_tables([table.slice(0, 0), *(table.slice(n, 1) for n in kept)])
         return table
 
     @staticmethod

@@ -237,8 +237,10 @@ class Mirror:
 
         Returns the variant's folder, and its row or the row of the variant that it was made from.
         """
+        most = kept.limit()  # raises UsageError before anything is done
         folder, row = self._pulled(model, wish, making, zoo, to)
-        kept.keep_limit(self._root, folder)
+        if most is not None:
+            kept.prune(self._root, most, spare=folder)
         return folder, row
 
     def _pulled(
@@ -250,32 +252,36 @@ class Mirror:
         to: str | Path | None,
     ) -> tuple[Path, Row]:
         target, model = manifests.target(*wish), fspath(model)
+        asked = manifests.joined(wish[1])
         folder = Path(to).absolute() if to else None
         maker = Maker(self._cache, self._offline, making)
         rows = [] if self._is_empty() else self._manifests.named(model, zoo)
         if not rows:
             if making.derive and not len(self._of(model, zoo)):
+                if asked:
+                    parse(asked)  # raises UsageError for unknown names
                 return maker.from_original(model, target, zoo, folder)
             rows = _rows(self.siblings(model, zoo))
         alike = manifests.preferred([row for row in rows if target.admits(row["scheme"])])
         for row in alike:
             if (row["in_chans"], row["bands"]) == (target.in_chans, target.names):
-                tell(row, target)
-                return self._there(row, folder), row
+                there = self._there(row, folder)
+                tell(row, target, there)
+                return there, row
         if not making.derive:
             under = "" if target.is_open else f" under {target.scheme}"
-            there = dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows)
+            has = dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows)
             raise UsageError(
                 f"the mirror has no {model} for {target.short} channels{under}, but for "
-                f"{'; '.join(there)}: choose one of these, or let it be derived"
+                f"{'; '.join(has)}: choose one of these, or let it be derived"
             )
         ordered = sorted(target.bands.names)
         for row in alike:
             if sorted(row["bands"].split(",")) == ordered:
                 of_row = replace(target, scheme=row["scheme"])
                 return maker.from_variant(row, of_row, True, folder), row
-        if asked := manifests.joined(wish[1]):
-            parse(asked)  # raises UsageError for unknown names
+        if asked:
+            parse(asked)
         return maker.from_variant(rows[0], target, False, folder), rows[0]
 
     def _there(self, row: Row, to: Path | None) -> Path:

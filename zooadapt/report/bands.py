@@ -76,7 +76,7 @@ def _sum(weights: dict[str, float]) -> str:
 
 def _notes(of: Bands) -> list[str]:
     """Where the bands come from, and which presets have the same bands in another order."""
-    if of.label not in bands.presets():
+    if of.digest or of.label not in bands.presets():
         return []
     others = [
         name
