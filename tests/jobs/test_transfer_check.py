@@ -58,17 +58,37 @@ def test_training_and_test_crops_are_of_different_halves(job: dict[str, Any]) ->
     assert test.min() > 0.2
 
 
+def test_a_model_is_trained_here_where_no_weights_can_be_had(
+    job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(job["based"].__globals__, "PRETRAIN", 1)
+    base = job["based"]("vit", 0)
+    draw = np.random.default_rng(0)
+    task = job["TASKS"]["sentinel2"](1, 1, draw)
+    assert task.learnt.images.shape == (9, 4, job["CROP"], job["CROP"])
+    kept = job["adapted"](base, "rgb-only", task, 0).state_dict()[base.stem]
+    assert torch.equal(kept[:, [2, 1, 0]], base.weights[base.stem])
+    assert not kept[:, 3].any()
+    scaled = job["adapted"](base, job["SCALED"], task, 0).state_dict()[base.stem]
+    assert torch.allclose(scaled.sum(1), base.weights[base.stem].sum(1), atol=1e-6)
+
+
 def test_one_small_run_prints_a_table_and_writes_parquet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "transfer.parquet"
     small = ["--seeds", "1", "--train", "2", "--test", "1", "--steps", "1"]
-    command = [str(JOB), *small, "--scheme", "nearest", "--out", str(out)]
+    chosen = ["--model", "batchnorm", "--task", "sentinel2", "--task", "landsat8"]
+    schemes = ["--scheme", "nearest", "--scheme", "nearest, rows 1"]
+    command = [str(JOB), *small, *chosen, *schemes, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(JOB), run_name="__main__")
     assert ended.value.code == 0
-    assert "| `nearest` | " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "sentinel2, batchnorm:" in printed
+    assert printed.count("| `nearest, rows 1` | ") == 2
     found = pd.read_parquet(out)
-    assert found["protocol"].tolist() == ["probe", "fine-tune"]
+    assert found["protocol"].tolist() == ["probe", "fine-tune", "frozen"] * 4
+    assert found["task"].tolist() == ["sentinel2"] * 6 + ["landsat8"] * 6
     assert found["accuracy"].between(0, 1).all()
