@@ -177,6 +177,7 @@ def test_a_preset_in_another_order() -> None:
         ("landsat-tm:B3,B2,B1", ["TM_B3", "TM_B2", "TM_B1"]),
         ("sentinel1+sentinel2-l2a:B4", ["VV", "VH", "B04"]),
         ("R,G,B+sentinel1", ["R", "G", "B", "VV", "VH"]),
+        ("red,Green,blue,nir", ["R", "G", "B", "NIR"]),
     ],
 )
 def test_names_as_people_write_them(text: str, names: list[str]) -> None:
@@ -236,7 +237,8 @@ def test_two_sensors_together_keep_red_green_and_blue() -> None:
     ("text", "message"),
     [
         ("sentinel2-l2", "no such preset; did you mean sentinel2-l2a?"),
-        ("R,G,B,XYZ", "unknown band XYZ"),
+        ("R,G,B,XYZ", "unknown band XYZ;"),
+        ("R,G,B,NRI", r"unknown band NRI \(did you mean NIR"),
         ("R,G,R", "R is named twice"),
         ("", "empty"),
         ("R,,B", "empty name"),

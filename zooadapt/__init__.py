@@ -28,8 +28,11 @@ def create_model(
     """A pretrained model for `in_chans` channels, or for `bands`, in train mode, as timm's.
 
     No mirror is needed: what no mirror has is made from the original weights, and kept in the
-    cache. `mirror` and `storage_options` are those of `open_mirror`; `options` are those of
-    `Mirror.load`. With `pretrained=False` the model is built for these channels, and not trained.
+    cache. `mirror` and `storage_options` are those of `open_mirror`. With `pretrained=False` the
+    model is built for these channels, and not trained.
+
+    `options` are those of `Mirror.load` (`scheme`, `derive`, `prove`, `device`, `zoo`), and those
+    of the model's own library, such as timm's `num_classes`, `features_only`, `checkpoint_path`.
 
         zooadapt.create_model("resnet34.a1_in1k", in_chans=4)
         zooadapt.create_model("resnet34.a1_in1k", bands="sentinel2-l2a", mirror="s3://bucket/mirror")

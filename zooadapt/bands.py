@@ -40,6 +40,8 @@ COMMON = {
 }
 """The bands that a plain list of names can contain, by name."""
 
+_COLOURS = {"RED": "R", "GREEN": "G", "BLUE": "B", "GRAY": "GREY"}
+"""Other spellings of common bands."""
 _LABEL = 40
 """The longest label, in characters. A longer list of names is labelled by its length and a hash."""
 _SHORTEST = 100.0
@@ -190,11 +192,14 @@ def _names(text: str) -> list[str]:
 
 
 def _from_names(names: list[str]) -> Bands:
+    names = [_COLOURS.get(name.upper(), name) for name in names]
     unknown = [name for name in names if name.upper() not in COMMON]
     if unknown:
+        near = difflib.get_close_matches(unknown[0].upper(), COMMON, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(
-            f"--bands {','.join(names)}: unknown band {', '.join(unknown)}; the known names are "
-            f"{', '.join(COMMON)}; for other bands give a preset ({', '.join(presets())}) or a "
+            f"--bands {','.join(names)}: unknown band {', '.join(unknown)}{hint}; the known names "
+            f"are {', '.join(COMMON)}; for other bands give a preset ({', '.join(presets())}) or a "
             f"YAML file with their wavelengths"
         )
     channels = tuple(COMMON[name.upper()] for name in names)

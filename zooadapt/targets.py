@@ -137,8 +137,13 @@ class Target:
             return ""
         return (
             f"{self.in_chans - 3} of {self.in_chans} bands start at zero (rgb-only); with a frozen "
-            f"stem they are ignored"
+            f"stem they are ignored, training takes them up; the scheme nearest reads them at once"
         )
+
+    @property
+    def spoken(self) -> str:
+        """What the target is for, such as "4 channels" or "the bands naip"."""
+        return f"the bands {self.bands.label}" if self.bands.label else f"{self.in_chans} channels"
 
     @property
     def label(self) -> str:
@@ -177,4 +182,5 @@ def _check_rgb_only(source: Bands, target: Bands) -> None:
     if source.rgb != source.names or not source.rgb:
         raise Unsupported("rgb-only needs a model with red, green and blue channels")
     if not target.rgb:
-        raise Unsupported(f"rgb-only needs red, green and blue bands; {target.label} has none")
+        which = f"{target.label} has none" if target.label else "give bands= (--bands)"
+        raise Unsupported(f"rgb-only needs red, green and blue bands; {which}")

@@ -23,7 +23,7 @@ def test_a_preset_is_shown_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[1] for line in lines[1:14]] == list(bands.preset("eurosat").names)
     assert lines[4].split()[1:5] == ["B04", "664.6", "30", "R"]
     assert "the same bands in another order: sentinel2-l1c" in lines
-    assert "10 of 13 bands start at zero (rgb-only); with a frozen stem they are ignored" in lines
+    assert any(line.startswith("10 of 13 bands start at zero (rgb-only);") for line in lines)
 
 
 def test_the_printed_file_gives_the_same_matrix(

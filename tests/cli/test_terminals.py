@@ -79,6 +79,14 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert "-h, --help" in printed
 
 
+def test_a_command_without_its_subcommand_prints_its_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in ([], ["cache"]):
+        assert main(command) == 2
+        assert len(capsys.readouterr().err.splitlines()) > 5
+
+
 def completed(words: str) -> list[str]:
     """What bash is offered for the last of the words."""
     env = {

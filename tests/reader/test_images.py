@@ -78,6 +78,8 @@ def test_what_cannot_be_normalised_is_one_line(mirror: Mirror) -> None:
         zooadapt.transform({**row, "input_mean": None, "input_std": None})
     with pytest.raises(UsageError, match="give both mean= and std="):
         zooadapt.transform(row, mean=[0.0] * 12)
+    with pytest.raises(UsageError, match="3 values of mean= and 3 of std= for 12 channels"):
+        zooadapt.transform(row, mean=[0.0] * 3, std=[1.0] * 3)
     with pytest.raises(UsageError, match="isn't the folder of a variant"):
         zooadapt.transform("nowhere")
     with pytest.raises(UsageError, match="don't have 12 channels"):
@@ -106,6 +108,13 @@ def test_ignored_bands_are_told(mirror: Mirror, normalised: Tensor) -> None:
     assert sorted(ignored.index) == sorted({*NAMES} - {"B02", "B03", "B04"})
     assert (ignored["moves"] == 0).all()
     assert (rows.loc[["B02", "B03", "B04"], "moves"] > 0).all()
+
+
+def test_values_that_are_not_numbers_are_told(mirror: Mirror, normalised: Tensor) -> None:
+    batch = normalised.numpy().copy()
+    batch[0, 2, 5, 5] = np.nan
+    model = mirror.load(SMALL, bands="sentinel2-l2a", scheme="nearest")
+    assert zooadapt.inspect(model, batch).loc[2, "hint"] == "has NaN or infinite values"
 
 
 def test_numbers_taken_for_reflectances_are_told(mirror: Mirror, reflectances: Tensor) -> None:

@@ -70,7 +70,7 @@ def test_counts_that_are_not_there_are_made_exactly(
     mirror: Mirror, small: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = mirror.load(SMALL, in_chans=7)
-    assert "the mirror lacks 7 channels" in caplog.text
+    assert "for 7 channels from its original stem" in caplog.text
     run(entry(SMALL), counted(7), small, tmp_path)
     other = zooadapt.open_mirror(str(tmp_path)).load(SMALL, in_chans=7, derive=False)
     assert same(made, other)
@@ -138,7 +138,8 @@ def test_a_damaged_original_stem_is_refused(small: Path, tmp_path: Path) -> None
         ({"bands": "VV,VH", "scheme": "rgb-only"}, "needs red, green and blue"),
         ({"bands": "sentinl2-l2a:B04,B03"}, "did you mean"),
         ({"bands": "sentinel2-l2", "derive": False}, "did you mean sentinel2-l2a"),
-        ({}, "give either in_chans or bands"),
+        ({}, "give in_chans=, such as 4, or bands="),
+        ({"in_chans": 4, "bands": "R,G,B,NIR"}, "either in_chans or bands, not both"),
         ({"bands": "X,Y"}, "unknown band X, Y"),
     ],
 )

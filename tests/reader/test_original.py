@@ -192,6 +192,13 @@ def test_models_come_in_train_mode_and_options_go_to_timm(served: LoopbackHub) -
     assert len(features(torch.randn(1, 4, 160, 160))) == 2
 
 
+def test_an_untrained_model_states_the_mean_and_std_of_its_channels(served: LoopbackHub) -> None:
+    trained: Any = zooadapt.create_model(SMALL, bands="R,G,B,NIR")
+    bare: Any = zooadapt.create_model(SMALL, bands="R,G,B,NIR", pretrained=False)
+    for name in ("mean", "std", "input_size"):
+        assert tuple(bare.pretrained_cfg[name]) == tuple(trained.pretrained_cfg[name])
+
+
 def test_without_pretrained_weights_it_is_built_and_nothing_is_asked(served: LoopbackHub) -> None:
     model = zooadapt.create_model(SMALL, in_chans=4, pretrained=False)
     assert weight(model).shape[1] == 4
@@ -287,7 +294,7 @@ def test_without_a_proof_the_bits_are_compared_and_it_is_kept_apart(
     monkeypatch.setattr(pipeline, "make", lambda *of: pytest.fail("it was made again"))
     assert zooadapt.create_model(SMALL, in_chans=4, prove=False)
     zooadapt.create_model(SMALL, in_chans=7, prove=False)  # from the stem
-    assert f"the mirror lacks 7 channels: made {SMALL} from the original stem, not proved" in (
+    assert f"made {SMALL} for 7 channels from its original stem under repeat, not proved" in (
         caplog.text
     )
 

@@ -50,7 +50,9 @@ def mirror(s3: SeaweedFS, small: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def names(mirror: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Names:
+def names(
+    mirror: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Names]:
     """What a reader has after the first block: ``variant``, made from the Hub without a mirror."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
@@ -59,7 +61,7 @@ def names(mirror: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for name, value in served.env.items():
             monkeypatch.setenv(name, value)
         do("Recipes", mirror, names, only="zooadapt.open_mirror()")
-    return names
+        yield names
 
 
 @pytest.fixture
@@ -153,6 +155,23 @@ def test_a_folder_made_without_a_mirror_loads_in_timm_and_is_trained(
     assert model.training
     assert not is_stem_stored(model, stored)  # it was trained
     assert recipe("timm", only="inference_mode")["best"].shape == (2,)
+
+
+def test_a_model_is_fine_tuned_saved_and_loaded_again(
+    names: Names, recipe: Callable[..., Names]
+) -> None:
+    names |= {
+        "images": torch.randint(0, 256, (2, 4, 96, 96), dtype=torch.uint8),
+        "labels": torch.tensor([1, 2]),
+    }
+    trained = recipe("Fine-tune, save and load again", only="loss.backward")["model"]
+    again = recipe("Fine-tune, save and load again", only="checkpoint_path")["model"]
+    assert not again.training
+    ours, theirs = trained.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    recipe("Fine-tune, save and load again", only="requires_grad_")
+    frozen = [name for name, each in again.named_parameters() if not each.requires_grad]
+    assert frozen == ["conv1.0.weight"]
 
 
 def test_a_copied_folder_is_the_one_made_without_a_mirror(

@@ -240,8 +240,8 @@ def _translated(repo: str) -> Iterator[None]:
         raise
     except OfflineModeIsEnabled as cause:
         raise FetchError(
-            f"hf://{repo} isn't in the Hugging Face cache, and HF_HUB_OFFLINE is set; unset it, or "
-            f"give --source-root"
+            f"hf://{repo} isn't in the Hugging Face cache, and HF_HUB_OFFLINE is set; unset it (a "
+            f"job can also read a folder, with --source-root)"
         ) from cause
     except HFValidationError as cause:
         raise FetchError(f"hf://{repo} can't be a repository: {one_line(cause)}") from cause

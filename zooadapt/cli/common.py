@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
 """Exit codes. From `adapt`, 1 means that some models failed. See the README."""
 
-NO_MIRROR = "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR"
+NO_MIRROR = (
+    "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR; without one, "
+    "zooadapt ls --available and zooadapt pull work"
+)
 
 _CONFIG = click.option("--config", "config", envvar="ZOOADAPT_CONFIG", metavar="FILE",
                        help="A job's YAML file: its `dest` and `storage_options` name the "

@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = zooada
     try:
         result = command.main(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.ClickException as error:
         return _say(error.format_message(), USAGE)
     except UsageError as error:

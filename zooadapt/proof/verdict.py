@@ -38,6 +38,7 @@ def said(result: ProofResult) -> str:
     if result.proof == "none":
         return "not proved"
     if result.equivalent:
-        return f"proved with error {result.equivalence_error:.1e}"
+        error = f"{result.equivalence_error:.1e}" if result.equivalence_error else "0"
+        return f"proved with error {error}"
     why = result.changed or "the stem standardises its weight, or shifts every pixel"
     return f"with another function than the original's, by {result.equivalence_error:.1e}: {why}"

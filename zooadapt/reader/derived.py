@@ -67,7 +67,7 @@ class Variant:
         try:
             matrix = self._permuted(target) if permuted else self._matrix(target)
         except Unsupported as cause:
-            raise UsageError(f"{self.model} can't be made for {target.short}: {cause}") from cause
+            raise UsageError(f"{self.model} can't be made for {target.spoken}: {cause}") from cause
         rule = targets.get_scheme(target.scheme)
         tensors = {**self._tensors, **contract.adapt(self._originals, self._stems, rule, matrix)}
         config = variant_config.redescribed(self.config, self._zoo, target, matrix)
@@ -75,8 +75,8 @@ class Variant:
         with stage(ValidationError):
             result = self._proved(tensors, config, rule, matrix, device, making.prove)
         _log.warning(
-            "the mirror lacks %s channels: made %s from the original stem, %s",
-            target.short, self.model, verdict.said(result),
+            "made %s for %s from its original stem under %s, %s",
+            self.model, target.spoken, target.scheme, verdict.said(result),
         )  # fmt: skip
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
             out.writelines(safetensors_file.serialise(tensors))

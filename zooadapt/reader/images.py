@@ -1,12 +1,14 @@
 """Feed a model right: normalise images in their own units, and see what a model makes of them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, permutations
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -39,11 +41,17 @@ class Normalise(nn.Module):
             buffer = torch.tensor([float(value) for value in values]).view(-1, 1, 1)
             self.register_buffer(name, buffer)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise images of shape (…, N, H, W), of any dtype. The result is of float32.
+    def extra_repr(self) -> str:
+        """The values, for people."""
+        shown = {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+        return ", ".join(f"{k}=[{', '.join(f'{v:.4g}' for v in vs)}]" for k, vs in shown.items())
+
+    def forward(self, images: "Tensor | np.ndarray[Any, Any]") -> Tensor:
+        """Normalise images of shape (…, N, H, W), of any dtype. The result is a float32 tensor.
 
         Raises UsageError for another number of channels.
         """
+        images = torch.as_tensor(images)
         if images.dim() < 3 or images.shape[-3] != len(self.mean):
             raise UsageError(
                 f"images of shape {tuple(images.shape)} don't have {len(self.mean)} channels: the "
@@ -80,8 +88,12 @@ def transform(
     if scale <= 0:
         raise UsageError(f"scale={scale} isn't a scale: it is more than 0")
     if mean is not None and std is not None:
-        if len(mean) != len(std):
-            raise UsageError(f"{len(mean)} values of mean= for {len(std)} of std=: give one each")
+        chans = _channels(model)
+        if {len(mean), len(std)} != {chans or len(mean)}:
+            raise UsageError(
+                f"{len(mean)} values of mean= and {len(std)} of std= for "
+                f"{chans or len(mean)} channels: give one for each channel"
+            )
         return Normalise(mean, std)
     means, stds = _statistics(model)
     return Normalise([m / scale - offset for m in means], [s / scale for s in stds])
@@ -104,6 +116,16 @@ def _statistics(model: Any) -> tuple[Sequence[float], Sequence[float]]:
     return mean, std
 
 
+def _channels(model: Any) -> int | None:
+    """The number of a variant's channels; None where it isn't known."""
+    if isinstance(model, nn.Module):
+        made = getattr(model, SECTION, None)
+        return len(made["matrix"][0]) if made else None
+    if isinstance(model, str | PathLike):
+        return len(_config(model)[SECTION]["matrix"][0])
+    return int(model["in_chans"])
+
+
 def _config(folder: "str | PathLike[str]") -> dict[str, Any]:
     file = Path(fspath(folder)) / CONFIG
     if not file.is_file():
@@ -114,13 +136,16 @@ def _config(folder: "str | PathLike[str]") -> dict[str, Any]:
 
 @torch.no_grad()
 def inspect(
-    model: nn.Module, batch: Tensor, folder: "str | PathLike[str] | None" = None
+    model: nn.Module,
+    batch: "Tensor | np.ndarray[Any, Any]",
+    folder: "str | PathLike[str] | None" = None,
 ) -> pd.DataFrame:
     """How a variant sees a batch of real images, one row for each band: did I feed it right?
 
     - `model`: what `create_model` or `load` returned, or the model of the variant in `folder`. It
       runs in eval mode, on its own device, and is left as it was.
-    - `batch`: images as the model gets them, (B, N, H, W), normalised.
+    - `batch`: images as the model gets them, (B, N, H, W), normalised. The model runs N + 2 times:
+      a few images will do.
 
     The columns are
 
@@ -137,7 +162,7 @@ def inspect(
 
     Raises UsageError if the batch doesn't fit the model, or it isn't known how the model was made.
     """
-    made = _made(model, folder)
+    made, batch = _made(model, folder), torch.as_tensor(batch)
     matrix = torch.tensor(made["matrix"])
     if batch.dim() != 4 or batch.shape[1] != matrix.shape[1]:
         raise UsageError(
@@ -235,7 +260,9 @@ def _most_alike(alike: Tensor, names: Sequence[str]) -> list[str]:
 def _hints(row: Mapping[Any, Any]) -> list[str]:
     """What looks wrong with a band by itself."""
     found = [] if row["reads"] else ["ignored until the stem is trained"]
-    if row["std"] < 1e-6:
+    if not math.isfinite(row["mean"]):
+        found.append("has NaN or infinite values")
+    elif row["std"] < 1e-6:
         found.append("constant")
     elif abs(row["mean"]) > _ODD or not 1 / (3 * _ODD) < row["std"] < _ODD:
         found.append("not normalised as the original's images: see zooadapt.transform")

@@ -53,11 +53,11 @@ class Maker:
             older = replace(target, scheme=f"nearest{target.scheme}")
             likely = (each for each in (target.for_base(RGB), older) if found(each))
             target = next(likely, None) or target.for_base(_variant(self.cache, row).base)
-        caution(target)
         kept = found(target) or folder(target, self.making.places("derived")[-1])
         with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
             if not is_made:
                 _variant(self.cache, row).write(target, kept, permuted, self.making)
+        caution(target)
         cache.used(kept)
         return cache.copy(kept, to) if to else kept
 
@@ -116,7 +116,7 @@ def tell(row: Row, target: Target, folder: Path) -> None:
     if target.is_open and is_rgb and target.for_base(RGB).scheme != row["scheme"]:
         _log.warning(
             "the mirror holds %s under %s; scheme=%r would be the default now",
-            target.short, row["scheme"], target.for_base(RGB).scheme,
+            target.spoken, row["scheme"], target.for_base(RGB).scheme,
         )  # fmt: skip
     if not row["equivalent"]:
         _log.warning("%s is there %s", row["model"], verdict.said(ProofResult.of(row)))

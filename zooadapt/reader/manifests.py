@@ -190,8 +190,10 @@ def _matches(cell: Any, wanted: Any) -> bool:
 def target(in_chans: int | None, bands: str | Sequence[str] | None, scheme: str | None) -> Target:
     """The target that a reader's arguments ask for. Raises UsageError for invalid arguments."""
     bands = joined(bands)
-    if (in_chans is None) == (bands is None):
-        raise UsageError("give either in_chans or bands")
+    if in_chans is None and bands is None:
+        raise UsageError("give in_chans=, such as 4, or bands=, such as 'R,G,B,NIR'")
+    if in_chans is not None and bands is not None:
+        raise UsageError("give either in_chans or bands, not both")
     if in_chans is not None:
         in_chans = _number(in_chans)
     if scheme is not None and scheme not in SCHEMES:

@@ -101,8 +101,8 @@ def make(entry: ModelEntry, target: Target, store: Store, making: Making) -> Non
         raise kind(f"{entry.name} can't be made: {failure.error}")
     (row,) = [row for row in manifest.compact(store).usable if row["run_id"] == run_id]
     _log.warning(
-        "made %s for %s channels from %s (licence %s) under %s, %s",
-        entry.name, target.short, redact(row["source_uri"]), row["license"] or "unknown",
+        "made %s for %s from %s (licence %s) under %s, %s",
+        entry.name, target.spoken, redact(row["source_uri"]), row["license"] or "unknown",
         row["scheme"], verdict.said(ProofResult.of(row)),
     )  # fmt: skip
 
@@ -135,18 +135,33 @@ def untrained(
 
     target, entry = manifests.target(in_chans, bands, None), named(fspath(what))
     zoo = registry.get(entry.zoo)
+    model: Any
     if not options:
         model = zoo.build(entry, target.in_chans)
         for name in zoo.stems(entry, model) if zoo.library != "timm" else ():
-            stem: Any = model.get_submodule(name)  # a wider one holds zeros
-            stem.reset_parameters()
-        return stored_names.plain(model).train()
-    if zoo.name != "timm":
-        raise UsageError(f"leave out {', '.join(options)}: {entry.name} isn't of timm's own zoo")
-    import timm
+            model.get_submodule(name).reset_parameters()  # a wider one holds zeros
+        model = stored_names.plain(model).train()
+    elif zoo.name == "timm":
+        import timm
 
-    made: nn.Module = timm.create_model(entry.name, **{**options, "in_chans": target.in_chans})
-    return made
+        model = timm.create_model(entry.name, **{**options, "in_chans": target.in_chans})
+    else:
+        raise UsageError(f"leave out {', '.join(options)}: {entry.name} isn't of timm's own zoo")
+    if isinstance(cfg := getattr(model, "pretrained_cfg", None), Mapping):
+        model.pretrained_cfg = {**cfg, **_statistics(entry, target)}
+    return model  # type: ignore[no-any-return]
+
+
+def _statistics(entry: ModelEntry, target: Target) -> dict[str, Any]:
+    """The input size, mean and std of a variant's channels, as timm's `pretrained_cfg` has them."""
+    from zooadapt.adapt import schemes
+    from zooadapt.mirror.variant_config import facts_for
+
+    (target,) = registry.for_model(entry, (target,))
+    base = registry.facts(entry)
+    facts = facts_for(base, target.bands, schemes.matrix(target.scheme, base.bands, target.bands))
+    size = (target.in_chans, facts.height, facts.width)
+    return {"input_size": size, "mean": facts.mean, "std": facts.std}
 
 
 def named(what: str, zoo: str | None = None, offline: bool = False) -> ModelEntry:
