@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "Usage:" in printed
     assert "-h, --help" in printed
+    assert re.search(rf"^  zooadapt {name}\b", printed, re.M), "it has an example"
 
 
 def test_a_command_without_its_subcommand_prints_its_help(

@@ -76,9 +76,9 @@ def test_a_node_that_alone_reaches_nothing_gets_no_more_work(
     cut = nodes.add_node(num_cpus=1, memory=2 * 10**9)
     nodes.add_node(num_cpus=1, memory=2 * 10**9)
     (tmp_path / f"{cut.node_id}-is-cut-off").touch()
-    with running(tmp_path, models=60) as run:
+    with running(tmp_path, models=400) as run:
         run.let("adapt")
-        assert len(run.join()) == 60
+        assert len(run.join()) == 400
     assert f"node {cut.node_id[:12]} gets no more work: it can't reach " in caplog.text
     begun = run.where("adapt")
     assert NODE_ROW <= begun.count(cut.node_id) <= ROW + 3, "it gets no more after a while"

@@ -210,7 +210,7 @@ def test_only_a_deep_check_sees_a_wrong_stem(
 def test_a_deep_check_compares_the_verdict(
     mirror: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdict, "check", lambda *arguments: None)
+    monkeypatch.setattr(verdict, "check", lambda result, *others: result)
     monkeypatch.setattr(compare, "TOLERANCE", 0.0)
     assert checked(mirror, "--deep") == 1
     out = capsys.readouterr().out

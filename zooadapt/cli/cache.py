@@ -12,7 +12,12 @@ from zooadapt.urls import cache_root
 
 @click.group()
 def cache() -> None:
-    """List or remove the variants that were pulled to this machine, or made on it."""
+    """List or remove the variants that were pulled to this machine, or made on it.
+
+    \b
+    zooadapt cache ls
+    zooadapt cache prune --older-than 30d --to 20GB
+    """
 
 
 @cache.command("ls")

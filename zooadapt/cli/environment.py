@@ -23,7 +23,11 @@ _SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "OPTIONS")
 
 @click.command("env")
 def show_environment() -> int:
-    """Print the versions and settings that a bug report needs, without secrets."""
+    """Print the versions and settings that a bug report needs, without secrets.
+
+    \b
+    zooadapt env
+    """
     lines = {
         "zooadapt": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",

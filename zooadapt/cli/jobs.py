@@ -43,6 +43,9 @@ def remove(
 
     No job makes them again until --undo. MODEL is a name or a glob, such as 'resnet*'. Without
     --chans and --bands whole models are removed, with their original stems.
+
+    \b
+    zooadapt remove 'resnet50*' s3://bucket/mirror --reason 'its licence has changed' --yes
     """
     from zooadapt.mirror.manifest import PAGE
     from zooadapt.report import page, text, upkeep
@@ -92,6 +95,9 @@ def check(what: str, chans: tuple[int, ...], bands: "tuple[Bands, ...]") -> int:
     FOLDER_OR_ID is a folder or URL with a checkpoint and its config.json, the id of a repository on
     the Hub, or a model of timm. Everything that a job does is done here, in seconds, without Ray
     and without a mirror.
+
+    \b
+    zooadapt check my/checkpoint --chans 1,4 --bands sentinel2-l2a
     """
     from zooadapt.job.check import check
     from zooadapt.report.check import lines
@@ -110,13 +116,18 @@ class _Runs(click.Group):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(
-            context, args if {*args[:1]} & {*self.commands} else ["list", *args]
+            context, args if {*args[:1]} & {*self.commands, "-h", "--help"} else ["list", *args]
         )
 
 
 @click.group(cls=_Runs)
 def runs() -> None:
-    """List the runs of a mirror's jobs, or show one: runs show RUN."""
+    """List the runs of a mirror's jobs, or show one: runs show RUN.
+
+    \b
+    zooadapt runs s3://bucket/mirror --watch
+    zooadapt runs show 20261124T031200Z-a1b2c3 s3://bucket/mirror
+    """
 
 
 @runs.command("list")

@@ -211,7 +211,11 @@ def pull(
 @click.argument("place", required=False, metavar="[MIRROR]")
 @as_json
 def status(mirrors: MirrorOptions, place: str | None, as_json: bool) -> int:
-    """Show what a mirror holds, and which models of timm it lacks."""
+    """Show what a mirror holds, and which models of timm it lacks.
+
+    \b
+    zooadapt status s3://bucket/mirror
+    """
     from zooadapt.report import status
 
     mirror = (replace(mirrors, urls=(place,)) if place else mirrors).opened()

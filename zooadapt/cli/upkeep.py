@@ -75,7 +75,11 @@ def gc(store: "Store", older_than: timedelta, delete: bool) -> int:
 @click.command()
 @of_mirror
 def rebuild(store: "Store") -> int:
-    """Make a mirror's tables again from its records."""
+    """Make a mirror's tables again from its records.
+
+    \b
+    zooadapt rebuild s3://bucket/mirror
+    """
     from zooadapt.upkeep.rebuild import rebuild
 
     with store.session(f"rebuild-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"):
@@ -95,7 +99,12 @@ def rebuild(store: "Store") -> int:
 @click.option("--open", "shows", is_flag=True,
               help="Open the page that is there in a browser, and write nothing.")  # fmt: skip
 def write_page(store: "Store", shows: bool) -> int:
-    """Write a mirror's web page, index.html, beside its manifest."""
+    """Write a mirror's web page, index.html, beside its manifest.
+
+    \b
+    zooadapt report s3://bucket/mirror
+    zooadapt report s3://bucket/mirror --open
+    """
     from zooadapt.report import page
 
     if not shows:

@@ -177,7 +177,9 @@ def _with_later(found: pa.Table, schema: pa.Schema) -> pa.Table:
                 else pa.array([value] * len(found), field.type)
             )
             found = found.append_column(field, values)
-    return found
+    others = [name for name in found.schema.names if name not in schema.names]
+    there = [name for name in schema.names if name in found.schema.names]
+    return found.select([*there, *others])
 
 
 def newer(name: str, version: int) -> RunError:

@@ -86,8 +86,8 @@ class Prover:
 
     def check(self, variant: nn.Module, scheme: Scheme, matrix: Tensor) -> ProofResult:
         """Compare only the stored bits; nothing is run. Raises ValidationError as `compare`."""
-        adapted = contract.adapt(self._originals, self._stems, scheme, matrix)
-        _check_stored(variant, adapted, self._body)
+        wanted = contract.adapt(self._originals, self._stems, scheme, matrix)
+        _check_stored(variant, wanted, self._body)
         return ProofResult(math.nan, math.nan, equivalent=False, proof="none")
 
     def compare(

@@ -146,7 +146,7 @@ def for_model(entry: ModelEntry, targets: Sequence[Target]) -> tuple[Target, ...
     if not any(target.is_open for target in targets):
         return tuple(targets)
     base = RGB
-    with suppress(StageError):
+    with suppress(StageError, UsageError):
         base = facts(entry).bands
     return tuple(target.for_base(base) for target in targets)
 
