@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -180,6 +181,16 @@ def stated(name: str) -> dict[str, Any]:
     file = importlib.resources.files("zooadapt.presets") / f"{name}.yaml"
     content: dict[str, Any] = yaml.safe_load(file.read_text())
     return content
+
+
+def mixture(names: Iterable[str], shares: Iterable[float]) -> str:
+    """What a band reads, such as ``0.5 R + G``: the channels' names and shares; "" for nothing."""
+    parts = (
+        name if share == 1 else f"{share:.3g} {name}"
+        for name, share in zip(names, shares, strict=True)
+        if share
+    )
+    return " + ".join(parts)
 
 
 def _names(text: str) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zooadapt.bands import remembered
+from zooadapt.bands import mixture, remembered
 from zooadapt.errors import UsageError
 from zooadapt.names import CONFIG, SECTION
 
@@ -180,7 +180,7 @@ def inspect(
             "max": values.amax(1).tolist(),
             "mean": values.mean(1).tolist(),
             "std": values.std(1).tolist(),
-            "reads": [_reads(column, sources) for column in matrix.T.tolist()],
+            "reads": [mixture(sources, column) for column in matrix.T.tolist()],
             "moves": _moves(model, batch),
             "most_alike": _most_alike(alike, names),
         }
@@ -202,15 +202,6 @@ def _made(model: nn.Module, folder: "str | PathLike[str] | None") -> Mapping[str
             "its variant as folder="
         )
     return made  # type: ignore[no-any-return]
-
-
-def _reads(column: Sequence[float], sources: Sequence[str]) -> str:
-    parts = [
-        name if share == 1 else f"{share:.3g} {name}"
-        for name, share in zip(sources, column, strict=True)
-        if share
-    ]
-    return " + ".join(parts)
 
 
 def _moves(model: nn.Module, batch: Tensor) -> list[float]:

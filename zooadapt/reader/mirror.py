@@ -238,37 +238,32 @@ class Mirror:
         Returns the variant's folder, and its row or the row of the variant that it was made from.
         """
         most = kept.limit()  # raises UsageError before anything is done
-        folder, row = self._pulled(model, wish, making, zoo, to)
+        maker = Maker(self._cache, self._offline, making)
+        to = Path(to).absolute() if to else None
+        folder, row = self._chosen(fspath(model), wish, maker, zoo, to)
         if most is not None:
             kept.prune(self._root, most, spare=folder)
         return folder, row
 
-    def _pulled(
-        self,
-        model: str | PathLike[str],
-        wish: "_Wish",
-        making: Making,
-        zoo: str | None,
-        to: str | Path | None,
+    def _chosen(
+        self, model: str, wish: "_Wish", maker: Maker, zoo: str | None, to: Path | None
     ) -> tuple[Path, Row]:
-        target, model = manifests.target(*wish), fspath(model)
-        asked = manifests.joined(wish[1])
-        folder = Path(to).absolute() if to else None
-        maker = Maker(self._cache, self._offline, making)
+        """The variant that is there, else one that is made from another, else from the original."""
+        target, asked = manifests.target(*wish), manifests.joined(wish[1])
         rows = [] if self._is_empty() else self._manifests.named(model, zoo)
         if not rows:
-            if making.derive and not len(self._of(model, zoo)):
+            if maker.making.derive and not len(self._of(model, zoo)):
                 if asked:
                     parse(asked)  # raises UsageError for unknown names
-                return maker.from_original(model, target, zoo, folder)
+                return maker.from_original(model, target, zoo, to)
             rows = _rows(self.siblings(model, zoo))
         alike = manifests.preferred([row for row in rows if target.admits(row["scheme"])])
         for row in alike:
             if (row["in_chans"], row["bands"]) == (target.in_chans, target.names):
-                there = self._there(row, folder)
+                there = self._there(row, to)
                 tell(row, target, there)
                 return there, row
-        if not making.derive:
+        if not maker.making.derive:
             under = "" if target.is_open else f" under {target.scheme}"
             has = dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows)
             raise UsageError(
@@ -279,10 +274,10 @@ class Mirror:
         for row in alike:
             if sorted(row["bands"].split(",")) == ordered:
                 of_row = replace(target, scheme=row["scheme"])
-                return maker.from_variant(row, of_row, True, folder), row
+                return maker.from_variant(row, of_row, True, to), row
         if asked:
             parse(asked)
-        return maker.from_variant(rows[0], target, False, folder), rows[0]
+        return maker.from_variant(rows[0], target, False, to), rows[0]
 
     def _there(self, row: Row, to: Path | None) -> Path:
         """The folder of a variant that a mirror has. The bytes of one made here were compared."""

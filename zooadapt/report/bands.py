@@ -32,7 +32,10 @@ def described(of: Bands, scheme: str | None) -> str:
         "band": list(of.names),
         "nm": [f"{band.wavelength:g}" if band.wavelength else "none" for band in of.channels],
         "width": [f"{band.width:g}" if band.width else "" for band in of.channels],
-        "reads": [_sum(weights) or "nothing: starts at zero" for weights in reads],
+        "reads": [
+            bands.mixture(weights, weights.values()) or "nothing: starts at zero"
+            for weights in reads
+        ],
     }
     lines = [tables.aligned(columns), "", f"what each band reads is by the scheme {target.scheme}"]
     return "\n".join([*lines, *([target.caution] * bool(target.caution)), *_notes(of)])
@@ -66,12 +69,6 @@ def _reads(target: Target) -> list[dict[str, float]]:
         }
         for column in matrix
     ]
-
-
-def _sum(weights: dict[str, float]) -> str:
-    return " + ".join(
-        name if share == 1 else f"{share:.3g} {name}" for name, share in weights.items()
-    )
 
 
 def _notes(of: Bands) -> list[str]:
