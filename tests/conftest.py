@@ -1,6 +1,7 @@
 """Shared servers and checkpoints; each is made once a session, when first asked for."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,9 +75,23 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source root with one tiny model, SMALL."""
-    return checkpoints.write_hub_repos(tmp_path_factory.mktemp("small"), [SMALL])
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A source root with one tiny model, SMALL. All tests share it, so none may change it."""
+    root = checkpoints.write_hub_repos(tmp_path_factory.mktemp("small"), [SMALL])
+    before = contents(root)
+    yield root
+    assert contents(root) == before, "a test changed what all tests share; `own_small` is for that"
+
+
+@pytest.fixture
+def own_small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `small` that the test may change."""
+    return Path(shutil.copytree(small, tmp_path_factory.mktemp("own") / "small"))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """The files below a folder, by their paths."""
+    return {str(file): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -42,10 +42,10 @@ class Ground:
 
 
 @pytest.fixture
-def ground(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+def ground(own_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     cache = tmp_path / "hf"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    with hub.serving(small) as served:
+    with hub.serving(own_small) as served:
         for name, value in served.env.items():
             monkeypatch.setenv(name, value)
         yield Ground(served, cache)

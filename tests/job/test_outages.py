@@ -44,8 +44,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(small: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> Iterator[LoopbackHub]:
-    with hub.serving(small) as running:
+def served(
+    own_small: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+) -> Iterator[LoopbackHub]:
+    with hub.serving(own_small) as running:
         for name, value in running.env.items():
             monkeypatch.setenv(name, value)
         yield running
@@ -277,13 +279,13 @@ def test_what_is_not_there_or_gated_is_a_failure(served: LoopbackHub, tmp_path: 
 
 def test_a_hub_out_of_reach_ends_the_run_and_blames_nobody(
     quick: None,
-    small: Path,
+    own_small: Path,
     served: LoopbackHub,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoints.write_hub_repo(small, OTHER)
+    checkpoints.write_hub_repo(own_small, OTHER)
     command = ["adapt", "--chans", "1,4", "--models", f"{SMALL},{OTHER}", "--dest", str(tmp_path)]
     monkeypatch.setattr(waiting, "PATIENCE", 0.05)
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)

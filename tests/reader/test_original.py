@@ -28,9 +28,11 @@ ANOTHER = "test_vit.r160_in1k"
 
 
 @pytest.fixture
-def served(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+def served(
+    own_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LoopbackHub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
-    with hub.serving(small) as running:
+    with hub.serving(own_small) as running:
         for name, value in running.env.items():
             monkeypatch.setenv(name, value)
         yield running
@@ -63,10 +65,10 @@ def test_the_next_call_asks_nobody(served: LoopbackHub, monkeypatch: pytest.Monk
 
 
 def test_it_is_to_the_byte_what_a_job_makes(
-    served: LoopbackHub, small: Path, cache_dir: Path, tmp_path: Path
+    served: LoopbackHub, own_small: Path, cache_dir: Path, tmp_path: Path
 ) -> None:
     zooadapt.create_model(SMALL, in_chans=4)
-    run(entry(SMALL), counted(4), small, tmp_path / "job")
+    run(entry(SMALL), counted(4), own_small, tmp_path / "job")
     own = checker.summary(str(cache_dir / "made")).objects
     assert own
     checker.check(str(cache_dir / "made"))
@@ -90,17 +92,19 @@ def test_an_architecture_means_timms_default_tag(served: LoopbackHub) -> None:
 
 
 def test_a_checkpoint_of_ones_own_and_one_on_the_hub(
-    served: LoopbackHub, small: Path, tmp_path: Path
+    served: LoopbackHub, own_small: Path, tmp_path: Path
 ) -> None:
     own = fine_tuned.write(tmp_path / "own", num_classes=5)
     assert weight(zooadapt.create_model(str(own), in_chans=6)).shape[1] == 6
-    fine_tuned.write(small / "me" / "net", num_classes=5)
+    fine_tuned.write(own_small / "me" / "net", num_classes=5)
     assert weight(zooadapt.create_model("hf-hub:me/net", in_chans=6)).shape[1] == 6
 
 
-def test_what_a_mirror_lacks_is_made_too(served: LoopbackHub, small: Path, tmp_path: Path) -> None:
-    checkpoints.write_hub_repo(small, ANOTHER)
-    run(entry(ANOTHER), counted(4), small, tmp_path / "mirror")
+def test_what_a_mirror_lacks_is_made_too(
+    served: LoopbackHub, own_small: Path, tmp_path: Path
+) -> None:
+    checkpoints.write_hub_repo(own_small, ANOTHER)
+    run(entry(ANOTHER), counted(4), own_small, tmp_path / "mirror")
     mirror = open_mirror(str(tmp_path / "mirror"))
     assert weight(mirror.load(SMALL, 4)).shape[1] == 4
     served.asked.clear()
@@ -352,7 +356,7 @@ def test_a_long_wait_is_told_first(
 
 
 def test_named_bands_keep_red_green_and_blue(
-    served: LoopbackHub, small: Path, caplog: pytest.LogCaptureFixture
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = checkpoints.random_state_dict(SMALL)["conv1.0.weight"]
     made = weight(zooadapt.create_model(SMALL, bands="sentinel2-l2a"))
