@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: the workers share the cores
 
@@ -61,11 +62,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
-def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> str:
+def bucket(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an empty place in S3, reachable through the standard AWS variables."""
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{seaweed.BUCKET}/{uuid.uuid4().hex}"
+    S3FileSystem.clear_instance_cache()  # one with an endpoint of before may be kept
+    yield f"s3://{seaweed.BUCKET}/{uuid.uuid4().hex}"
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")
