@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 
 import zooadapt
 from tests.conftest import SMALL
@@ -75,6 +76,24 @@ def test_it_is_to_the_byte_what_a_job_makes(
     weights = {key: each for key, each in own.items() if key.endswith(".safetensors")}
     theirs = checker.summary(str(tmp_path / "job")).objects
     assert weights.items() <= theirs.items()
+
+
+def test_newer_weights_in_the_cache_are_noticed(
+    served: LoopbackHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = weight(zooadapt.create_model(SMALL, in_chans=4))
+    checkpoints.write_hub_repo(served.root, SMALL, seed=1)  # a new commit
+    assert torch.equal(weight(zooadapt.create_model(SMALL, in_chans=4)), first)
+    hf_hub_download(f"timm/{SMALL}", "model.safetensors", endpoint=served.url)
+    stored = checkpoints.random_state_dict(SMALL, seed=1)["conv1.0.weight"]
+    caplog.clear()
+    for chans in (4, 5):  # the second from the first's stem
+        made = weight(zooadapt.create_model(SMALL, in_chans=chans))
+        assert torch.allclose(made[:, :3], stored * 3 / chans)
+    assert f"made {SMALL} for 4 channels from hf://" in caplog.text
+    caplog.clear()
+    assert torch.allclose(weight(zooadapt.create_model(SMALL, in_chans=4))[:, :3], stored * 3 / 4)
+    assert "made" not in caplog.text
 
 
 def test_named_bands_and_a_folder_to_write(

@@ -105,7 +105,7 @@ def _there(store: Store, entry: ModelEntry, target: Target) -> list[Row]:
     key = (entry.zoo, entry.name, target.in_chans, target.names)
     rows = manifest.read_table(store, manifest.MANIFEST).to_pylist()
     found = [row for row in rows if tuple(row[name] for name in KEY[:4]) == key]
-    found = [row for row in found if target.admits(row["scheme"])]
+    found = [row for row in found if target.admits(row["scheme"]) and original.is_current(row)]
     return preferred([row for row in found if Path(store.path(row["folder"]), CONFIG).exists()])
 
 

@@ -25,7 +25,7 @@ from zooadapt.reader import cache, kept, manifests
 from zooadapt.reader.maker import Maker, tell
 from zooadapt.reader.making import Making
 from zooadapt.reader.manifests import Manifests, State
-from zooadapt.reader.original import own_mirror
+from zooadapt.reader.original import is_current, own_mirror
 from zooadapt.stores.opening import open_store
 from zooadapt.types import Row
 from zooadapt.urls import absolute, cache_root
@@ -251,8 +251,10 @@ class Mirror:
         """The variant that is there, else one that is made from another, else from the original."""
         target, asked = manifests.target(*wish), manifests.joined(wish[1])
         rows = [] if self._is_empty() else self._manifests.named(model, zoo)
+        if self._is_own:
+            rows = [row for row in rows if is_current(row)]
         if not rows:
-            if maker.making.derive and not len(self._of(model, zoo)):
+            if maker.making.derive and (self._is_own or not len(self._of(model, zoo))):
                 if asked:
                     parse(asked)  # raises UsageError for unknown names
                 return maker.from_original(model, target, zoo, to)

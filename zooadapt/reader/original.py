@@ -29,7 +29,7 @@ from zooadapt.reader.making import Making
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.store import Store
 from zooadapt.targets import Target
-from zooadapt.types import Job, ModelEntry, ProofResult, Request
+from zooadapt.types import Job, ModelEntry, ProofResult, Request, Row
 from zooadapt.urls import absolute
 from zooadapt.zoos import registry
 
@@ -70,6 +70,22 @@ def is_here(entry: ModelEntry) -> bool:
     if entry.hub_id:
         return hf_cache.cached(entry.hub_id) is not None
     return bool(entry.url) and "://" not in str(entry.url).removeprefix("package://")
+
+
+def is_current(row: Row) -> bool:
+    """Whether a variant in this machine's mirror is of the weights that a new one would be of.
+
+    It isn't where the Hugging Face cache holds other weights of the model by now, at the revision
+    that its name pins, if any.
+    """
+    from zooadapt.checkpoints import hf_cache
+
+    if not row["source_uri"].startswith("hf://"):
+        return True
+    repo = row["source_uri"].removeprefix("hf://").partition("@")[0]
+    pinned = row["model"].partition("@")[2]
+    located = hf_cache.cached(f"{repo}@{pinned}" if pinned else repo)
+    return located is None or located.source.sha256 in ("", row["source_sha256"])
 
 
 def make(entry: ModelEntry, target: Target, store: Store, making: Making) -> None:
