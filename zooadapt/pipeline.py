@@ -43,7 +43,7 @@ from zooadapt.mirror.read_back import Reader
 from zooadapt.mirror.records import ADAPTER_VERSION, write_record
 from zooadapt.mirror.variant_config import describe
 from zooadapt.names import CONFIG, companions, model_folder
-from zooadapt.proof import cores, devices, published
+from zooadapt.proof import complexity, cores, devices, published
 from zooadapt.stores.opening import open_store
 from zooadapt.stores.shared_bytes import SharedBytes
 from zooadapt.stores.store import Store
@@ -51,6 +51,7 @@ from zooadapt.targets import Target, check_scheme, get_scheme
 from zooadapt.types import (
     Adapted,
     Checkpoint,
+    Complexity,
     Failure,
     Job,
     Located,
@@ -191,6 +192,7 @@ class _Inspected:
     base: nn.Module
     """The model with B channels, in eval mode, on the meta device."""
     stems: tuple[Stem, ...]
+    complexity: Complexity | None
     targets: list[Target]
     """The targets that have a matrix for the model's channels."""
     failures: tuple[Failure, ...]
@@ -201,7 +203,7 @@ def _inspected(request: Request) -> _Inspected:
     """Raises StemError, and Unsupported where no target has a matrix."""
     entry, zoo = request.entry, registry.get(request.entry.zoo)
     facts = zoo.facts(entry)
-    base, found = inspect(entry, zoo, facts)
+    base, probe, found = inspect(entry, zoo, facts)
     targets, failures = [], []
     for target in request.targets:
         try:
@@ -211,15 +213,21 @@ def _inspected(request: Request) -> _Inspected:
             failures.append(Failure.of(target, error))
             if len(failures) == len(request.targets):
                 raise
-    return _Inspected(entry, zoo, facts, base, found, targets, tuple(failures))
+    counted = complexity.count(base, probe, found, (facts.chans, *facts.size))
+    return _Inspected(entry, zoo, facts, base, found, counted, targets, tuple(failures))
 
 
-def inspect(entry: ModelEntry, zoo: Zoo, facts: ModelFacts) -> tuple[nn.Module, tuple[Stem, ...]]:
-    """The model on the meta device, in eval mode, and its stems. Raises StemError."""
+def inspect(
+    entry: ModelEntry, zoo: Zoo, facts: ModelFacts
+) -> tuple[nn.Module, nn.Module, tuple[Stem, ...]]:
+    """The model, the model with one channel more, and the model's stems. Raises StemError.
+
+    Both models are on the meta device and in eval mode.
+    """
     with shapes_only():
         base = zoo.build(entry, facts.chans).eval()
-        probe = zoo.build(entry, facts.chans + 1)
-    return base, stems.find(base, probe, facts.chans, zoo.stems(entry, base), zoo.layer)
+        probe = zoo.build(entry, facts.chans + 1).eval()
+    return base, probe, stems.find(base, probe, facts.chans, zoo.stems(entry, base), zoo.layer)
 
 
 # Locate and fetch
@@ -332,8 +340,9 @@ def _published(
     with watch.measured("publish"), stage(PublishError), reaching_store():
         stem = publish.publish_stem(store, place, safetensors_file.arranged(original))
     adapted = Adapted(
-        request.entry, source, model.facts, model.stems, filled, stem, (), model.failures, {}
-    )
+        request.entry, source, model.facts, model.stems, model.complexity, filled, stem, (),
+        model.failures, {},
+    )  # fmt: skip
 
     def publish_one(target: Target, shared: SharedBytes | None) -> Published:
         with cores.used():

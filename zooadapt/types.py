@@ -290,6 +290,18 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Complexity:
+    """What a forward pass of one image of the checkpoint's own B channels computes."""
+
+    macs: int
+    """Multiply-accumulates."""
+    macs_of_channel: int
+    """The multiply-accumulates that each input channel takes in the stems."""
+    activations: int
+    """Values of the outputs of convolutions, matrix products and attention, for any channels."""
+
+
+@dataclass(frozen=True)
 class Adapted:
     """One model whose variants are published and not proved yet."""
 
@@ -298,6 +310,8 @@ class Adapted:
     facts: ModelFacts
     """The facts for the checkpoint's own number of channels, B."""
     stems: tuple[Stem, ...]
+    complexity: Complexity | None
+    """None where it can't be counted."""
     filled: tuple[str, ...]
     """The names of tensors that the checkpoint lacks and the model computes itself."""
     source_stem: str

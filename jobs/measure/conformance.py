@@ -74,7 +74,7 @@ def measure(
     try:
         with stage(StemError):
             facts = zoo.facts(entry)
-            base, found = inspect(entry, zoo, facts)
+            base, _, found = inspect(entry, zoo, facts)
     except StageError as error:
         status = "unsupported" if isinstance(error, Unsupported) else "failed"
         return [

@@ -262,7 +262,7 @@ def _sizes(batch: Batch) -> list[int]:
 
 def adapted(entry: ModelEntry) -> Adapted:
     """An outcome of `adapt` without variants, to be proved."""
-    return Adapted(entry, Checkpoint("", "", "", "", 0), _FACTS, (), (), "", (), (), {})
+    return Adapted(entry, Checkpoint("", "", "", "", 0), _FACTS, (), None, (), "", (), (), {})
 
 
 def summary(request: Request) -> ModelSummary:

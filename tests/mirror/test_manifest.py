@@ -35,7 +35,16 @@ def test_the_columns_are_the_stated_ones_and_described(store: Store) -> None:
     manifest.compact(store)
     schema = pq.read_schema(Path(store.root) / "manifest.parquet")
     assert schema.names[:5] == list(KEY)
-    nullable = ["input_mean", "input_std", "license", "source_gone", "changed", "source_note"]
+    nullable = [
+        "input_mean",
+        "input_std",
+        "license",
+        "source_gone",
+        "changed",
+        "source_note",
+        "macs",
+        "activations",
+    ]
     assert [field.name for field in schema if field.nullable] == nullable
     assert all(field.metadata[b"description"] for field in schema)
     assert schema.metadata[b"zooadapt_layout_version"] == b"1"

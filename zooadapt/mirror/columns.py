@@ -116,6 +116,20 @@ MANIFEST_COLUMNS = (
         nullable=True,
         older=None,
     ),
+    Column(
+        "macs",
+        pa.int64(),
+        "multiply-accumulates for one image of N channels; null where they can't be counted",
+        nullable=True,
+        older=None,
+    ),
+    Column(
+        "activations",
+        pa.int64(),
+        "values of the outputs of convolutions, matrix products and attention, as macs",
+        nullable=True,
+        older=None,
+    ),
 )
 FAILURES_COLUMNS = (
     *_KEY_COLUMNS,
@@ -201,9 +215,18 @@ def stated_variant(
         "stems": [stem.name for stem in adapted.stems],
         "filled": list(adapted.filled),
         "min_timm": facts.min_timm,
+        **_complexity(adapted, variant.target.in_chans),
         **asdict(proof),
         **asdict(loaded),
     }
+
+
+def _complexity(adapted: Adapted, in_chans: int) -> Row:
+    """What an image of so many channels costs: the stems' share grows with the channels."""
+    if (counted := adapted.complexity) is None:
+        return {"macs": None, "activations": None}
+    more = (in_chans - adapted.facts.chans) * counted.macs_of_channel
+    return {"macs": counted.macs + more, "activations": counted.activations}
 
 
 def manifest_row(record: Row, stated: Row) -> Row:
