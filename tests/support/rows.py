@@ -25,6 +25,7 @@ def usable(model: str = "net.in1k", chans: int = 4, **changes: Any) -> Row:
         "equivalence_error": 2e-6, "control_error": 1.5, "weights_dtype": "float32",
         "created_at": datetime(2026, 11, 24, 3, 12, tzinfo=UTC), "license": "apache-2.0",
         "proof": "forward", "zoo": "timm", "architecture": model.partition(".")[0],
+        "macs": chans * 10**8, "source_uri": f"hf://timm/{model}@c0ffee/model.safetensors",
     }  # fmt: skip
     target = {"in_chans": chans, "bands": "", "scheme": "repeat"}
     return {**row, **figures, **target, "model": model, **changes}

@@ -1,15 +1,16 @@
-"""The data of the page's two long tables: all variants, and which model has which variants.
+"""The data of the page's catalogue: the models, and what became of the variants of each.
 
 A page holds its data as columns, and each distinct text once, so that thousands of rows are small.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from zooadapt import bands
 from zooadapt.errors import redact
@@ -18,32 +19,62 @@ from zooadapt.types import Row
 UNKNOWN = "unknown"
 """How a model without a stated licence is listed, as ``--license`` spells it."""
 
-_TEXTS = ("zoo", "model", "architecture", "scheme", "weights_dtype", "proof")
-_NUMBERS = ("in_chans", "params", "bytes", "input_height", "input_width", "equivalent")
-_FIGURES = ("equivalence_error", "control_error")
-COLUMNS = (*_TEXTS, *_NUMBERS, *_FIGURES, "bands", "license", "changed", "created_at")
+_OF_MODEL = ("input_height", "input_width", "num_classes")
+_COUNTS = ("params", "bytes", "macs", "activations")
+_ERRORS = ("equivalence_error", "control_error")
+_TEXTS = ("weights_dtype", "proof")
+COLUMNS = (
+    "zoo", "model", "architecture", "license", "source_uri", *_OF_MODEL,
+    "in_chans", "bands", "scheme", *_COUNTS, *_ERRORS, *_TEXTS, "equivalent", "changed",
+    "created_at",
+)  # fmt: skip
 """The columns of the manifest that a page needs: less than half of the file."""
 
 
 def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, Any]:
-    """The mirror's URL and both tables, by column, as JSON without NaN and infinity."""
+    """The mirror's URL and its models, variants and failures by column, as JSON without NaN."""
+    models: dict[tuple[str, str], Row] = {}
+    for row in chain(rows, failed):
+        models.setdefault((row["zoo"], row["model"]), row)
+    places = {key: place for place, key in enumerate(models)}
     return {
         "mirror": url,
+        "models": {
+            **{name: _text(row[name] for row in models.values()) for name in ("zoo", "model")},
+            **{name: [row.get(name) for row in models.values()] for name in _OF_MODEL},
+            "architecture": _text(row.get("architecture", "") for row in models.values()),
+            "license": _text(row.get("license") or UNKNOWN for row in models.values()),
+            "card": [card(row.get("source_uri", "")) for row in models.values()],
+        },
         "variants": {
+            **_outcomes(rows, places),
+            **{name: [_rounded(row[name], 4) for row in rows] for name in _COUNTS},
+            **{name: [_rounded(row[name], 2) for row in rows] for name in _ERRORS},
             **{name: _text(row[name] for row in rows) for name in _TEXTS},
-            **{name: [int(row[name]) for row in rows] for name in _NUMBERS},
-            **{name: [_figure(row[name]) for row in rows] for name in _FIGURES},
-            "bands": _text(short(row["bands"]) for row in rows),
-            "license": _text(row["license"] or UNKNOWN for row in rows),
+            "equivalent": [int(row["equivalent"]) for row in rows],
             "changed": _text(row["changed"] or "" for row in rows),
         },
         "failures": {
-            **{name: _text(row[name] for row in failed) for name in ("zoo", "model", "scheme")},
-            "in_chans": [row["in_chans"] for row in failed],
-            "bands": _text(short(row["bands"]) for row in failed),
+            **_outcomes(failed, places),
             "status": _text(row["status"] for row in failed),
             "reason": _text(f"{row['stage']}: {redact(row['error'])}" for row in failed),
         },
+    }
+
+
+def card(source: str) -> str:
+    """The page of a checkpoint's model on the Hub; "" for a checkpoint from elsewhere."""
+    repo = source.removeprefix("hf://").partition("@")[0]
+    return f"https://huggingface.co/{quote(repo)}" if source.startswith("hf://") else ""
+
+
+def _outcomes(rows: Sequence[Row], places: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """Which model each row is of, by its place in the list of models, and for which channels."""
+    return {
+        "model": [places[row["zoo"], row["model"]] for row in rows],
+        "in_chans": [row["in_chans"] for row in rows],
+        "bands": _text(short(row["bands"]) for row in rows),
+        "scheme": _text(row["scheme"] for row in rows),
     }
 
 
@@ -54,9 +85,14 @@ def _text(values: Iterable[str]) -> dict[str, list[Any]]:
     return {"values": list(numbers), "codes": codes}
 
 
-def _figure(value: float) -> float | str:
-    """The value with three digits; as text if it isn't finite, because JSON has no such number."""
-    return float(f"{value:.3g}") if math.isfinite(value) else str(value)
+def _rounded(value: float | None, digits: int) -> float | str | None:
+    """The value with so many digits; as text if it isn't finite: JSON has no such number."""
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        return str(value)
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def short(names: str) -> str:
