@@ -183,6 +183,18 @@ def stated(name: str) -> dict[str, Any]:
     return content
 
 
+def short(names: str) -> str:
+    """The preset that has just these comma-joined bands, else `names`: both fit ``--bands``."""
+    return _sensors().get(names, names)
+
+
+@cache
+def _sensors() -> dict[str, str]:
+    """The names of presets by their comma-joined bands, without presets of common bands only."""
+    found = {preset(name).names: name for name in presets()}
+    return {",".join(names): name for names, name in found.items() if {*names} - {*COMMON}}
+
+
 def mixture(names: Iterable[str], shares: Iterable[float]) -> str:
     """What a band reads, such as ``0.5 R + G``: the channels' names and shares; "" for nothing."""
     parts = (

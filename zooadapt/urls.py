@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import platformdirs
 
@@ -34,3 +35,9 @@ def cache_root() -> Path:
     """The folder that ``ZOOADAPT_CACHE`` names, or else the user's cache folder."""
     chosen = os.environ.get("ZOOADAPT_CACHE")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("zooadapt")
+
+
+def card(source: str) -> str:
+    """The page of a checkpoint's model on the Hub; "" for a checkpoint from elsewhere."""
+    repo = source.removeprefix("hf://").partition("@")[0]
+    return f"https://huggingface.co/{quote(repo)}" if source.startswith("hf://") else ""

@@ -9,6 +9,7 @@ left in the window, and more are refused. `/files/…` is an ordinary web server
 
 import base64
 import hashlib
+import json
 import math
 import re
 import threading
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import web
+from tests.support.uploads import Uploads
 
 WEIGHTS = (".safetensors", ".bin", ".pth")
 SIGNATURE = "5ec2e7516"
@@ -30,6 +32,7 @@ SIGNATURE = "5ec2e7516"
 _NAMED = {"Content-Disposition": 'attachment; filename="../../outside"'}
 """A file name that clients must ignore."""
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_MODEL = re.compile(r"/api/models/([^/]+/[^/]+?)(/revision/[^/]+)?")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class LoopbackHub:
     uses: int | None = None
     """The requests that a signed URL answers before it expires; None for no limit."""
     asked: list[Asked] = field(default_factory=list)
+    tags: tuple[str, ...] = ()
+    """What the Hub tells of each repository, such as ``arxiv:1512.03385``."""
+    gated: tuple[str, ...] = ()
+    """Repositories that are said to be gated."""
+    uploads: Uploads = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ends: float = 0.0
     """The time at which the window ends."""
@@ -77,6 +85,9 @@ class LoopbackHub:
     """The resolve requests answered in the window."""
     _signed: Counter[str] = field(default_factory=Counter)
     """The uses of each signature."""
+
+    def __post_init__(self) -> None:
+        self.uploads = Uploads(self.root)
 
     @property
     def env(self) -> dict[str, str]:
@@ -175,14 +186,48 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._take()
+
+    def do_PUT(self) -> None:
+        self._take()
+
     def log_message(self, *arguments: Any) -> None:
         """Print nothing to stderr."""
 
+    def _take(self) -> None:
+        path, token = self.path.partition("?")[0], self.headers.get("Authorization", "")
+        status, said = self.hub.uploads.answer(path, token, self._body(), self.hub.url)
+        self._send(status, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
+    def _body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _tell(self, repo: str) -> None:
+        if not (self.hub.root / repo).is_dir():
+            return self._send(404, headers={"X-Error-Code": "RepoNotFound"})
+        said = {
+            "id": repo,
+            "private": self.hub.uploads.visible.get(repo) == "private",
+            "gated": "manual" if repo in self.hub.gated else False,
+            "tags": list(self.hub.tags),
+        }
+        return self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
     def _answer(self) -> None:
         path, _, query = self.path.partition("?")
-        resolve = _RESOLVE.fullmatch(path)
+        resolve, model = _RESOLVE.fullmatch(path), _MODEL.fullmatch(path)
         if resolve:
             self._resolve(*resolve.groups())
+        elif model:
+            self._tell(model[1])
         elif path.startswith("/cdn/"):
             self._cdn(path, query)
         elif path.startswith("/files/"):
@@ -254,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
-        sent = len(body) if self.command == "GET" else 0
+        sent = len(body) if self.command != "HEAD" else 0
         wanted, now = self.headers.get("Range"), time.monotonic()
         self.hub.asked.append(Asked(self.command, self.path, wanted, status, sent, now))
         self.end_headers()

@@ -20,9 +20,11 @@ def counted(*counts: int, scheme: str = "repeat") -> tuple[Target, ...]:
     return tuple(Target(Bands.counted(count), scheme) for count in counts)
 
 
-def run(entry: ModelEntry, targets: tuple[Target, ...], root: Path, dest: Path | str) -> list[Row]:
-    """The rows of the manifest after one model's run."""
-    job = Job("run", str(dest), source_root=str(root))
+def run(
+    entry: ModelEntry, targets: tuple[Target, ...], root: Path | None, dest: Path | str
+) -> list[Row]:
+    """The rows of the manifest after one model's run; without a root it comes from the Hub."""
+    job = Job("run", str(dest), source_root=str(root) if root else None)
     summary = pipeline.make(Request(entry, targets), job)
     assert not summary.failures, summary.failures
     return list(manifest.compact(open_store(str(dest))).usable)

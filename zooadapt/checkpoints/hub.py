@@ -23,6 +23,7 @@ import aiohttp
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import (
+    HfApi,
     constants,
     get_hf_file_metadata,
     get_session,
@@ -186,6 +187,19 @@ def text(hub_id: str, file: str) -> str | None:
                 return None
             return decoded(_beginning(got.iter_bytes(2**16)), f"hf://{repo}/{file}")
     return None
+
+
+def tags(hub_id: str) -> list[str]:
+    """What the Hub knows of a repository, such as ``arxiv:1512.03385``; [] where it can't be asked.
+
+    These are the papers, data sets and DOIs that its card states, among others.
+    """
+    repo, _, revision = hub_id.partition("@")
+    try:
+        return list(HfApi(endpoint()).model_info(repo, revision=revision or None).tags or ())
+    except Exception as error:  # whatever it is: a citation without them is better than none
+        _log.debug("the Hub wasn't asked about %s: %s", repo, one_line(error))
+        return []
 
 
 def decoded(content: bytes, where: str) -> str:

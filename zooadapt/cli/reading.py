@@ -132,16 +132,36 @@ def _offered(
 @click.command()
 @of_mirrors
 @click.argument("model", shell_complete=completion.models)
+@_chans
+@_bands
+@_scheme
 @_zoo
+@click.option("--card", is_flag=True, help="Print one variant's card for the Hugging Face Hub.")
+@click.option("--plot", type=Path, metavar="FILE",
+              help="Draw one variant's first layer to this .png, .svg or .pdf file.")  # fmt: skip
 @as_json
-def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
+def show(
+    mirror: "Mirror", model: str, chans: tuple[int, ...], bands: str | None, scheme: str | None,
+    zoo: str | None, card: bool, plot: Path | None, as_json: bool,
+) -> int:  # fmt: skip
     """Show all that is known of one model and its variants.
 
     \b
     zooadapt show resnet34.a1_in1k --mirror s3://bucket/mirror
+    zooadapt show resnet34.a1_in1k --chans 4 --card
+    zooadapt show resnet34.a1_in1k --bands sentinel2-l2a --plot stem.png
     """
     from zooadapt.report import tables
 
+    wish = _one(chans), bands, scheme
+    if card:
+        click.echo(mirror.card(model, *wish, zoo), nl=False)
+    if plot:
+        _draw(mirror, model, wish, zoo, plot)
+    if card or plot:
+        return OK
+    if any(wish):
+        raise UsageError("--chans, --bands and --scheme choose a variant for --card or --plot")
     rows = mirror.siblings(model, zoo)
     if as_json:
         click.echo(tables.as_json(rows))
@@ -153,6 +173,96 @@ def show(mirror: "Mirror", model: str, zoo: str | None, as_json: bool) -> int:
     click.echo(tables.table(rows[list(_VARIANT)]))
     for told in tables.changes(rows):
         click.echo(told)
+    return OK
+
+
+_Wish = tuple[int | None, str | None, str | None]
+
+
+def _one(chans: tuple[int, ...]) -> int | None:
+    """The number given with --chans, if any. Raises UsageError for several."""
+    if len(chans) > 1:
+        raise UsageError("this command takes one number with --chans")
+    return chans[0] if chans else None
+
+
+def _draw(mirror: "Mirror", model: str, wish: _Wish, zoo: str | None, file: Path) -> None:
+    import safetensors.torch
+
+    from zooadapt.bands import short
+    from zooadapt.report import stem_plot
+
+    row, config = mirror.described(model, wish, zoo)
+    target = short(row["bands"]) or f"{row['in_chans']} channels"
+    title = f"{row['model']} for {target} under {row['scheme']}"
+    stem_plot.write(file, title, config, safetensors.torch.load_file(mirror.stem(row, config)))
+    click.echo(f"wrote {file}")
+
+
+@click.command()
+@of_mirrors
+@click.argument("model", shell_complete=completion.models)
+@_chans
+@_bands
+@_scheme
+@_zoo
+def cite(
+    mirror: "Mirror", model: str, chans: tuple[int, ...], bands: str | None, scheme: str | None,
+    zoo: str | None,
+) -> int:  # fmt: skip
+    """Say how to cite one variant of a mirror: the original, its papers, the scheme, the hashes.
+
+    \b
+    zooadapt cite resnet34.a1_in1k --chans 4 --mirror s3://bucket/mirror
+    """
+    click.echo(mirror.cite(model, _one(chans), bands, scheme, zoo))
+    return OK
+
+
+@click.command()
+@of_mirrors_if_any
+@click.argument("model", shell_complete=completion.models)
+@click.argument("repo", metavar="OWNER/NAME")
+@_chans
+@_bands
+@_scheme
+@_zoo
+@click.option("--license", metavar="NAME",
+              help="The licence, where the source states none.")  # fmt: skip
+@click.option("--public", is_flag=True, help="Make the repository public; otherwise it is private.")
+@click.option("--dry-run", is_flag=True, help="Print the files and the card, and push nothing.")
+def push(
+    mirrors: MirrorOptions, model: str, repo: str, chans: tuple[int, ...], bands: str | None,
+    scheme: str | None, zoo: str | None, license: str | None, public: bool, dry_run: bool,
+) -> int:  # fmt: skip
+    """Put one variant and its card into a repository on the Hugging Face Hub, and print its URL.
+
+    No mirror is needed: what no mirror has is made from the original weights. The repository is
+    made if it isn't there. Pushing needs a token that may write: `hf auth login`, or HF_TOKEN.
+
+    \b
+    zooadapt push resnet34.a1_in1k --chans 4 OWNER/NAME
+    zooadapt push resnet34.a1_in1k --bands sentinel2-l2a OWNER/NAME --public --dry-run
+    """
+    if bool(chans) == bool(bands):
+        raise UsageError("push takes either --chans or --bands; give one of them")
+    from zooadapt.reader import share
+    from zooadapt.reader.making import Making
+    from zooadapt.report.text import size
+
+    wish = _one(chans), bands, scheme
+    folder, row = mirrors.opened(needed=False).pulled(model, wish, Making(), zoo, None)
+    upload = share.prepare(repo, folder, row, license, public)
+    if dry_run:
+        state = "private" if upload.private else "public"
+        click.echo(f"would push to the {state} repository {repo}:")
+        click.echo("".join(f"  {name}  {size(count)}\n" for name, count in upload.sizes.items()))
+        click.echo(upload.card, nl=False)
+        return OK
+    click.echo(upload.send())
+    if row["min_timm"]:
+        load = f"timm.create_model({f'hf-hub:{repo}'!r}, pretrained=True)"
+        click.echo(f"load the model with  {load}", err=True)
     return OK
 
 
@@ -224,4 +334,4 @@ def status(mirrors: MirrorOptions, place: str | None, as_json: bool) -> int:
     return OK
 
 
-COMMANDS = (ls, show, pull, status)
+COMMANDS = (ls, show, pull, push, cite, status)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ from zooadapt.stores.store import Store
 from zooadapt.types import Row
 
 Got = TypeVar("Got")
+
+ROW = "row.json"
+"""The file in a variant's folder below `derived/` that holds its row."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -116,6 +120,20 @@ def used(folder: Path) -> None:
     """Note that a variant was used now, for `prune`. A cache that can't be written stays as is."""
     with suppress(OSError):
         os.utime(folder / CONFIG)
+
+
+def write_row(folder: Path, row: Row) -> None:
+    """Write the row of a variant that was made in the cache, for `read_row`."""
+    with replacing(folder / ROW) as file:
+        file.write_text(json.dumps({**row, "created_at": row["created_at"].isoformat()}))
+
+
+def read_row(folder: Path) -> Row | None:
+    """The row of a variant that was made in the cache; None where the variant isn't there."""
+    if not (folder / CONFIG).exists() or not (folder / ROW).exists():
+        return None
+    row: Row = json.loads((folder / ROW).read_text())
+    return {**row, "created_at": datetime.fromisoformat(row["created_at"])}
 
 
 def is_whole(folder: Path, row: Row) -> bool:

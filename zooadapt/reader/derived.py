@@ -1,9 +1,12 @@
 """Prove a variant that was pulled from a mirror again, or make another variant from it."""
 
+import hashlib
 import json
 import logging
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zooadapt import targets
+from zooadapt import __version__, targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.bands import RGB
 from zooadapt.errors import Unsupported, UsageError, ValidationError, stage
@@ -37,15 +40,19 @@ def pulled(mirrors: Cache, row: Row) -> "Variant":
     folder = mirrors.pull(row)
     config = json.loads((folder / CONFIG).read_text())
     stem = mirrors.stem(source_stem(row["folder"], config))
-    return Variant(row["model"], row["zoo"], folder, stem)
+    return Variant(row, folder, stem)
 
 
 class Variant:
     """A variant on this machine, with the tensors of its original stem."""
 
-    def __init__(self, model: str, zoo: str, folder: Path, stem: Path) -> None:
-        """`folder` holds model.safetensors and config.json; `stem` is the original stem's file."""
-        self.model, self._zoo, self._folder = model, registry.get(zoo), folder
+    def __init__(self, row: Row, folder: Path, stem: Path) -> None:
+        """`folder` holds model.safetensors and config.json; `stem` is the original stem's file.
+
+        `row` is the manifest's row of the variant.
+        """
+        self._row, self._folder = row, folder
+        self.model, self._zoo = row["model"], registry.get(row["zoo"])
         self.config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         self._originals: dict[str, Tensor] = safetensors.torch.load_file(stem)
         self._stems = [Stem.of(each) for each in self.config["zooadapt"]["stems"]]
@@ -58,7 +65,7 @@ class Variant:
         return {name: loaded[name] for name in safetensors_file.tensor_names(file)}
 
     def write(self, target: Target, folder: Path, permuted: bool, making: Making) -> None:
-        """Make the variant for `target`, prove it, and write it to `folder`.
+        """Make the variant for `target`, prove it, and write it to `folder`, with its row.
 
         If `permuted`, it is this variant with its channels reordered; if not, it has the same bytes
         as if a job had made it. Raises UsageError if the model can't be adapted to these channels,
@@ -78,9 +85,46 @@ class Variant:
             "made %s for %s from its original stem under %s, %s",
             self.model, target.spoken, target.scheme, verdict.said(result),
         )  # fmt: skip
+        digest = hashlib.sha256()
         with cache.replacing(folder / WEIGHTS) as file, file.open("wb") as out:
-            out.writelines(safetensors_file.serialise(tensors))
+            for chunk in safetensors_file.serialise(tensors):
+                digest.update(chunk)
+                out.write(chunk)
+        row = self._described(target, config, tensors, result)
+        row |= {"checked_on": devices.name(device) if making.prove else ""}
+        row |= {"bytes": (folder / WEIGHTS).stat().st_size, "sha256": digest.hexdigest()}
+        cache.write_row(folder, row)
         cache.write_description(folder, json.dumps(config, indent=2).encode())
+
+    def _described(
+        self,
+        target: Target,
+        config: dict[str, Any],
+        tensors: Mapping[str, Tensor],
+        result: ProofResult,
+    ) -> Row:
+        """The row of a variant made from this one, but for its bytes. It is in no mirror."""
+        facts = self._zoo.stated(config)
+        names = [stem.name for stem in self._stems]
+        wider = sum(tensors[name].numel() - self._tensors[name].numel() for name in names)
+        return {
+            **self._row,
+            "in_chans": target.in_chans,
+            "bands": target.names,
+            "scheme": target.scheme,
+            "folder": "",
+            "params": self._row["params"] + wider,
+            "macs": None,
+            "input_mean": list(facts.mean) or None,
+            "input_std": list(facts.std) or None,
+            **asdict(result),
+            "verification": "full",
+            "zooadapt_version": __version__,
+            "timm_version": self._zoo.version(),
+            "torch_version": torch.__version__,
+            "run_id": "",
+            "created_at": datetime.now(UTC),
+        }
 
     def prove(self, device: torch.device) -> ProofResult:
         """Prove the stored variant again.

@@ -24,9 +24,9 @@ _log = logging.getLogger("zooadapt")
 def load(folder: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
     """The model in train mode, as timm's, with the stored weights of `folder`.
 
-    `row` is the manifest's row of the variant, or of the variant that it was made from. Without
-    options the weights are memory-mapped and the model isn't initialised first. Options go to the
-    zoo's own loader. Raises UsageError if the zoo's library is too old or an option names weights.
+    `row` is the variant's row. Without options the weights are memory-mapped and the model isn't
+    initialised first. Options go to the zoo's own loader. Raises UsageError if the zoo's library is
+    too old or an option names weights.
     """
     zoo = registry.get(row["zoo"])
     zoo.check_version(row["min_timm"])

@@ -38,8 +38,13 @@ class Maker:
     offline: bool
     making: Making
 
-    def from_variant(self, row: Row, target: Target, permuted: bool, to: Path | None) -> Path:
-        """The folder of a variant made from the variant of `row`; see `derived.Variant.write`."""
+    def from_variant(
+        self, row: Row, target: Target, permuted: bool, to: Path | None
+    ) -> tuple[Path, Row]:
+        """The folder and the row of a variant made from the variant of `row`.
+
+        How it is made: see `derived.Variant.write`.
+        """
 
         def folder(of: Target, kind: str) -> Path:
             place = self.cache.root / kind / safe(row["zoo"]) / safe(row["model"])
@@ -47,19 +52,21 @@ class Maker:
 
         def found(of: Target) -> Path | None:
             places = (folder(of, kind) for kind in self.making.places("derived"))
-            return next((place for place in places if (place / CONFIG).exists()), None)
+            return next((place for place in places if cache.read_row(place)), None)
 
         if target.is_open:  # the model's own channels decide, but what was made before will do
             older = replace(target, scheme=f"nearest{target.scheme}")
             likely = (each for each in (target.for_base(RGB), older) if found(each))
             target = next(likely, None) or target.for_base(_variant(self.cache, row).base)
         kept = found(target) or folder(target, self.making.places("derived")[-1])
-        with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
+        with self.cache.made_once(kept, lambda: bool(cache.read_row(kept))) as is_made:
             if not is_made:
                 _variant(self.cache, row).write(target, kept, permuted, self.making)
         caution(target)
         cache.used(kept)
-        return cache.copy(kept, to) if to else kept
+        made = cache.read_row(kept)
+        assert made, kept
+        return (cache.copy(kept, to) if to else kept), made
 
     def from_original(
         self, model: str, target: Target, zoo: str | None, to: Path | None

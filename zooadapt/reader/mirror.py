@@ -9,6 +9,7 @@ Finding and pulling work without torch. Only loading or making a variant imports
 """
 
 import difflib
+import json
 import logging
 import os
 import re
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from zooadapt.bands import parse
 from zooadapt.errors import UsageError
 from zooadapt.mirror.manifest import MANIFEST
-from zooadapt.reader import cache, kept, manifests
+from zooadapt.names import CONFIG, source_stem
+from zooadapt.reader import cache, card, kept, manifests, share
 from zooadapt.reader.maker import Maker, tell
 from zooadapt.reader.making import Making
 from zooadapt.reader.manifests import Manifests, State
@@ -235,12 +237,14 @@ class Mirror:
     ) -> tuple[Path, Row]:
         """Do what `pull` does; `wish` is (in_chans, bands, scheme).
 
-        Returns the variant's folder, and its row or the row of the variant that it was made from.
+        Returns the variant's folder and its row.
         """
         most = kept.limit()  # raises UsageError before anything is done
         maker = Maker(self._cache, self._offline, making)
         to = Path(to).absolute() if to else None
         folder, row = self._chosen(fspath(model), wish, maker, zoo, to)
+        if to:
+            share.write_card(folder, row)
         if most is not None:
             kept.prune(self._root, most, spare=folder)
         return folder, row
@@ -276,10 +280,10 @@ class Mirror:
         for row in alike:
             if sorted(row["bands"].split(",")) == ordered:
                 of_row = replace(target, scheme=row["scheme"])
-                return maker.from_variant(row, of_row, True, to), row
+                return maker.from_variant(row, of_row, True, to)
         if asked:
             parse(asked)
-        return maker.from_variant(rows[0], target, False, to), rows[0]
+        return maker.from_variant(rows[0], target, False, to)
 
     def _there(self, row: Row, to: Path | None) -> Path:
         """The folder of a variant that a mirror has. The bytes of one made here were compared."""
@@ -321,6 +325,86 @@ class Mirror:
         if len(names) > 1:
             raise UsageError(f"{model} could be {', '.join(names)}: name one, with its tag and zoo")
         return rows
+
+    def card(
+        self,
+        model: str,
+        in_chans: int | None = None,
+        bands: str | Sequence[str] | None = None,
+        scheme: str | None = None,
+        zoo: str | None = None,
+    ) -> str:
+        """The card of a variant in the mirror, in Markdown, as `push` gives it to the Hub.
+
+        Raises UsageError unless the arguments name one variant.
+        """
+        row, config = self.described(model, (in_chans, bands, scheme), zoo)
+        return card.text(row, config, share.stated(row, config, self._offline))
+
+    def cite(
+        self,
+        model: str,
+        in_chans: int | None = None,
+        bands: str | Sequence[str] | None = None,
+        scheme: str | None = None,
+        zoo: str | None = None,
+    ) -> str:
+        """How to cite a variant in the mirror: the original, its papers, the scheme, the hashes.
+
+        The Hub is asked for the papers, data sets and DOIs that the original's card states, unless
+        `offline`. Raises UsageError unless the arguments name one variant.
+        """
+        row, config = self.described(model, (in_chans, bands, scheme), zoo)
+        url = "" if self._is_own else self.mirrors[0][0].url
+        return card.citation(row, share.stated(row, config, self._offline), url)
+
+    def push(
+        self,
+        model: str | PathLike[str],
+        repo: str,
+        in_chans: int | None = None,
+        bands: str | Sequence[str] | None = None,
+        scheme: str | None = None,
+        zoo: str | None = None,
+        license: str | None = None,
+        public: bool = False,
+    ) -> str:
+        """Put a variant and its card into a repository on the Hugging Face Hub; returns its URL.
+
+        The variant is pulled, or made on the spot, as by `pull`. The repository, OWNER/NAME, is
+        made if it isn't there, and is private unless `public`. `license` names the licence where
+        the source states none. Raises what `pull` raises, UsageError where a token or a licence is
+        lacking, and RunError where the Hub refuses.
+        """
+        folder, row = self.pulled(model, (in_chans, bands, scheme), Making(), zoo, None)
+        return share.prepare(repo, folder, row, license, public).send()
+
+    def described(self, model: str, wish: "_Wish", zoo: str | None) -> tuple[Row, dict[str, Any]]:
+        """The row and the config.json of the one variant in the mirror that is meant.
+
+        `wish` is (in_chans, bands, scheme); all may be None where the model has one variant.
+        Raises UsageError for none or several.
+        """
+        rows = _rows(self.siblings(model, zoo))
+        if wish[0] or wish[1]:
+            target = manifests.target(*wish)
+            key = target.in_chans, target.names
+            rows = [row for row in rows if (row["in_chans"], row["bands"]) == key]
+            rows = manifests.preferred([row for row in rows if target.admits(row["scheme"])])[:1]
+        if len(rows) != 1:
+            has = "; ".join(dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows))
+            raise UsageError(
+                f"{model} is there for {has} channels: choose one with --chans or --bands"
+                if rows
+                else f"the mirror has no such variant of {model}; zooadapt pull --to makes it, "
+                f"with its card"
+            )
+        key_of_config = f"{rows[0]['folder']}/{CONFIG}"
+        return rows[0], json.loads(self._cache.first(lambda store: store.read(key_of_config)))
+
+    def stem(self, row: Row, config: Mapping[str, Any]) -> Path:
+        """The file with the original stem of a variant in the mirror. Raises FetchError."""
+        return self._cache.stem(source_stem(row["folder"], dict(config)))
 
     def runs(self, limit: int = 365) -> "pd.DataFrame":
         """The latest runs of the mirror's jobs, one row each, the latest first.

@@ -7,12 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from typing import Any
-from urllib.parse import quote
 
-from zooadapt import bands
+from zooadapt import urls
+from zooadapt.bands import short
 from zooadapt.errors import redact
 from zooadapt.types import Row
 
@@ -44,7 +43,7 @@ def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, 
             **{name: [row.get(name) for row in models.values()] for name in _OF_MODEL},
             "architecture": _text(row.get("architecture", "") for row in models.values()),
             "license": _text(row.get("license") or UNKNOWN for row in models.values()),
-            "card": [card(row.get("source_uri", "")) for row in models.values()],
+            "card": [urls.card(row.get("source_uri", "")) for row in models.values()],
         },
         "variants": {
             **_outcomes(rows, places),
@@ -60,12 +59,6 @@ def embedded(url: str, rows: Sequence[Row], failed: Sequence[Row]) -> dict[str, 
             "reason": _text(f"{row['stage']}: {redact(row['error'])}" for row in failed),
         },
     }
-
-
-def card(source: str) -> str:
-    """The page of a checkpoint's model on the Hub; "" for a checkpoint from elsewhere."""
-    repo = source.removeprefix("hf://").partition("@")[0]
-    return f"https://huggingface.co/{quote(repo)}" if source.startswith("hf://") else ""
 
 
 def _outcomes(rows: Sequence[Row], places: Mapping[tuple[str, str], int]) -> dict[str, Any]:
@@ -93,18 +86,6 @@ def _rounded(value: float | None, digits: int) -> float | str | None:
         return str(value)
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() else rounded
-
-
-def short(names: str) -> str:
-    """The preset that has just these comma-joined bands, else `names`: both fit ``--bands``."""
-    return _sensors().get(names, names)
-
-
-@cache
-def _sensors() -> dict[str, str]:
-    """The names of presets by their comma-joined bands, without presets of common bands only."""
-    found = {bands.preset(name).names: name for name in bands.presets()}
-    return {",".join(names): name for names, name in found.items() if {*names} - {*bands.COMMON}}
 
 
 @dataclass(frozen=True)

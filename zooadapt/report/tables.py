@@ -16,6 +16,8 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "bytes": size,
     "source_bytes": size,
     "params": lambda count: f"{count / 1e6:.3g} M",
+    "macs": lambda count: f"{count / 1e9:.3g} G",
+    "activations": lambda count: f"{count / 1e6:.3g} M",
     "equivalence_error": lambda error: f"{error:.1e}",
     "control_error": lambda error: f"{error:.2g}",
     "license": lambda name: name or "unknown",

@@ -1,0 +1,281 @@
+"""Cards, citations and pushed repositories: what they say, and that others can load them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+
+import zooadapt
+import zooadapt.errors
+from tests.conftest import SMALL
+from tests.support import checkpoints, hub
+from tests.support.hub import LoopbackHub
+from tests.support.pipelines import counted, entry, run
+from zooadapt import bands
+from zooadapt.cli.main import main
+from zooadapt.reader import card
+from zooadapt.reader.mirror import Mirror, open_mirror
+from zooadapt.targets import Target
+
+NFNET = "test_nfnet.r160_in1k"
+TOKEN = "hf_" + "w" * 30
+
+
+@pytest.fixture
+def served(
+    own_small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LoopbackHub]:
+    """A Hub that takes uploads from whoever has the token."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with hub.serving(own_small) as running:
+        running.uploads.writer = TOKEN
+        for name, value in {**running.env, "HF_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def mirror(served: LoopbackHub, tmp_path: Path) -> Mirror:
+    """A mirror of a model for 4 channels, for Sentinel-2, and of one with another function."""
+    checkpoints.write_hub_repo(served.root, NFNET)
+    sensor = Target(bands.preset("sentinel2-l2a"), "nearest")
+    run(entry(SMALL), (*counted(4), sensor), None, tmp_path / "mirror")
+    run(entry(NFNET), counted(4), None, tmp_path / "mirror")
+    return open_mirror(str(tmp_path / "mirror"))
+
+
+def front(text: str) -> dict[str, Any]:
+    """A card's metadata, as the Hub's own library reads it."""
+    data: Any = ModelCard(text).data
+    return dict(data.to_dict())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """The one line with which a command fails."""
+    assert main(command) != 0
+    printed = capsys.readouterr()
+    (line,) = printed.err.strip().splitlines()
+    assert TOKEN not in printed.out + line
+    return line
+
+
+def python(served: LoopbackHub, call: str, folder: Path) -> torch.Tensor:
+    """What a model, which another process loads from the Hub, makes of `image.pt` in the folder."""
+    program = (
+        f"import timm, torch, transformers; model = {call}.eval(); "
+        f"torch.save(model(torch.load('image.pt')), 'out.pt')"
+    )
+    env = {**os.environ, **served.env, "HF_HOME": str(folder / "theirs")}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, cwd=folder)
+    out: torch.Tensor = torch.load(folder / "out.pt")
+    return out
+
+
+@torch.no_grad()
+def test_a_pushed_variant_is_loaded_by_timm(
+    served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No mirror is needed. What is pushed is what `create_model` gives, bit for bit."""
+    assert main(["push", SMALL, "--chans", "4", "me/small-4ch"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{served.url}/me/small-4ch\n"
+    assert "timm.create_model('hf-hub:me/small-4ch', pretrained=True)" in printed.err
+    assert TOKEN not in printed.out + printed.err
+    ours = zooadapt.create_model(SMALL, in_chans=4).eval()
+    image = torch.randn(1, 4, 160, 160, generator=torch.Generator().manual_seed(1))
+    torch.save(image, tmp_path / "image.pt")
+    out = python(served, 'timm.create_model("hf-hub:me/small-4ch", pretrained=True)', tmp_path)
+    assert torch.equal(out, ours(image))
+    files = {file.name for file in (served.root / "me" / "small-4ch").iterdir()}
+    assert files == {"model.safetensors", "config.json", "README.md"}
+    assert served.uploads.commits == ["me/small-4ch"]
+
+
+def test_it_goes_back_into_zooadapt(served: LoopbackHub) -> None:
+    """A pushed variant is a checkpoint like any other, with its bands' names."""
+    open_mirror().push(SMALL, "me/small-s1", bands="sentinel1")
+    again = zooadapt.create_model("hf-hub:me/small-s1", in_chans=6)
+    assert again.get_parameter("conv1.0.weight").shape[1] == 6
+
+
+def test_it_is_private_unless_it_is_said_otherwise(
+    served: LoopbackHub, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror.push(SMALL, "me/one", 4)
+    served.gated = (f"timm/{SMALL}",)
+    mirror.push(SMALL, "me/two", 4, public=True)
+    assert served.uploads.visible == {"me/one": "private", "me/two": "public"}
+    assert f"timm/{SMALL} is gated: see whether its terms let you share copies" in caplog.text
+    with pytest.raises(zooadapt.errors.UsageError, match="me/two is public: give --public"):
+        mirror.push(SMALL, "me/two", 4)
+    mirror.push(SMALL, "me/one", bands="sentinel2-l2a")  # another commit
+    assert front((served.root / "me/one/README.md").read_text())["bands"][0] == "B01"
+
+
+def test_a_dry_run_shows_files_and_card_and_pushes_nothing(
+    served: LoopbackHub, mirror: Mirror, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.delenv("HF_TOKEN")
+    command = ["push", SMALL, "me/small", "--chans", "4", "--dry-run", "--mirror"]
+    assert main([*command, mirror.mirrors[0][0].url]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("would push to the private repository me/small:\n  model.safetensors")
+    assert 'timm.create_model("hf-hub:me/small", pretrained=True)' in printed
+    assert not (served.root / "me").exists()
+
+
+def test_what_cannot_be_pushed_is_one_line(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushed = ["push", SMALL, "--chans", "4"]
+    assert "name the owner too" in refused(capsys, *pushed, "small")
+    assert "can't be a repository's name" in refused(capsys, *pushed, "me/a..b/c")
+    capsys.readouterr()
+    served.uploads.writer = "another"
+    line = refused(capsys, *pushed, "me/small")
+    assert "me/small wasn't pushed: 403" in line
+    assert "is the token valid, and may it write there?" in line
+    monkeypatch.delenv("HF_TOKEN")
+    assert "run `hf auth login`, or set HF_TOKEN" in refused(capsys, *pushed, "me/small")
+    assert not (served.root / "me").exists()
+
+
+def test_an_unknown_licence_must_be_named(served: LoopbackHub, tmp_path: Path) -> None:
+    run(replace(entry(SMALL), license=None), counted(4), None, tmp_path / "mirror")
+    mirror = open_mirror(str(tmp_path / "mirror"))
+    with pytest.raises(zooadapt.errors.UsageError, match="states no licence: give --license NAME"):
+        mirror.push(SMALL, "me/small", 4)
+    mirror.push(SMALL, "me/small", 4, license="mit")
+    assert front((served.root / "me/small/README.md").read_text())["license"] == "mit"
+
+
+def test_a_card_says_what_the_variant_is(served: LoopbackHub, mirror: Mirror) -> None:
+    served.tags = ("arxiv:2110.00476", "dataset:imagenet-1k", "doi:10.57967/hf/1234", "region:us")
+    text = mirror.card(SMALL, bands="sentinel2-l2a")
+    assert front(text) == {
+        "license": "apache-2.0",
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "base_model": f"timm/{SMALL}",
+        "base_model_relation": "finetune",
+        "datasets": ["imagenet-1k"],
+        "tags": ["zooadapt", "timm", "12-channel", "sentinel2-l2a"],
+        "bands": list(bands.preset("sentinel2-l2a").names),
+    }
+    for words in (
+        f"# {SMALL} for 12 channels (sentinel2-l2a)",
+        "| B04 | R |\n| B05 | 0.167 R |",
+        "The stored weights were run on cpu with torch",
+        'model = timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
+        f'model = zooadapt.create_model("{SMALL}", bands="sentinel2-l2a", scheme="nearest")',
+        "The original is under apache-2.0, and so is this copy.",
+        "paper: https://arxiv.org/abs/2110.00476",
+    ):
+        assert words in text
+
+
+def test_the_code_on_a_card_runs(
+    served: LoopbackHub, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.push(SMALL, "me/small-4ch", 4)
+    text = (served.root / "me/small-4ch/README.md").read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    monkeypatch.setenv("ZOOADAPT_MIRROR", mirror.mirrors[0][0].url)
+    found: dict[str, Any] = {}
+    exec(blocks[1], found)
+    assert found["model"].get_parameter("conv1.0.weight").shape[1] == 4
+    assert 'timm.create_model("hf-hub:me/small-4ch", pretrained=True)' in blocks[0]  # as above
+
+
+def test_a_card_never_says_proved_where_the_function_changed(mirror: Mirror) -> None:
+    text = mirror.card(NFNET)
+    assert "**It computes another function than the original:**" in text
+    assert "no scheme keeps the function" in text
+
+
+def test_a_licence_that_the_hub_does_not_know() -> None:
+    row = {"license": "seer-license", "source_uri": "hf://timm/seer@c0ffee/model.safetensors"}
+    assert card._stated_license(row) == {
+        "license": "other", "license_name": "seer-license",
+        "license_link": "https://huggingface.co/timm/seer",
+    }  # fmt: skip
+
+
+def test_a_copy_in_a_folder_has_its_card(
+    served: LoopbackHub, mirror: Mirror, tmp_path: Path
+) -> None:
+    """Also a variant that was made here from another one; its card has its own proof."""
+    for chans, error in ((4, "The outputs differ by"), (7, "The outputs differ by")):
+        to = mirror.pull(SMALL, chans, to=tmp_path / f"to{chans}")
+        text = (to / "README.md").read_text()
+        assert front(text)["tags"][2] == f"{chans}-channel"
+        assert error in text
+        assert f"adapted: to {chans} channels" in text
+    stored = json.loads((tmp_path / "to7" / "config.json").read_text())
+    assert len(stored["zooadapt"]["matrix"][0]) == 7
+    assert not list((tmp_path / "mirror").rglob("README.md"))
+
+
+def test_cards_are_yaml_for_everybody(mirror: Mirror) -> None:
+    text = mirror.card(SMALL, 4)
+    assert yaml.safe_load(text.split("---\n")[1]) == front(text)
+
+
+def test_citing(served: LoopbackHub, mirror: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
+    served.tags = ("arxiv:2110.00476", "dataset:imagenet-1k", "doi:10.57967/hf/1234")
+    url = mirror.mirrors[0][0].url
+    (row,) = mirror.find(SMALL, in_chans=4).to_dict("records")
+    assert main(["cite", SMALL, "--chans", "4", "--mirror", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"original: {SMALL} (timm), {row['source_uri']}, sha256 {row['source_sha256']}",
+        "paper: https://arxiv.org/abs/2110.00476",
+        "model DOI: https://doi.org/10.57967/hf/1234",
+        "trained on: https://huggingface.co/datasets/imagenet-1k",
+        f"adapted: to 4 channels under the scheme repeat by zooadapt {zooadapt.__version__}, "
+        f"sha256 {row['sha256']}",
+        f"mirror: {url}/manifest@{row['run_id']}",
+    ]
+
+
+def test_offline_the_hub_is_not_asked(served: LoopbackHub, mirror: Mirror) -> None:
+    served.asked.clear()
+    offline = open_mirror(mirror.mirrors[0][0].url, offline=True)
+    assert "original: " in offline.cite(SMALL, 4)
+    assert served.asked == []
+
+
+def test_one_variant_must_be_meant(mirror: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
+    url = mirror.mirrors[0][0].url
+    line = refused(capsys, "cite", SMALL, "--mirror", url)
+    assert f"{SMALL} is there for 4; B01,B02" in line
+    assert "choose one with --chans or --bands" in line
+    line = refused(capsys, "show", SMALL, "--chans", "5", "--card", "--mirror", url)
+    assert "zooadapt pull --to makes it, with its card" in line
+
+
+def test_a_picture_of_the_stem(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = mirror.mirrors[0][0].url
+    command = ["show", SMALL, "--bands", "sentinel2-l2a", "--mirror", url, "--plot"]
+    for name in ("stem.svg", "stem.png"):
+        assert main([*command, str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"wrote {tmp_path / name}\n"
+    drawn = (tmp_path / "stem.svg").read_text()
+    assert drawn.count("<image") == 6 * 13, "six filters: of the original, and of each band"
+    line = refused(capsys, *command, str(tmp_path / "stem.xyz"))
+    assert "name a .png, .svg or .pdf" in line
