@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard
 
 import zooadapt
 import zooadapt.errors
+from jobs.measure import seeded
 from tests.conftest import SMALL
-from tests.support import checkpoints, hub
+from tests.support import checkpoints, fine_tuned, hub
 from tests.support.hub import LoopbackHub
 from tests.support.pipelines import counted, entry, run
 from zooadapt import bands
@@ -70,11 +71,11 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return line
 
 
-def python(served: LoopbackHub, call: str, folder: Path) -> torch.Tensor:
+def python(served: LoopbackHub, call: str, folder: Path, part: str = "") -> torch.Tensor:
     """What a model, which another process loads from the Hub, makes of `image.pt` in the folder."""
     program = (
         f"import timm, torch, transformers; model = {call}.eval(); "
-        f"torch.save(model(torch.load('image.pt')), 'out.pt')"
+        f"torch.save(model(torch.load('image.pt')){part}, 'out.pt')"
     )
     env = {**os.environ, **served.env, "HF_HOME": str(folder / "theirs")}
     subprocess.run([sys.executable, "-c", program], check=True, env=env, cwd=folder)
@@ -227,6 +228,43 @@ def test_a_copy_in_a_folder_has_its_card(
     stored = json.loads((tmp_path / "to7" / "config.json").read_text())
     assert len(stored["zooadapt"]["matrix"][0]) == 7
     assert not list((tmp_path / "mirror").rglob("README.md"))
+
+
+def test_a_checkpoint_of_ones_own_tells_no_path(
+    served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = fine_tuned.write(tmp_path / "private-place" / "net", num_classes=5)
+    command = ["push", str(own), "--chans", "6", "me/net", "--license", "my-license", "--dry-run"]
+    assert main(command) == 0
+    text = capsys.readouterr().out.partition("---")[2]
+    assert "private-place" not in text
+    data = front(f"---{text}")
+    assert (data["license"], data["license_name"]) == ("other", "my-license")
+    assert "base_model" not in data
+
+
+def test_a_pushed_variant_of_transformers_is_loaded_by_it(
+    served: LoopbackHub, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=32, patch_size=8, num_labels=3,
+    )  # fmt: skip
+    model: Any = seeded.model(lambda: transformers.ViTForImageClassification(config), (3, 32, 32))
+    model.save_pretrained(tmp_path / "net")
+    mirror = open_mirror()
+    mirror.push(tmp_path / "net", "me/vit-5ch", 5, license="mit")
+    text = (served.root / "me/vit-5ch/README.md").read_text()
+    assert front(text)["library_name"] == "transformers"
+    call = 'ViTForImageClassification.from_pretrained("me/vit-5ch")'
+    assert call in text
+    image = torch.randn(1, 5, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.save(image, tmp_path / "image.pt")
+    out = python(served, f"transformers.{call}", tmp_path, "['logits']")
+    with torch.no_grad():
+        ours: Any = zooadapt.create_model(tmp_path / "net", in_chans=5).eval()
+        assert torch.equal(out, ours(image)["logits"])
 
 
 def test_cards_are_yaml_for_everybody(mirror: Mirror) -> None:

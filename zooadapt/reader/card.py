@@ -170,8 +170,8 @@ def metadata(row: Row, config: Mapping[str, Any], stated: Stated) -> dict[str, A
 
 def citation(row: Row, stated: Stated, mirror: str = "") -> str:
     """How to cite a variant: one line each for the original, what it rests on, and the variant."""
-    source = redact(row["source_uri"])
-    lines = [f"original: {row['model']} ({row['zoo']}), {source}, sha256 {row['source_sha256']}"]
+    parts = [f"{row['model']} ({row['zoo']})", _source(row), f"sha256 {row['source_sha256']}"]
+    lines = [f"original: {', '.join(part for part in parts if part)}"]
     lines += [f"paper: {url}" for url in stated.papers]
     lines += [f"model DOI: https://doi.org/{doi}" for doi in stated.dois]
     lines += [f"trained on: https://huggingface.co/datasets/{name}" for name in stated.datasets]
@@ -180,6 +180,12 @@ def citation(row: Row, stated: Stated, mirror: str = "") -> str:
     if mirror and row["run_id"]:
         lines.append(f"mirror: {redact(mirror)}/manifest@{row['run_id']}")
     return "\n".join(lines)
+
+
+def _source(row: Row) -> str:
+    """Where the original is from; "" for a file on somebody's machine: others can't get it."""
+    uri = redact(row["source_uri"])
+    return uri if "://" in uri and not uri.startswith("file:") else ""
 
 
 def _channels(row: Row) -> str:
@@ -208,13 +214,13 @@ def _stated_license(row: Row) -> dict[str, str]:
         return {}
     if name in KNOWN_LICENSES:
         return {"license": name}
-    link = page_of(row["source_uri"]) or redact(row["source_uri"])
-    return {"license": "other", "license_name": name, "license_link": link}
+    link = page_of(row["source_uri"]) or _source(row)
+    return {"license": "other", "license_name": name, **({"license_link": link} if link else {})}
 
 
 def _what(row: Row, config: Mapping[str, Any]) -> str:
     page = page_of(row["source_uri"])
-    original = f"[{row['model']}]({page})" if page else f"`{redact(row['source_uri'])}`"
+    original = f"[{row['model']}]({page})" if page else row["model"]
     before = len(config[SECTION]["source"]["bands"])
     return (
         f"{original}, which reads {before} channels, was given another first layer, for "
