@@ -184,7 +184,7 @@ def stated(name: str) -> dict[str, Any]:
 
 
 def short(names: str) -> str:
-    """The preset that has just these comma-joined bands, else `names`: both fit ``--bands``."""
+    """The preset that has just these comma-joined bands, else `names`."""
     return _sensors().get(names, names)
 
 

@@ -49,6 +49,23 @@ def test_each_channel_costs_what_a_wider_model_costs_more(model: str) -> None:
     assert cost.macs + (8 - chans) * cost.macs_of_channel == flops.get_total_flops() // 2
 
 
+def test_counting_leaves_nothing_in_transformers_caches() -> None:
+    """BEiT keeps indices by image size: a meta tensor there would break every later pass."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BeitConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        image_size=24, patch_size=8, use_relative_position_bias=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        base = transformers.BeitModel(config).eval()
+        config.num_channels = 4
+        probe = transformers.BeitModel(config).eval()
+    stem = Stem("embeddings.patch_embeddings.projection.weight", 1, 16, 64)
+    assert complexity.count(base, probe, [stem], (3, 24, 24))
+    config.num_channels = 3
+    assert transformers.BeitModel(config).eval()(torch.zeros(1, 3, 24, 24))
+
+
 def test_what_cannot_be_run_on_the_meta_device_is_not_counted() -> None:
     class Asks(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """A variant gets to this machine once, whole and as stated, or an error says why it can't."""
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -22,6 +23,7 @@ from zooadapt.cli.main import main
 from zooadapt.errors import FetchError, UsageError
 from zooadapt.names import CONFIG, WEIGHTS
 from zooadapt.reader import cache
+from zooadapt.reader.making import Making
 
 NAMES = {WEIGHTS, CONFIG}
 
@@ -257,6 +259,20 @@ def test_what_was_derived_is_what_the_job_would_have_written(
     assert caplog.text == ""
     for file in folder.iterdir():
         assert os.access(file, os.R_OK)
+
+
+def test_what_was_derived_has_a_row_of_its_own(root: Path) -> None:
+    """Also for a model that is named without its tag."""
+    mirror = zooadapt.open_mirror(str(root))
+    folder, row = mirror.pulled("test_resnet", (7, None, None), Making(), None, None)
+    assert row == cache.read_row(folder)
+    weights = folder / "model.safetensors"
+    assert row["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert row["bytes"] == weights.stat().st_size
+    assert (row["in_chans"], row["folder"], row["proof"]) == (7, "", "forward")
+    assert row["params"] == sum(p.numel() for p in mirror.load(SMALL, 7).parameters())
+    assert row["equivalence_error"] < 1e-5 < row["control_error"]
+    assert len(row["input_mean"]) == 7
 
 
 def test_the_weights_can_be_trained_and_the_file_stays(root: Path) -> None:

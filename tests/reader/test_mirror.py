@@ -48,6 +48,13 @@ def test_rows_are_found_by_bands_and_other_columns(mirror: Mirror) -> None:
         mirror.find(nosuch=1)
 
 
+def test_numbers_that_an_older_mirror_lacks_are_numbers_still(mirror: Mirror) -> None:
+    rows = mirror.find(SMALL)
+    assert rows["macs"].dtype == rows["activations"].dtype == "Int64"
+    (widest,) = rows.nlargest(1, "macs")["in_chans"]
+    assert widest == rows["in_chans"].max()
+
+
 def test_folders_tell_the_bands(mirror: Mirror) -> None:
     folders = " ".join(mirror.manifest()["folder"])
     assert "/12ch-sentinel2-l2a-nearest-" in folders

@@ -1,6 +1,7 @@
 """Without a mirror: variants are made from the original weights, proved and kept in the cache."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_newer_weights_in_the_cache_are_noticed(
     caplog.clear()
     assert torch.allclose(weight(zooadapt.create_model(SMALL, in_chans=4))[:, :3], stored * 3 / 4)
     assert "made" not in caplog.text
+
+
+def test_what_was_made_is_there_offline_without_its_weights(
+    served: LoopbackHub, tmp_path: Path
+) -> None:
+    zooadapt.create_model("test_resnet", in_chans=4)
+    shutil.rmtree(tmp_path / "hf")
+    served.asked.clear()
+    assert weight(open_mirror(offline=True).load("test_resnet", 4)).shape[1] == 4
+    assert served.asked == []
 
 
 def test_named_bands_and_a_folder_to_write(

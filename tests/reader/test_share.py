@@ -1,5 +1,6 @@
 """Cards, citations and pushed repositories: what they say, and that others can load them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,14 +19,16 @@ import zooadapt
 import zooadapt.errors
 from jobs.measure import seeded
 from tests.conftest import SMALL
-from tests.support import checkpoints, fine_tuned, hub
+from tests.support import checkpoints, fine_tuned, hub, web
 from tests.support.hub import LoopbackHub
 from tests.support.pipelines import counted, entry, run
+from tests.support.rows import usable
 from zooadapt import bands
 from zooadapt.cli.main import main
 from zooadapt.reader import card
 from zooadapt.reader.mirror import Mirror, open_mirror
 from zooadapt.targets import Target
+from zooadapt.types import Row
 
 NFNET = "test_nfnet.r160_in1k"
 TOKEN = "hf_" + "w" * 30
@@ -106,8 +109,8 @@ def test_a_pushed_variant_is_loaded_by_timm(
 def test_it_goes_back_into_zooadapt(served: LoopbackHub) -> None:
     """A pushed variant is a checkpoint like any other, with its bands' names."""
     open_mirror().push(SMALL, "me/small-s1", bands="sentinel1")
-    again = zooadapt.create_model("hf-hub:me/small-s1", in_chans=6)
-    assert again.get_parameter("conv1.0.weight").shape[1] == 6
+    again: Any = zooadapt.create_model("hf-hub:me/small-s1", bands="VH,VV", scheme="nearest")
+    assert [band["name"] for band in again.zooadapt["source"]["bands"]] == ["VV", "VH"]
 
 
 def test_it_is_private_unless_it_is_said_otherwise(
@@ -120,6 +123,8 @@ def test_it_is_private_unless_it_is_said_otherwise(
     assert f"timm/{SMALL} is gated: see whether its terms let you share copies" in caplog.text
     with pytest.raises(zooadapt.errors.UsageError, match="me/two is public: give --public"):
         mirror.push(SMALL, "me/two", 4)
+    with pytest.raises(zooadapt.errors.UsageError, match="me/one is private: leave out --public"):
+        mirror.push(SMALL, "me/one", 4, public=True)
     mirror.push(SMALL, "me/one", bands="sentinel2-l2a")  # another commit
     assert front((served.root / "me/one/README.md").read_text())["bands"][0] == "B01"
 
@@ -143,7 +148,8 @@ def test_what_cannot_be_pushed_is_one_line(
     pushed = ["push", SMALL, "--chans", "4"]
     assert "name the owner too" in refused(capsys, *pushed, "small")
     assert "can't be a repository's name" in refused(capsys, *pushed, "me/a..b/c")
-    capsys.readouterr()
+    assert "offline nothing is pushed" in refused(capsys, *pushed, "me/small", "--offline")
+    assert served.asked == [], "all this is said before anything is made"
     served.uploads.writer = "another"
     line = refused(capsys, *pushed, "me/small")
     assert "me/small wasn't pushed: 403" in line
@@ -159,7 +165,16 @@ def test_an_unknown_licence_must_be_named(served: LoopbackHub, tmp_path: Path) -
     with pytest.raises(zooadapt.errors.UsageError, match="states no licence: give --license NAME"):
         mirror.push(SMALL, "me/small", 4)
     mirror.push(SMALL, "me/small", 4, license="mit")
-    assert front((served.root / "me/small/README.md").read_text())["license"] == "mit"
+    text = (served.root / "me/small/README.md").read_text()
+    assert front(text)["license"] == "mit"
+    assert "The source of the original states no licence. Whoever shared this copy states mit." in (
+        text
+    )
+
+
+def test_a_stated_licence_stays(served: LoopbackHub) -> None:
+    with pytest.raises(zooadapt.errors.UsageError, match=r"is under apache-2\.0, as its source"):
+        open_mirror().push(SMALL, "me/small", 4, license="mit")
 
 
 def test_a_card_says_what_the_variant_is(served: LoopbackHub, mirror: Mirror) -> None:
@@ -203,16 +218,19 @@ def test_the_code_on_a_card_runs(
 
 def test_a_card_never_says_proved_where_the_function_changed(mirror: Mirror) -> None:
     text = mirror.card(NFNET)
-    assert "**It computes another function than the original:**" in text
+    assert "**It computes another function than the original:** the stem standardises" in text
     assert "no scheme keeps the function" in text
+    assert "prove" not in text
 
 
 def test_a_licence_that_the_hub_does_not_know() -> None:
-    row = {"license": "seer-license", "source_uri": "hf://timm/seer@c0ffee/model.safetensors"}
+    row: Row = {"license": "seer-license", "source_uri": "hf://timm/seer@c0ffee/model.safetensors"}
     assert card._stated_license(row) == {
         "license": "other", "license_name": "seer-license",
         "license_link": "https://huggingface.co/timm/seer",
     }  # fmt: skip
+    row |= {"license": "https://example.org/terms", "source_uri": "https://example.org/net.pth"}
+    assert card._stated_license(row)["license_link"] == "https://example.org/terms"
 
 
 def test_a_copy_in_a_folder_has_its_card(
@@ -224,7 +242,9 @@ def test_a_copy_in_a_folder_has_its_card(
         text = (to / "README.md").read_text()
         assert front(text)["tags"][2] == f"{chans}-channel"
         assert error in text
+        digest = hashlib.sha256((to / "model.safetensors").read_bytes()).hexdigest()
         assert f"adapted: to {chans} channels" in text
+        assert f"sha256 {digest}" in text
     stored = json.loads((tmp_path / "to7" / "config.json").read_text())
     assert len(stored["zooadapt"]["matrix"][0]) == 7
     assert not list((tmp_path / "mirror").rglob("README.md"))
@@ -265,6 +285,47 @@ def test_a_pushed_variant_of_transformers_is_loaded_by_it(
     with torch.no_grad():
         ours: Any = zooadapt.create_model(tmp_path / "net", in_chans=5).eval()
         assert torch.equal(out, ours(image)["logits"])
+
+
+def test_another_readme_is_left_alone(
+    mirror: Mirror, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "README.md").write_text("# my project")
+    mirror.pull(SMALL, 4, to=tmp_path / "to")
+    assert (tmp_path / "to" / "README.md").read_text() == "# my project"
+    assert "isn't a card of zooadapt's, and stays as it is" in caplog.text
+    (tmp_path / "to" / "README.md").unlink()
+    for chans in (4, 5):  # the second replaces the first's
+        mirror.pull(SMALL, chans, to=tmp_path / "to")
+    assert "5-channel" in (tmp_path / "to" / "README.md").read_text()
+
+
+def test_a_hub_that_does_not_answer_is_one_line(
+    served: LoopbackHub, mirror: Mirror, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    command = ["push", SMALL, "--chans", "4", "me/small", "--mirror", mirror.mirrors[0][0].url]
+    assert "me/small wasn't pushed: " in refused(capsys, *command)
+    assert "original: " in mirror.cite(SMALL, 4), "what the Hub knows is left out"
+
+
+def test_offline_what_is_in_the_cache_is_described(
+    mirror: Mirror, tmp_path: Path, served: LoopbackHub
+) -> None:
+    with web.serving_files(tmp_path / "mirror") as url:
+        open_mirror(url).pull(SMALL, 4)
+    offline = open_mirror(url, offline=True)
+    assert f"# {SMALL} for 4 channels" in offline.card(SMALL, 4)
+
+
+def test_the_code_for_a_variant_that_has_no_name_elsewhere_is_left_out() -> None:
+    row = usable(SMALL, 2, bands="A,B", scheme="nearest.1f0c23ab")
+    assert card._by_zooadapt(row) == ""
+    assert card._by_zooadapt(usable(SMALL, 2, bands="B04,B03", scheme="nearest")) == ""
+    assert card._by_zooadapt(usable("net", 4, zoo="folder")) == ""
+    assert "torchvision/net" in card._by_zooadapt(usable("net", 4, zoo="torchvision"))
 
 
 def test_cards_are_yaml_for_everybody(mirror: Mirror) -> None:
@@ -316,4 +377,4 @@ def test_a_picture_of_the_stem(
     drawn = (tmp_path / "stem.svg").read_text()
     assert drawn.count("<image") == 6 * 13, "six filters: of the original, and of each band"
     line = refused(capsys, *command, str(tmp_path / "stem.xyz"))
-    assert "name a .png, .svg or .pdf" in line
+    assert "name a .png, .svg or .pdf file" in line

@@ -196,7 +196,9 @@ def tags(hub_id: str) -> list[str]:
     """
     repo, _, revision = hub_id.partition("@")
     try:
-        return list(HfApi(endpoint()).model_info(repo, revision=revision or None).tags or ())
+        return list(
+            HfApi(endpoint()).model_info(repo, revision=revision or None, timeout=10).tags or ()
+        )
     except Exception as error:  # whatever it is: a citation without them is better than none
         _log.debug("the Hub wasn't asked about %s: %s", repo, one_line(error))
         return []

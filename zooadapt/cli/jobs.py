@@ -140,7 +140,7 @@ def runs() -> None:
 def list_runs(store: "Store", limit: int, watch: bool, as_json: bool) -> int:
     """List the runs of a mirror's jobs, the latest first. `zooadapt runs show RUN` shows one."""
     from zooadapt.mirror.runs import latest
-    from zooadapt.reader.runs import table
+    from zooadapt.mirror.runs_table import table
     from zooadapt.report import runs, tables
 
     while True:
@@ -165,7 +165,7 @@ def show_run(store: "Store", run_id: str, as_json: bool) -> int:
     RUN is the run's id, or how it begins.
     """
     from zooadapt.mirror import runs as mirror_runs
-    from zooadapt.reader.runs import table
+    from zooadapt.mirror.runs_table import table
     from zooadapt.report import runs, tables
 
     seen = mirror_runs.find(store, run_id)

@@ -251,8 +251,9 @@ def push(
     from zooadapt.report.text import size
 
     wish = _one(chans), bands, scheme
+    share.check(repo, mirrors.offline, dry_run)
     folder, row = mirrors.opened(needed=False).pulled(model, wish, Making(), zoo, None)
-    upload = share.prepare(repo, folder, row, license, public)
+    upload = share.prepare(repo, folder, row, license, public, mirrors.offline)
     if dry_run:
         state = "private" if upload.private else "public"
         click.echo(f"would push to the {state} repository {repo}:")

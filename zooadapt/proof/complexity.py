@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from zooadapt.proof import passes
 from zooadapt.types import Complexity, Stem
-from zooadapt.zoos.meta import shapes_only
+from zooadapt.zoos.meta import nothing_kept, shapes_only
 
 
 def count(
@@ -28,7 +28,7 @@ def count(
     costs. None where the model can't be run on the meta device.
     """
     chans, *size = shape
-    with suppress(Exception), torch.inference_mode(), shapes_only():
+    with suppress(Exception), torch.inference_mode(), shapes_only(), nothing_kept():
         image, wider = torch.empty(1, chans, *size), torch.empty(1, chans + 1, *size)
         with FlopCounterMode(display=False) as flops, _counting_outputs() as outputs:
             base(image)

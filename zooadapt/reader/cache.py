@@ -129,8 +129,8 @@ def write_row(folder: Path, row: Row) -> None:
 
 
 def read_row(folder: Path) -> Row | None:
-    """The row of a variant that was made in the cache; None where the variant isn't there."""
-    if not (folder / CONFIG).exists() or not (folder / ROW).exists():
+    """The row of a variant that was made in the cache; None for one that zooadapt 0.1 made."""
+    if not (folder / ROW).exists():
         return None
     row: Row = json.loads((folder / ROW).read_text())
     return {**row, "created_at": datetime.fromisoformat(row["created_at"])}

@@ -13,9 +13,8 @@ import yaml
 
 from zooadapt import bands
 from zooadapt.bands import short
-from zooadapt.errors import redact
+from zooadapt.errors import UsageError, redact
 from zooadapt.names import SECTION
-from zooadapt.proof import verdict
 from zooadapt.types import TOLERANCE, ProofResult, Row
 from zooadapt.urls import card as page_of
 
@@ -129,23 +128,34 @@ class Stated:
         return Stated(tuple(urls), tuple(found["dataset"]), tuple(found["doi"]))
 
 
-def text(row: Row, config: Mapping[str, Any], stated: Stated, place: str = PLACE) -> str:
-    """The card of a variant, which lies in the Hub's repository `place`, as Markdown."""
-    front = yaml.safe_dump(metadata(row, config, stated), sort_keys=False, allow_unicode=True)
+def text(
+    row: Row, config: Mapping[str, Any], stated: Stated, place: str = PLACE, license: str = ""
+) -> str:
+    """The card of a variant, which lies in the Hub's repository `place`, as Markdown.
+
+    `license` is what whoever shares it states, where the source states none.
+    """
+    facts = metadata({**row, "license": row["license"] or license}, config, stated)
+    front = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     parts = (
         f"# {row['model']} for {_channels(row)}",
         _what(row, config),
         _reads(config),
-        "## What was proved",
+        "## How it was compared",
         _proof(row),
         "## Load it",
         _loading(row, config, place),
         "## Licence",
-        _license(row),
+        _license(row, license),
         "## Cite",
         f"Cite the authors of the original first.\n\n```text\n{citation(row, stated)}\n```",
     )
     return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether a README is a card that zooadapt wrote."""
+    return text.startswith("---\n") and "\n- zooadapt\n" in text.partition("\n---\n")[0]
 
 
 def metadata(row: Row, config: Mapping[str, Any], stated: Stated) -> dict[str, Any]:
@@ -183,9 +193,9 @@ def citation(row: Row, stated: Stated, mirror: str = "") -> str:
 
 
 def _source(row: Row) -> str:
-    """Where the original is from; "" for a file on somebody's machine: others can't get it."""
-    uri = redact(row["source_uri"])
-    return uri if "://" in uri and not uri.startswith("file:") else ""
+    """Where the original is from; "" for somebody's own place, which is nobody else's business."""
+    public = ("hf://", "package://", *(["https://"] if row["zoo"] == "torchvision" else []))
+    return redact(row["source_uri"]) if row["source_uri"].startswith(public) else ""
 
 
 def _channels(row: Row) -> str:
@@ -197,6 +207,8 @@ def _library(row: Row, config: Mapping[str, Any]) -> str:
     """The library that loads the folder, by the Hub's name; else zooadapt itself."""
     if row["min_timm"]:
         return "timm"
+    if row["zoo"] == "torchvision":
+        return "torchvision"
     return "transformers" if config.get("model_type") else "zooadapt"
 
 
@@ -204,7 +216,7 @@ def _task(row: Row, config: Mapping[str, Any]) -> str:
     """The Hub's name for what the model does; "" where that isn't known."""
     if row["min_timm"]:
         return "image-classification" if row["num_classes"] else "image-feature-extraction"
-    (name,) = config.get("architectures") or ("",)
+    name = (config.get("architectures") or [""])[0]
     return next((task for end, task in _TASKS.items() if name.endswith(end)), "")
 
 
@@ -214,8 +226,10 @@ def _stated_license(row: Row) -> dict[str, str]:
         return {}
     if name in KNOWN_LICENSES:
         return {"license": name}
-    link = page_of(row["source_uri"]) or _source(row)
-    return {"license": "other", "license_name": name, **({"license_link": link} if link else {})}
+    is_link = name.startswith(("http://", "https://"))
+    link = name if is_link else page_of(row["source_uri"])
+    stated = {"license": "other", "license_name": "other" if is_link else name}
+    return stated | ({"license_link": link} if link else {})
 
 
 def _what(row: Row, config: Mapping[str, Any]) -> str:
@@ -248,30 +262,48 @@ def _proof(row: Row) -> str:
     if result.proof == "none":
         return "Nothing was run. Every stored bit was compared with the original's."
     where = f"on {row['checked_on']} with torch {row['torch_version']}"
+    what = "outputs" if result.proof == "forward" else "outputs of the first layer"
     figures = (
         f"The stored weights were run {where}, on an image of noise, and compared with the "
-        f"original on the mixed image. The outputs differ by {result.equivalence_error:.1e} of how "
+        f"original on the mixed image. The {what} differ by {result.equivalence_error:.1e} of how "
         f"far another image moves them (limit {TOLERANCE:g}). A first layer that is wrong on "
         f"purpose gives {result.control_error:.2g}."
     )
     if result.equivalent:
         return figures
-    return f"**It computes another function than the original:** {verdict.said(result)}. {figures}"
+    why = result.changed or "its first layer standardises its weight, or shifts every pixel"
+    return f"**It computes another function than the original:** {why}. {figures}"
 
 
 def _loading(row: Row, config: Mapping[str, Any], place: str) -> str:
-    blocks = [_python("import zooadapt", _by_zooadapt(row))]
-    library = _library(row, config)
+    blocks, library = list[str](), _library(row, config)
     if library == "timm":
         call = f'model = timm.create_model("hf-hub:{place}", pretrained=True)'
-        blocks.insert(0, _python("import timm", call))
+        blocks.append(_python("import timm", call))
     elif library == "transformers":
-        (name,) = config["architectures"]
+        name = config["architectures"][0]
         call = f'model = {name}.from_pretrained("{place}")'
-        blocks.insert(0, _python(f"from transformers import {name}", call))
-    else:
-        blocks[0] += "\n\nNo other library opens this folder."
+        blocks.append(_python(f"from transformers import {name}", call))
+    elif library == "torchvision":
+        blocks.append(_python(*_BY_TORCHVISION.format(place=place).splitlines()))
+    if call := _by_zooadapt(row):
+        blocks.append(f"zooadapt makes it from the original:\n\n{_python('import zooadapt', call)}")
     return "\n\n".join([*blocks, *_statistics(row)])
+
+
+_BY_TORCHVISION = """\
+import json, torch, torchvision
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+
+folder = snapshot_download("{place}")
+config, tensors = json.load(open(folder + "/config.json")), load_file(folder + "/model.safetensors")
+model = torchvision.models.get_model(config["architecture"], **config["model_args"])
+for stem in config["stems"]:
+    model.get_submodule(stem.removesuffix(".weight")).weight = torch.nn.Parameter(tensors[stem])
+state = model.state_dict()
+state.update(tensors)
+model.load_state_dict(state)"""
 
 
 def _python(*lines: str) -> str:
@@ -279,11 +311,23 @@ def _python(*lines: str) -> str:
 
 
 def _by_zooadapt(row: Row) -> str:
-    """The call that makes the same variant, or loads it from a mirror."""
-    target = {"bands": short(row["bands"])} if row["bands"] else {"in_chans": row["in_chans"]}
-    asked = {**target, "scheme": row["scheme"].partition(".")[0]}
+    """The call that makes the same variant anywhere; "" where there is none.
+
+    Checkpoints of one's own have no name elsewhere, and bands of one's own file no meaning.
+    """
+    if row["zoo"] not in ("timm", "torchvision") or "." in row["scheme"]:
+        return ""
+    target: dict[str, Any] = {"in_chans": row["in_chans"]}
+    if row["bands"]:
+        target = {"bands": short(row["bands"])}
+        try:
+            bands.parse(target["bands"])
+        except UsageError:  # a part of a preset
+            return ""
+    model = row["model"] if row["zoo"] == "timm" else f"{row['zoo']}/{row['model']}"
+    asked = {**target, "scheme": row["scheme"]}
     options = ", ".join(f"{name}={json.dumps(value)}" for name, value in asked.items())
-    return f"model = zooadapt.create_model({json.dumps(row['model'])}, {options})"
+    return f"model = zooadapt.create_model({json.dumps(model)}, {options})"
 
 
 def _statistics(row: Row) -> Iterator[str]:
@@ -298,7 +342,8 @@ def _statistics(row: Row) -> Iterator[str]:
         )
 
 
-def _license(row: Row) -> str:
+def _license(row: Row, given: str) -> str:
     if row["license"]:
         return f"The original is under {row['license']}, and so is this copy."
-    return "The source states no licence."
+    shared = f" Whoever shared this copy states {given}." if given else ""
+    return f"The source of the original states no licence.{shared}"

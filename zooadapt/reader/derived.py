@@ -114,7 +114,7 @@ class Variant:
             "scheme": target.scheme,
             "folder": "",
             "params": self._row["params"] + wider,
-            "macs": None,
+            "macs": self._row.get("macs") if not wider else None,
             "input_mean": list(facts.mean) or None,
             "input_std": list(facts.std) or None,
             **asdict(result),

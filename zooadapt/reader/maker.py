@@ -5,6 +5,7 @@ Both ways keep what they make in the cache, and the first process that asks make
 
 import json
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,20 +53,19 @@ class Maker:
 
         def found(of: Target) -> Path | None:
             places = (folder(of, kind) for kind in self.making.places("derived"))
-            return next((place for place in places if cache.read_row(place)), None)
+            return next((place for place in places if (place / CONFIG).exists()), None)
 
         if target.is_open:  # the model's own channels decide, but what was made before will do
             older = replace(target, scheme=f"nearest{target.scheme}")
             likely = (each for each in (target.for_base(RGB), older) if found(each))
             target = next(likely, None) or target.for_base(_variant(self.cache, row).base)
         kept = found(target) or folder(target, self.making.places("derived")[-1])
-        with self.cache.made_once(kept, lambda: bool(cache.read_row(kept))) as is_made:
+        with self.cache.made_once(kept, (kept / CONFIG).exists) as is_made:
             if not is_made:
                 _variant(self.cache, row).write(target, kept, permuted, self.making)
         caution(target)
         cache.used(kept)
-        made = cache.read_row(kept)
-        assert made, kept
+        made = cache.read_row(kept) or _older(row, target)
         return (cache.copy(kept, to) if to else kept), made
 
     def from_original(
@@ -73,15 +73,15 @@ class Maker:
     ) -> tuple[Path, Row]:
         """The folder and the row of a variant made from the original, in this machine's mirror."""
         entry = original.named(model, zoo, self.offline)
-        if self.offline and not original.is_here(entry):
-            raise UsageError(
-                f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
-                f"it once while online"
-            )
         stores = [
             original.own_mirror(self.cache.root, entry, kind) for kind in self.making.places("made")
         ]
         rows = next((rows for store in stores if (rows := _there(store, entry, target))), [])
+        if self.offline and not rows and not original.is_here(entry):
+            raise UsageError(
+                f"{redact(model)} isn't on this machine, and offline nothing is downloaded: pull "
+                f"it once while online"
+            )
         (row,) = rows[:1] or [self._made(entry, target, stores[-1])]
         caution(replace(target, scheme=row["scheme"]))
         store = stores[0] if row["proof"] != "none" else stores[-1]
@@ -97,6 +97,14 @@ class Maker:
             if not is_made:
                 original.make(entry, target, store, self.making)
         return _there(store, entry, target)[0]
+
+
+def _older(row: Row, target: Target) -> Row:
+    """The row of a variant that zooadapt 0.1 made from that of `row`; it kept no row."""
+    own = {"in_chans": target.in_chans, "bands": target.names, "scheme": target.scheme}
+    unknown = {"folder": "", "run_id": "", "sha256": "", "proof": "none", "macs": None}
+    figures = dict.fromkeys(("equivalence_error", "control_error"), math.nan)
+    return {**row, **own, **unknown, **figures, "equivalent": False, "changed": None}
 
 
 def _variant(mirrors: Cache, row: Row) -> "Variant":

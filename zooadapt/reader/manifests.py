@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 State = tuple[Store, str]
 """A mirror, and which state of it to read: a run's id, a date, or "" for the current state."""
 
-_WITHOUT_VALUE = {field.name for field in MANIFEST_SCHEMA if field.nullable} - {
-    "input_mean", "input_std",
-}  # fmt: skip
+_TEXTS = {f.name for f in MANIFEST_SCHEMA if f.nullable and f.type == pa.string()}
 """The columns of texts that can be null."""
+_NUMBERS = {f.name for f in MANIFEST_SCHEMA if f.nullable and f.type == pa.int64()}
+"""The columns of numbers that can be null."""
 
 _log = logging.getLogger("zooadapt")
 
@@ -55,8 +55,9 @@ class Manifests:
         """
         if self._rows is None:
             rows = self.table().to_pandas()
-            for column in _WITHOUT_VALUE & {*rows.columns}:  # pandas 3 has NaN for null
+            for column in _TEXTS & {*rows.columns}:  # pandas 3 has NaN for null
                 rows[column] = rows[column].astype(object).where(rows[column].notna(), None)
+            rows = rows.astype(dict.fromkeys(_NUMBERS & {*rows.columns}, "Int64"))
             self._rows = rows.drop_duplicates(list(KEY), ignore_index=True)
         if self._prunable:
             return self._rows.loc[[*map(self._is_there, self._rows["folder"])]].copy()

@@ -355,7 +355,7 @@ class Mirror:
         `offline`. Raises UsageError unless the arguments name one variant.
         """
         row, config = self.described(model, (in_chans, bands, scheme), zoo)
-        url = "" if self._is_own else self.mirrors[0][0].url
+        url = "" if self._is_own or len(self.mirrors) > 1 else self.mirrors[0][0].url
         return card.citation(row, share.stated(row, config, self._offline), url)
 
     def push(
@@ -374,8 +374,10 @@ class Mirror:
         The variant is pulled, or made on the spot, as by `pull`. The repository, OWNER/NAME, is
         made if it isn't there, and is private unless `public`. `license` names the licence where
         the source states none. Raises what `pull` raises, UsageError where a token or a licence is
-        lacking, and RunError where the Hub refuses.
+        lacking or the repository is there and isn't as `public` says, and RunError where the Hub
+        refuses.
         """
+        share.check(repo, self._offline)
         folder, row = self.pulled(model, (in_chans, bands, scheme), Making(), zoo, None)
         return share.prepare(repo, folder, row, license, public).send()
 
@@ -391,6 +393,8 @@ class Mirror:
             key = target.in_chans, target.names
             rows = [row for row in rows if (row["in_chans"], row["bands"]) == key]
             rows = manifests.preferred([row for row in rows if target.admits(row["scheme"])])[:1]
+        elif wish[2]:
+            rows = [row for row in rows if row["scheme"].partition(".")[0] == wish[2]]
         if len(rows) != 1:
             has = "; ".join(dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows))
             raise UsageError(
@@ -399,8 +403,14 @@ class Mirror:
                 else f"the mirror has no such variant of {model}; zooadapt pull --to makes it, "
                 f"with its card"
             )
+        kept = self._cache.root / rows[0]["folder"] / CONFIG
         key_of_config = f"{rows[0]['folder']}/{CONFIG}"
-        return rows[0], json.loads(self._cache.first(lambda store: store.read(key_of_config)))
+        content = (
+            kept.read_bytes()
+            if cache.is_whole(kept.parent, rows[0])
+            else self._cache.first(lambda store: store.read(key_of_config))
+        )
+        return rows[0], json.loads(content)
 
     def stem(self, row: Row, config: Mapping[str, Any]) -> Path:
         """The file with the original stem of a variant in the mirror. Raises FetchError."""
@@ -414,7 +424,7 @@ class Mirror:
         the first is asked. Raises UsageError if the mirror can't be listed.
         """
         from zooadapt.mirror import runs
-        from zooadapt.reader.runs import table
+        from zooadapt.mirror.runs_table import table
 
         store, _ = self.mirrors[0]
         return table(runs.latest(store, limit))
@@ -440,4 +450,13 @@ _Wish = tuple[int | None, str | Sequence[str] | None, str | None]
 
 
 def _rows(table: "pd.DataFrame") -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for _, row in table.iterrows()]
+    """The rows with Python's own values: lists for arrays, None for what is missing."""
+    return [
+        {str(name): _plain(value) for name, value in row.items()} for _, row in table.iterrows()
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if type(value).__name__ == "NAType":  # pandas isn't imported here
+        return None
+    return value.tolist() if hasattr(value, "tolist") else value

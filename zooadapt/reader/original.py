@@ -73,15 +73,15 @@ def is_here(entry: ModelEntry) -> bool:
 
 
 def is_current(row: Row) -> bool:
-    """Whether a variant in this machine's mirror is of the weights that a new one would be of.
+    """Whether a variant in this machine's mirror is of the weights that would be taken today.
 
-    It isn't where the Hugging Face cache holds other weights of the model by now, at the revision
-    that its name pins, if any.
+    These are the weights in the Hugging Face cache, at the revision that the model's name pins, if
+    it pins one. Where the cache lacks them the variant stays current.
     """
-    from zooadapt.checkpoints import hf_cache
-
     if not row["source_uri"].startswith("hf://"):
         return True
+    from zooadapt.checkpoints import hf_cache  # it takes huggingface_hub, which readers may lack
+
     repo = row["source_uri"].removeprefix("hf://").partition("@")[0]
     pinned = row["model"].partition("@")[2]
     located = hf_cache.cached(f"{repo}@{pinned}" if pinned else repo)

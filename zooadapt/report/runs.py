@@ -14,7 +14,7 @@ from zooadapt.types import Row
 
 
 def lines(found: pd.DataFrame) -> str:
-    """A line for each run of the table that `reader.runs` makes. Empty columns are left out."""
+    """A line for each run of the table of `mirror.runs_table`. Empty columns are left out."""
     rows = [_shown(row) for row in found.to_dict("records")]
     columns = {title: [row[title] for row in rows] for title in rows[0]} if rows else {}
     return aligned({title: cells for title, cells in columns.items() if any(cells)})

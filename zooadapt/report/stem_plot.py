@@ -34,6 +34,8 @@ def write(
     """
     from matplotlib.figure import Figure
 
+    if file.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"{file}: name a .png, .svg or .pdf file")
     section = config[SECTION]
     stems = [Stem.of(each) for each in section["stems"]]
     matrix = variant_config.stored_matrix(dict(config))
@@ -62,8 +64,8 @@ def write(
             axes[row][column].imshow(image, cmap="RdGy", vmin=-scale, vmax=scale)
     try:
         figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
-    except (OSError, ValueError) as cause:
-        raise UsageError(f"{file} can't be written: {cause}; name a .png, .svg or .pdf") from cause
+    except OSError as cause:
+        raise UsageError(f"{file} can't be written: {cause}") from cause
 
 
 def _images(weight: Tensor, chans: int) -> Tensor:

@@ -4,9 +4,11 @@ A model's description can come from anybody, so sizes beyond those of any real m
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -45,6 +47,21 @@ class _Unfilled(TorchFunctionMode):
 def shapes_only() -> Iterator[None]:
     """Within the block, models are built on the meta device, without being initialised."""
     with torch.device("meta"), _Unfilled():
+        yield
+
+
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Within the block, transformers' models don't cache what they compute from sizes.
+
+    BEiT's indices are an example. Models of one class share that cache, and a forward pass on the
+    meta device would leave tensors without values in it.
+    """
+    loaded = sys.modules.get("transformers.pytorch_utils")
+    if loaded is None:  # then no model is transformers'
+        yield
+        return
+    with mock.patch.object(loaded, "is_torchdynamo_compiling", return_value=True):
         yield
 
 

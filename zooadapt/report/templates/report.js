@@ -89,8 +89,6 @@
     outcome.chip = alike.length > 1 || !usual ? `${channels} ${outcome.scheme}` : channels;
     outcome.of = model;
     for (const name of ["zoo", "license", "input_height", "num_classes"]) outcome[name] = model[name];
-    outcome.gmacs = outcome.macs;
-    outcome.mactivations = outcome.activations;
     outcome.text = [model.zoo, model.model, model.architecture, model.license, outcome.bands,
       outcome.scheme, outcome.weights_dtype, outcome.reason].join("\n").toLowerCase();
   }
@@ -226,8 +224,8 @@
     license.dataset.label = "Licence";
     const row = element("tr", { className: isOpen ? "open" : "" }, head,
       cell("params", "Params", counted(outcome.params)),
-      cell("gmacs", "GMACs", giga(outcome.macs)),
-      cell("mactivations", "Activations", counted(outcome.activations)),
+      cell("macs", "GMACs", giga(outcome.macs)),
+      cell("activations", "Activations", counted(outcome.activations)),
       cell("input_height", "Input", high ? (high === wide ? `${high}²` : `${high} × ${wide}`) : "–"),
       cell("num_classes", "Classes", model.num_classes === null ? "–" : grouped(model.num_classes)),
       cell("equivalence_error", "Error", power(outcome.equivalence_error), changed, state_),
@@ -348,7 +346,7 @@
     const rows = having(matches);
     state.matches = new Set(rows.flatMap((model) => model.outcomes.filter(matches)));
     for (const [model, outcome] of state.marks) {
-      if (!state.matches.has(outcome)) state.marks.delete(model);
+      if (!state.matches.has(outcome) && model !== state.open) state.marks.delete(model);
     }
     state.rows = sorted(rows);
     state.page = Math.min(page, Math.max(0, Math.ceil(rows.length / ROWS) - 1));
@@ -510,6 +508,14 @@
     addEventListener("hashchange", () => {
       if (location.hash.includes("=")) takeFromURL();
     });
+    document.addEventListener("click", (event) => { // a link to a section leaves the choices
+      const link = event.target.closest('a[href^="#"]');
+      if (!link || !location.hash.includes("=")) return;
+      event.preventDefault();
+      const to = document.getElementById(link.hash.slice(1));
+      to.scrollIntoView();
+      to.focus({ preventScroll: true });
+    });
   }
 
   order.append(element("option", { value: "" }, "model"));
@@ -520,7 +526,9 @@
     }
   }
   CHOICES.forEach(offer);
-  more.open = matchMedia("(min-width: 60rem)").matches;
+  const wide = matchMedia("(min-width: 60rem)");
+  more.open = wide.matches;
+  wide.addEventListener("change", () => { more.open = wide.matches; });
   listen();
   takeFromURL();
 })();

@@ -1,12 +1,10 @@
 """Build models of transformers' own classes, with the names that their tensors have in files."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-from unittest import mock
 
 import transformers
-from transformers import PreTrainedModel, pytorch_utils
+from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from zooadapt.errors import Unsupported, one_line
@@ -46,17 +44,6 @@ def built(config: Mapping[str, Any]) -> Renamed:
     except ImportError as cause:
         raise Unsupported(one_line(cause)) from cause
     return Renamed(model, _stored_names(model))
-
-
-@contextmanager
-def nothing_kept() -> Iterator[None]:
-    """Within the block, models don't cache what they compute from sizes, such as BEiT's indices.
-
-    Models of one class share this cache, and a forward pass on the meta device would leave tensors
-    without values in it.
-    """
-    with mock.patch.object(pytorch_utils, "is_torchdynamo_compiling", return_value=True):
-        yield
 
 
 def _stored_names(model: PreTrainedModel) -> dict[str, str]:

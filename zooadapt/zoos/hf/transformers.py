@@ -21,7 +21,7 @@ from transformers.models.auto import modeling_auto
 from zooadapt.errors import FetchError, Unsupported, UsageError, one_line
 from zooadapt.names import CONFIG
 from zooadapt.types import Layer, Listing, ModelEntry, ModelFacts
-from zooadapt.zoos import fixed
+from zooadapt.zoos import fixed, meta
 from zooadapt.zoos.hf import configs, models, tensor_names
 from zooadapt.zoos.own import folder_search, id_lists
 from zooadapt.zoos.own.folder_search import README
@@ -98,7 +98,7 @@ class TransformersZoo:
     def _check_runs(self, entry: ModelEntry, model: nn.Module, chans: int) -> None:
         """Raise Unsupported where a model with `chans` channels can't be run on the meta device."""
         try:
-            with models.nothing_kept():
+            with meta.nothing_kept():
                 rebuild = partial(self.build, entry, chans)
                 fixed.check_runs(model, chans, self.facts(entry), rebuild)
         except Unsupported:
@@ -109,7 +109,7 @@ class TransformersZoo:
 
     def stems(self, entry: ModelEntry, model: nn.Module) -> Iterable[str]:
         """The modules whose weights read the image, found by running the model."""
-        with models.nothing_kept():
+        with meta.nothing_kept():
             facts = self.facts(entry)
             weights = fixed.first_weights(model, facts, partial(self.build, entry, facts.chans))
         return [name.removesuffix(".weight") for name in weights]
