@@ -21,7 +21,7 @@ OK, WRONG, USAGE, STOPPED = 0, 1, 2, 3
 
 NO_MIRROR = (
     "which mirror? give its URL or folder with --mirror, or set ZOOADAPT_MIRROR; without one, "
-    "zooadapt ls --available and zooadapt pull work"
+    "zooadapt ls --available, pull and push work"
 )
 
 _CONFIG = click.option("--config", "config", envvar="ZOOADAPT_CONFIG", metavar="FILE",

@@ -39,8 +39,11 @@ _bands = click.option(
     shell_complete=completion.presets,
     help="The bands, named as for `adapt`.",
 )
-_scheme = click.option("--scheme", type=click.Choice(sorted(SCHEMES)),
-                       help="The rule by which channels read the original ones.")  # fmt: skip
+_scheme = click.option(
+    "--scheme",
+    type=click.Choice(sorted(SCHEMES)),
+    help="The rule that makes each channel's filters from the original's.",
+)
 _zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
 
 
@@ -200,22 +203,24 @@ def _draw(mirror: "Mirror", model: str, wish: _Wish, zoo: str | None, file: Path
 
 
 @click.command()
-@of_mirrors
+@of_mirrors_if_any
 @click.argument("model", shell_complete=completion.models)
 @_chans
 @_bands
 @_scheme
 @_zoo
 def cite(
-    mirror: "Mirror", model: str, chans: tuple[int, ...], bands: str | None, scheme: str | None,
-    zoo: str | None,
+    mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
+    scheme: str | None, zoo: str | None,
 ) -> int:  # fmt: skip
-    """Say how to cite one variant of a mirror: the original, its papers, the scheme, the hashes.
+    """Say how to cite one variant: the original, its papers, the scheme, the hashes.
+
+    Without a mirror the variant is looked for among those that were made on this machine.
 
     \b
     zooadapt cite resnet34.a1_in1k --chans 4 --mirror s3://bucket/mirror
     """
-    click.echo(mirror.cite(model, _one(chans), bands, scheme, zoo))
+    click.echo(mirrors.opened(needed=False).cite(model, _one(chans), bands, scheme, zoo))
     return OK
 
 
@@ -229,23 +234,28 @@ def cite(
 @_zoo
 @click.option("--license", metavar="NAME",
               help="The licence, where the source states none.")  # fmt: skip
-@click.option("--public", is_flag=True, help="Make the repository public; otherwise it is private.")
-@click.option("--dry-run", is_flag=True, help="Print the files and the card, and push nothing.")
+@click.option(
+    "--public", is_flag=True, help="A new repository is public. By default it is private."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the files' names and sizes and the card; push nothing."
+)
 def push(
     mirrors: MirrorOptions, model: str, repo: str, chans: tuple[int, ...], bands: str | None,
     scheme: str | None, zoo: str | None, license: str | None, public: bool, dry_run: bool,
 ) -> int:  # fmt: skip
     """Put one variant and its card into a repository on the Hugging Face Hub, and print its URL.
 
-    No mirror is needed: what no mirror has is made from the original weights. The repository is
-    made if it isn't there. Pushing needs a token that may write: `hf auth login`, or HF_TOKEN.
+    No mirror is needed: a variant that no mirror has is made from the original weights. The
+    repository is made if it isn't there. Pushing needs a token that may write: `hf auth login`,
+    or HF_TOKEN.
 
     \b
     zooadapt push resnet34.a1_in1k --chans 4 OWNER/NAME
     zooadapt push resnet34.a1_in1k --bands sentinel2-l2a OWNER/NAME --public --dry-run
     """
     if bool(chans) == bool(bands):
-        raise UsageError("push takes either --chans or --bands; give one of them")
+        raise UsageError("name the variant: give either --chans N or --bands BANDS")
     from zooadapt.reader import share
     from zooadapt.reader.making import Making
     from zooadapt.report.text import size
@@ -276,20 +286,22 @@ def push(
 @_zoo
 @click.option("--to", type=Path, metavar="DIR", help="Write to this folder, not to the cache.")
 @click.option("--derive/--no-derive", default=True, show_default=True,
-              help="Make and prove a variant that the mirror lacks, from the original where it "
-              "lacks the model. This needs torch and timm.")  # fmt: skip
+              help="If no mirror has the variant, make it here and prove it. This needs torch "
+              "and timm.")  # fmt: skip
 @click.option("--prove/--no-prove", default=True, show_default=True,
-              help="Run what is made here, and compare it with the original.")  # fmt: skip
+              help="Run a variant that is made here, and compare its outputs with the "
+              "original's.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="NAME",
-              help="Where it is run, such as cuda:0.")  # fmt: skip
+              help="The device for that comparison, such as cuda:0.")  # fmt: skip
 def pull(
     mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
     scheme: str | None, zoo: str | None, to: Path | None, **making: Any,
 ) -> int:  # fmt: skip
     """Download or make one variant of a model, and print its folder.
 
-    Choose the variant with either --chans or --bands. timm alone can load timm's models from there.
-    No mirror is needed: what no mirror has is made from the original weights. MODEL can also be a
+    Choose the variant with either --chans or --bands. timm can load the folder of a timm model
+    without zooadapt. No mirror is needed: a variant that no mirror has is made from the original
+    weights. MODEL can also be a
     folder with a checkpoint of your own, or the id of a repository on the Hub.
 
     \b

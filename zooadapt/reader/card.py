@@ -236,11 +236,16 @@ def _what(row: Row, config: Mapping[str, Any]) -> str:
     page = page_of(row["source_uri"])
     original = f"[{row['model']}]({page})" if page else row["model"]
     before = len(config[SECTION]["source"]["bands"])
+    gain = " The gain of the first layer was set anew." if row["scheme"] == "preserve" else ""
     return (
-        f"{original}, which reads {before} channels, was given another first layer, for "
-        f"{_channels(row)}. No weight was trained: each weight that reads the image was multiplied "
-        f"by a matrix of channels (scheme `{row['scheme']}`), and all others are the original's, "
-        f"bit for bit. Train it on your own images before you rely on what it says of them."
+        f"The original, {original}, takes {before} channels. Its first layer was replaced by one "
+        f"for {_channels(row)}: the layer's weights were multiplied by a matrix, under the rule "
+        f"(scheme) `{row['scheme']}`.{gain} No weight was trained. All other weights are the "
+        f"original's, bit for bit. Nothing was measured on images of your sensor: fine-tune the "
+        f"model on them before you trust its predictions.\n\n"
+        f"It was made by zooadapt {row['zooadapt_version']}, which adapts pretrained image models "
+        f"to any number of channels. The table shows from which filters of the original each "
+        f"channel's filters are made, and with which factor."
     )
 
 
@@ -250,10 +255,10 @@ def _reads(config: Mapping[str, Any]) -> str:
     originals = [band["name"] for band in section["source"]["bands"]]
     named = [name or f"channel {number}" for number, name in enumerate(originals)]
     columns = zip(*section["matrix"], strict=True)
-    reads = [bands.mixture(named, column) or "nothing: it starts at zero" for column in columns]
+    reads = [bands.mixture(named, column) or "none: it starts at zero" for column in columns]
     names = section["bands"] or range(len(reads))
     rows = [f"| {name} | {read} |" for name, read in zip(names, reads, strict=True)]
-    head = f"| {'band' if section['bands'] else 'channel'} | reads of the original |"
+    head = f"| {'band' if section['bands'] else 'channel, from 0'} | filters of the original |"
     return "\n".join([head, "| --- | --- |", *rows])
 
 
@@ -262,17 +267,22 @@ def _proof(row: Row) -> str:
     if result.proof == "none":
         return "Nothing was run. Every stored bit was compared with the original's."
     where = f"on {row['checked_on']} with torch {row['torch_version']}"
-    what = "outputs" if result.proof == "forward" else "outputs of the first layer"
+    what = "outputs" if result.proof == "forward" else "first layer's outputs"
     figures = (
-        f"The stored weights were run {where}, on an image of noise, and compared with the "
-        f"original on the mixed image. The {what} differ by {result.equivalence_error:.1e} of how "
-        f"far another image moves them (limit {TOLERANCE:g}). A first layer that is wrong on "
-        f"purpose gives {result.control_error:.2g}."
+        f"The stored weights were run {where}, on an image of noise. The original was run on the "
+        f"same image, mixed to its own channels by the matrix. The largest difference of the "
+        f"{what} was {result.equivalence_error:.1e} (limit {TOLERANCE:g}). The unit is the largest "
+        f"change of the original's outputs between two test images. As a control, a first layer "
+        f"that was made wrong on purpose differed by {result.control_error:.2g}."
     )
     if result.equivalent:
         return figures
     why = result.changed or "its first layer standardises its weight, or shifts every pixel"
-    return f"**It computes another function than the original:** {why}. {figures}"
+    advice = "Use that scheme, or fine-tune" if "the scheme " in why else "Fine-tune"
+    return (
+        f"**This variant does not give the original's outputs:** {why}. {advice} the model before "
+        f"you use it. {figures}"
+    )
 
 
 def _loading(row: Row, config: Mapping[str, Any], place: str) -> str:
@@ -287,7 +297,8 @@ def _loading(row: Row, config: Mapping[str, Any], place: str) -> str:
     elif library == "torchvision":
         blocks.append(_python(*_BY_TORCHVISION.format(place=place).splitlines()))
     if call := _by_zooadapt(row):
-        blocks.append(f"zooadapt makes it from the original:\n\n{_python('import zooadapt', call)}")
+        made = "zooadapt can make the same variant from the original weights:"
+        blocks.append(f"{made}\n\n{_python('import zooadapt', call)}")
     return "\n\n".join([*blocks, *_statistics(row)])
 
 
@@ -337,13 +348,16 @@ def _statistics(row: Row) -> Iterator[str]:
         )
         size = f"{row['input_height']} × {row['input_width']}"
         yield (
-            f"Images of {size} pixels, scaled to 0…1, minus the mean ({mean}), divided by the "
-            f"standard deviation ({std})."
+            f"## Prepare the images\n\nResize the images to {size} pixels. Scale their values to "
+            f"0…1. Subtract the mean of each channel ({mean}). Divide by its standard deviation "
+            f"({std}). Give the channels in the order of the table above."
         )
 
 
 def _license(row: Row, given: str) -> str:
+    if row["license"] == "other":
+        return "The source states a licence of its own: see the original's page."
     if row["license"]:
-        return f"The original is under {row['license']}, and so is this copy."
-    shared = f" Whoever shared this copy states {given}." if given else ""
-    return f"The source of the original states no licence.{shared}"
+        return f"The source states the licence {row['license']} for the original."
+    shared = f" The person who shared this copy states {given}." if given else ""
+    return f"The source states no licence for the original.{shared}"

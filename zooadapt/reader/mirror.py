@@ -398,7 +398,8 @@ class Mirror:
         if len(rows) != 1:
             has = "; ".join(dict.fromkeys(row["bands"] or str(row["in_chans"]) for row in rows))
             raise UsageError(
-                f"{model} is there for {has} channels: choose one with --chans or --bands"
+                f"the mirror has several variants of {model} ({has}): choose one with --chans or "
+                f"--bands, and --scheme"
                 if rows
                 else f"the mirror has no such variant of {model}; zooadapt pull --to makes it, "
                 f"with its card"

@@ -24,7 +24,7 @@ def write_card(folder: Path, row: Row) -> None:
     """Write a variant's card beside its files, unless another file has its name."""
     there = folder / CARD
     if there.exists() and not card.is_ours(there.read_text(encoding="utf-8", errors="replace")):
-        _log.warning("%s isn't a card of zooadapt's, and stays as it is", there)
+        _log.warning("%s was not written by zooadapt, so it was left unchanged", there)
         return
     config = json.loads((folder / CONFIG).read_text())
     with cache.replacing(there) as file:
@@ -99,7 +99,7 @@ def check(repo: str, offline: bool, dry_run: bool = False) -> None:
     if dry_run:
         return
     if offline:
-        raise UsageError("offline nothing is pushed")
+        raise UsageError("push needs the network: leave out --offline, or unset ZOOADAPT_OFFLINE")
     if not get_token():
         raise UsageError(
             "pushing needs a token of the Hub that may write: run `hf auth login`, or set HF_TOKEN"
@@ -116,14 +116,15 @@ def prepare(
     UsageError where no licence is known, or another one is stated.
     """
     known = row["license"] if row["license"] != "unknown" else None
+    row = {**row, "license": known}
     if not (known or license):
         raise UsageError(
             f"the source of {row['model']} states no licence: give --license NAME (in Python, "
             f"license=NAME), such as apache-2.0"
         )
     if known and license not in (None, known):
-        raise UsageError(f"{row['model']} is under {known}, as its source states: leave out the "
-                         f"licence {license}")  # fmt: skip
+        raise UsageError(f"{row['model']} is under {known}, as its source states: leave out "
+                         f"--license {license}")  # fmt: skip
     content = (folder / CONFIG).read_bytes()
     config = json.loads(content)
     if public and not offline and _is_gated(_repo(row)):

@@ -42,9 +42,9 @@
 
   // The models, each with what became of its variants
 
-  const KEPT = "the same";
+  const KEPT = "as the original's";
   const CHANGED = "changed";
-  const UNNAMED = "unnamed";
+  const UNNAMED = "without names";
   const MADE = "in the mirror";
   const STATES = { failed: "failed", unsupported: "unsupported", removed: "taken down" };
 
@@ -245,7 +245,7 @@
     ] : [];
     const links = model.card ? [element("a", {
       href: model.card, rel: "noopener noreferrer", target: "_blank", className: "card",
-    }, "The original's card on the Hub ↗")] : [];
+    }, "The original's page on the Hub ↗")] : [];
     const cell = element("td", { colSpan: 8 }, list, lines, links);
     return element("tr", { className: "detail" }, cell);
   }
@@ -254,12 +254,13 @@
     const all = [
       ["channels", channels(outcome)], ["scheme", outcome.scheme], ["size", size(outcome.bytes)],
       ["weights", outcome.weights_dtype], ["error", power(outcome.equivalence_error)],
-      ["control", power(outcome.control_error)], ["compared", outcome.proof],
+      ["control", power(outcome.control_error)],
+      ["compared", { forward: "the outputs", stem: "the first layer's outputs" }[outcome.proof] || "–"],
     ];
     if (outcome.function !== KEPT) {
       const advice = outcome.function === CHANGED
         ? `${outcome.changed || "the stem standardises its weight, or shifts every pixel"}. As it ` +
-          "is, its outputs aren't the original's: train it before you use it."
+          "is, its outputs aren't the original's: fine-tune it before you use it."
         : "only its stored bits were compared";
       all.push([outcome.function === CHANGED ? "function changed" : outcome.function, advice]);
     }
@@ -360,8 +361,11 @@
     const shown = state.rows.slice(start, start + ROWS);
     table.tBodies[0].replaceChildren(...shown.flatMap((model) => rowOf(model, state)));
     const all = state.rows.length;
+    const made = [...state.matches].filter((one) => one.status === MADE).length;
+    const lacking = state.matches.size - made;
     found.textContent =
-      `${grouped(all)} of ${plural(models.length, "model")}, ${plural(state.matches.size, "variant")}`;
+      `${grouped(all)} of ${plural(models.length, "model")}: ${plural(made, "variant")} in the mirror` +
+      (lacking ? `, ${grouped(lacking)} not there` : "");
     const last = Math.min(start + ROWS, all);
     pager.querySelector(".place").textContent =
       all ? `${grouped(start + 1)}–${grouped(last)} of ${grouped(all)}` : "none";
