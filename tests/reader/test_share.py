@@ -251,9 +251,9 @@ def test_a_copy_in_a_folder_has_its_card(
 def test_a_checkpoint_of_ones_own_tells_no_path(
     served: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = fine_tuned.write(tmp_path / "private-place" / "net", num_classes=5)
-    command = ["push", str(own), "--chans", "6", "me/net", "--license", "my-license", "--dry-run"]
-    assert main(command) == 0
+    own = tmp_path / "private-place" / "net"
+    fine_tuned.write(own, num_classes=5, cfg={"license": "my-license"})
+    assert main(["push", str(own), "--chans", "6", "me/net", "--dry-run"]) == 0
     text = capsys.readouterr().out.partition("---")[2]
     assert "private-place" not in text
     data = front(f"---{text}")

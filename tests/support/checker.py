@@ -106,7 +106,8 @@ class _Mirror:
         for row in rows:
             yield from (f"{row['folder']}: {what}" for what in self._of_row(row, records))
         for row in failures:
-            if not any(_states(record, "failures", row) for record in records):
+            backs = _takes_down if row["status"] == "removed" else _states_failure
+            if not any(backs(record, row) for record in records):
                 yield f"no record backs the failure of {row['model']} with {row['in_chans']}"
         yield from self._strays(rows)
 
@@ -182,6 +183,19 @@ def _states(record: Row, outcomes: str, row: Row) -> bool:
         all(_same(row[name], value) for name, value in outcome.items() if name in row)
         for outcome in record[outcomes]
         if all(outcome[name] == row[name] for name in KEY[2:])
+    )
+
+
+def _states_failure(record: Row, row: Row) -> bool:
+    return _states(record, "failures", row)
+
+
+def _takes_down(record: Row, row: Row) -> bool:
+    """Whether the record removed the row's variant, alone or with all of its model."""
+    same = all(record[name] == row[name] for name in ("zoo", "model", "run_id"))
+    return same and any(
+        each["reason"] == row["error"] and each["in_chans"] in (None, row["in_chans"])
+        for each in record.get("removed", ())
     )
 
 

@@ -301,8 +301,8 @@ def pull(
 
     Choose the variant with either --chans or --bands. timm can load the folder of a timm model
     without zooadapt. No mirror is needed: a variant that no mirror has is made from the original
-    weights. MODEL can also be a
-    folder with a checkpoint of your own, or the id of a repository on the Hub.
+    weights. MODEL can also be a folder with a checkpoint of your own, or the id of a repository on
+    the Hub.
 
     \b
     zooadapt pull resnet34.a1_in1k --chans 4
