@@ -155,6 +155,28 @@ MUTANTS = [
         "pass",
         "job/test_secrets.py -k password",
     ),
+    Mutant(10, "pipeline.py", "if error.passes:", "if False:", "job/test_outages.py -k no_answer"),
+    Mutant(
+        11,
+        "reader/original.py",
+        'return located is None or located.source.sha256 in ("", row["source_sha256"])',
+        "return True",
+        "reader/test_original.py -k newer",
+    ),
+    Mutant(
+        12,
+        "reader/card.py",
+        "if result.equivalent:",
+        "if True:",
+        "reader/test_share.py -k where_the_function_changed",
+    ),
+    Mutant(
+        13,
+        "reader/share.py",
+        "if bool(api.model_info(self.repo).private) != self.private:",
+        "if False:",
+        "reader/test_share.py -k private_unless",
+    ),
 ]
 
 
