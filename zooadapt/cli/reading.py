@@ -1,6 +1,7 @@
 """The commands for people who use a mirror: find variants, pull them, see what is there."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ _VARIANT = (
 )  # fmt: skip
 
 _chans = click.option("--chans", callback=parse_chans, metavar="N,…",
-                      help="The number of channels, or several.")  # fmt: skip
+                      help="The number of channels; ls and pull take several.")  # fmt: skip
 _bands = click.option(
     "--bands",
     metavar="BANDS",
@@ -45,6 +46,11 @@ _scheme = click.option(
     help="The rule that makes each channel's filters from the original's.",
 )
 _zoo = click.option("--zoo", metavar="NAME", help="Only models of this zoo.")
+
+
+def _variant(command: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a command with the options that choose one variant of a model."""
+    return _chans(_bands(_scheme(_zoo(command))))
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> list[str]:
@@ -135,10 +141,7 @@ def _offered(
 @click.command()
 @of_mirrors
 @click.argument("model", shell_complete=completion.models)
-@_chans
-@_bands
-@_scheme
-@_zoo
+@_variant
 @click.option("--card", is_flag=True, help="Print one variant's card for the Hugging Face Hub.")
 @click.option("--plot", type=Path, metavar="FILE",
               help="Draw one variant's first layer to this .png, .svg or .pdf file.")  # fmt: skip
@@ -205,10 +208,7 @@ def _draw(mirror: "Mirror", model: str, wish: _Wish, zoo: str | None, file: Path
 @click.command()
 @of_mirrors_if_any
 @click.argument("model", shell_complete=completion.models)
-@_chans
-@_bands
-@_scheme
-@_zoo
+@_variant
 def cite(
     mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
     scheme: str | None, zoo: str | None,
@@ -228,10 +228,7 @@ def cite(
 @of_mirrors_if_any
 @click.argument("model", shell_complete=completion.models)
 @click.argument("repo", metavar="OWNER/NAME")
-@_chans
-@_bands
-@_scheme
-@_zoo
+@_variant
 @click.option("--license", metavar="NAME",
               help="The licence, where the source states none.")  # fmt: skip
 @click.option(
@@ -280,10 +277,7 @@ def push(
 @click.command()
 @of_mirrors_if_any
 @click.argument("model", shell_complete=completion.models)
-@_chans
-@_bands
-@_scheme
-@_zoo
+@_variant
 @click.option("--to", type=Path, metavar="DIR", help="Write to this folder, not to the cache.")
 @click.option("--derive/--no-derive", default=True, show_default=True,
               help="If no mirror has the variant, make it here and prove it. This needs torch "
