@@ -76,17 +76,7 @@ class MirrorOptions:
 
 
 def of_mirrors(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command that reads mirrors. Its first argument is a `Mirror`."""
-
-    @wraps(command)
-    def called(mirrors: MirrorOptions, **options: Any) -> int:
-        return command(mirrors.opened(), **options)
-
-    return of_mirrors_if_any(called)
-
-
-def of_mirrors_if_any(command: Callable[..., int]) -> Callable[..., Any]:
-    """Decorate a command that can do without mirrors. Its first argument is a `MirrorOptions`."""
+    """Decorate a command that reads mirrors. Its first argument is a `MirrorOptions`."""
 
     @wraps(command)
     def called(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zooadapt.cli import completion
-from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors, of_mirrors_if_any
+from zooadapt.cli.common import OK, MirrorOptions, as_json, of_mirrors
 from zooadapt.errors import UsageError
 from zooadapt.job.options import parse_chans
 from zooadapt.names import MANIFEST
@@ -61,7 +61,7 @@ def _names(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.command()
-@of_mirrors_if_any
+@of_mirrors
 @click.argument("model", default="*", metavar="[MODEL]", shell_complete=completion.models)
 @_chans
 @_bands
@@ -147,10 +147,12 @@ def _offered(
               help="Draw one variant's first layer to this .png, .svg or .pdf file.")  # fmt: skip
 @as_json
 def show(
-    mirror: "Mirror", model: str, chans: tuple[int, ...], bands: str | None, scheme: str | None,
-    zoo: str | None, card: bool, plot: Path | None, as_json: bool,
+    mirrors: MirrorOptions, model: str, chans: tuple[int, ...], bands: str | None,
+    scheme: str | None, zoo: str | None, card: bool, plot: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Show all that is known of one model and its variants.
+
+    Without a mirror these are the variants that were made on this machine.
 
     \b
     zooadapt show resnet34.a1_in1k --mirror s3://bucket/mirror
@@ -159,7 +161,7 @@ def show(
     """
     from zooadapt.report import tables
 
-    wish = _one(chans), bands, scheme
+    wish, mirror = (_one(chans), bands, scheme), mirrors.opened(needed=False)
     if card:
         click.echo(mirror.card(model, *wish, zoo), nl=False)
     if plot:
@@ -206,7 +208,7 @@ def _draw(mirror: "Mirror", model: str, wish: _Wish, zoo: str | None, file: Path
 
 
 @click.command()
-@of_mirrors_if_any
+@of_mirrors
 @click.argument("model", shell_complete=completion.models)
 @_variant
 def cite(
@@ -225,7 +227,7 @@ def cite(
 
 
 @click.command()
-@of_mirrors_if_any
+@of_mirrors
 @click.argument("model", shell_complete=completion.models)
 @click.argument("repo", metavar="OWNER/NAME")
 @_variant
@@ -275,7 +277,7 @@ def push(
 
 
 @click.command()
-@of_mirrors_if_any
+@of_mirrors
 @click.argument("model", shell_complete=completion.models)
 @_variant
 @click.option("--to", type=Path, metavar="DIR", help="Write to this folder, not to the cache.")
@@ -324,7 +326,7 @@ def pull(
 
 
 @click.command()
-@of_mirrors_if_any
+@of_mirrors
 @click.argument("place", required=False, metavar="[MIRROR]")
 @as_json
 def status(mirrors: MirrorOptions, place: str | None, as_json: bool) -> int:

@@ -267,11 +267,12 @@ def _proof(row: Row) -> str:
     if result.proof == "none":
         return "Nothing was run. Every stored bit was compared with the original's."
     where = f"on {row['checked_on']} with torch {row['torch_version']}"
+    error = f"{result.equivalence_error:.1e}" if result.equivalence_error else "0"
     what = "outputs" if result.proof == "forward" else "first layer's outputs"
     figures = (
         f"The stored weights were run {where}, on an image of noise. The original was run on the "
         f"same image, mixed to its own channels by the matrix. The largest difference of the "
-        f"{what} was {result.equivalence_error:.1e} (limit {TOLERANCE:g}). The unit is the largest "
+        f"{what} was {error} (limit {TOLERANCE:g}). The unit is the largest "
         f"change of the original's outputs between two test images. As a control, a first layer "
         f"that was made wrong on purpose differed by {result.control_error:.2g}."
     )
