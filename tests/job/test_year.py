@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from threading import Lock
 
 import pandas as pd
 import pytest
@@ -29,6 +30,7 @@ from zooadapt.mirror.scan import Records
 from zooadapt.types import Job
 
 _log = logging.getLogger(__name__)
+_making = Lock()
 
 NIGHTS = int(os.environ.get("NIGHTS", "400"))
 MOST = 12
@@ -39,9 +41,13 @@ def work(
     config: Config, job: Job, records: Records, heart: Heart, connection: Connection,
     ending: ExitStack,
 ) -> None:  # fmt: skip
-    """Make what is due in this process, as `run.work` does on Ray."""
+    """Make what is due in this process, as `run.work` does on Ray.
+
+    Jobs are processes; here two jobs are threads, so they make one model at a time.
+    """
     for request in heart.tally.requests:
-        heart.tally.add(pipeline.make(request, job))
+        with _making:
+            heart.tally.add(pipeline.make(request, job))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock, get_ident
 from typing import Any
 from unittest import mock
 
@@ -209,6 +210,10 @@ def recompute_buffers(model: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+_recording = Lock()
+"""Held while timm's `load_pretrained` is replaced."""
+
+
 def _loading_rules(create: Callable[[], nn.Module]) -> tuple[Any, bool]:
     """The checkpoint filter that timm applies to the model's weights, and timm's strictness.
 
@@ -216,12 +221,19 @@ def _loading_rules(create: Callable[[], nn.Module]) -> tuple[Any, bool]:
 
     timm's entry points choose both, and pass them to ``load_pretrained`` only. So the model is
     built once more, on the meta device, with a ``load_pretrained`` that records its arguments.
+    Other threads, which may load models meanwhile, get timm's own.
     """
     passed: dict[str, Any] = {}
+    thread = get_ident()
+    with _recording:
+        load = timm_builder.load_pretrained
 
-    def record(model: nn.Module, **arguments: Any) -> None:
-        passed.update(arguments)
+        def record(model: nn.Module, **arguments: Any) -> None:
+            if get_ident() == thread:
+                passed.update(arguments)
+            else:
+                load(model, **arguments)
 
-    with mock.patch.object(timm_builder, "load_pretrained", record), shapes_only():
-        create()
+        with mock.patch.object(timm_builder, "load_pretrained", record), shapes_only():
+            create()
     return passed["filter_fn"], passed["strict"]
