@@ -333,6 +333,7 @@ def test_cards_are_yaml_for_everybody(mirror: Mirror) -> None:
 
 def test_citing(served: LoopbackHub, mirror: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
     served.tags = ("arxiv:2110.00476", "dataset:imagenet-1k", "doi:10.57967/hf/1234")
+    served.dataset_tags = ("doi:10.57967/hf/99", "task:image-classification")
     url = mirror.mirrors[0][0].url
     (row,) = mirror.find(SMALL, in_chans=4).to_dict("records")
     assert main(["cite", SMALL, "--chans", "4", "--mirror", url]) == 0
@@ -342,6 +343,7 @@ def test_citing(served: LoopbackHub, mirror: Mirror, capsys: pytest.CaptureFixtu
         "paper: https://arxiv.org/abs/2110.00476",
         "model DOI: https://doi.org/10.57967/hf/1234",
         "trained on: https://huggingface.co/datasets/imagenet-1k",
+        "data set DOI: https://doi.org/10.57967/hf/99",
         f"adapted: to 4 channels under the scheme repeat by zooadapt {zooadapt.__version__}, "
         f"sha256 {row['sha256']}",
         f"mirror: {url}/manifest@{row['run_id']}",

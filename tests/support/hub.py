@@ -75,6 +75,8 @@ class LoopbackHub:
     asked: list[Asked] = field(default_factory=list)
     tags: tuple[str, ...] = ()
     """What the Hub tells of each repository, such as ``arxiv:1512.03385``."""
+    dataset_tags: tuple[str, ...] = ()
+    """What it tells of each data set."""
     gated: tuple[str, ...] = ()
     """Repositories that are said to be gated."""
     uploads: Uploads = field(init=False)
@@ -228,6 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(*resolve.groups())
         elif model:
             self._tell(model[1])
+        elif path.startswith("/api/datasets/"):
+            said = {"id": path.removeprefix("/api/datasets/"), "tags": self.hub.dataset_tags}
+            self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
         elif path.startswith("/cdn/"):
             self._cdn(path, query)
         elif path.startswith("/files/"):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -189,16 +189,14 @@ def text(hub_id: str, file: str) -> str | None:
     return None
 
 
-def tags(hub_id: str) -> list[str]:
+def tags(repo: str, kind: Literal["model", "dataset"] = "model") -> list[str]:
     """What the Hub knows of a repository, such as ``arxiv:1512.03385``; [] where it can't be asked.
 
     These are the papers, data sets and DOIs that its card states, among others.
     """
-    repo, _, revision = hub_id.partition("@")
     try:
-        return list(
-            HfApi(endpoint()).model_info(repo, revision=revision or None, timeout=10).tags or ()
-        )
+        info: Any = HfApi(endpoint()).repo_info(repo, repo_type=kind, timeout=10)
+        return list(info.tags or ())
     except Exception as error:  # whatever it is: a citation without them is better than none
         _log.debug("the Hub wasn't asked about %s: %s", repo, one_line(error))
         return []

@@ -109,7 +109,9 @@ class Stated:
     papers: tuple[str, ...] = ()
     """URLs."""
     datasets: tuple[str, ...] = ()
-    """Ids of datasets on the Hub."""
+    """Ids of data sets on the Hub."""
+    dataset_dois: tuple[str, ...] = ()
+    """DOIs of these data sets."""
     dois: tuple[str, ...] = ()
     """DOIs of the model's repository."""
 
@@ -185,6 +187,7 @@ def citation(row: Row, stated: Stated, mirror: str = "") -> str:
     lines += [f"paper: {url}" for url in stated.papers]
     lines += [f"model DOI: https://doi.org/{doi}" for doi in stated.dois]
     lines += [f"trained on: https://huggingface.co/datasets/{name}" for name in stated.datasets]
+    lines += [f"data set DOI: https://doi.org/{doi}" for doi in stated.dataset_dois]
     made = f"adapted: to {_channels(row)} under the scheme {row['scheme']} by zooadapt "
     lines.append(f"{made}{row['zooadapt_version']}, sha256 {row['sha256']}")
     if mirror and row["run_id"]:

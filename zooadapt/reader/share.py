@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def stated(row: Row, config: Mapping[str, Any], offline: bool = False) -> Stated
         from zooadapt.checkpoints import hub
     except ImportError:  # it takes huggingface_hub, which readers may lack
         return Stated.of(config)
-    return Stated.of(config, hub.tags(_repo(row)))
+    found = Stated.of(config, hub.tags(_repo(row)))
+    of_datasets = [tag for name in found.datasets for tag in hub.tags(name, "dataset")]
+    return replace(found, dataset_dois=Stated.of({}, of_datasets).dois)
 
 
 @dataclass(frozen=True)
