@@ -126,8 +126,8 @@ class Stated:
             kind, _, value = str(tag).partition(":")
             if kind.lower() in found and value not in found[kind.lower()]:
                 found[kind.lower()].append(value)
-        urls = [f"https://arxiv.org/abs/{number}" for number in found["arxiv"]]
-        return Stated(tuple(urls), tuple(found["dataset"]), tuple(found["doi"]))
+        urls = tuple(f"https://arxiv.org/abs/{number}" for number in found["arxiv"])
+        return Stated(papers=urls, datasets=tuple(found["dataset"]), dois=tuple(found["doi"]))
 
 
 def text(
