@@ -14,7 +14,7 @@ import torch
 
 import zooadapt
 from tests.conftest import SMALL
-from tests.support import seaweed, web
+from tests.support import fine_tuned, seaweed, web
 from tests.support.names import ODD
 from tests.support.pipelines import counted, entry, run
 from tests.support.seaweed import SeaweedFS
@@ -273,6 +273,14 @@ def test_what_was_derived_has_a_row_of_its_own(root: Path) -> None:
     assert row["params"] == sum(p.numel() for p in mirror.load(SMALL, 7).parameters())
     assert row["equivalence_error"] < 1e-5 < row["control_error"]
     assert len(row["input_mean"]) == 7
+
+
+def test_a_model_of_ones_own_is_not_replaced(root: Path, tmp_path: Path) -> None:
+    own = fine_tuned.write(tmp_path / "own", num_classes=5)
+    before = (own / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="holds another model: give an empty folder"):
+        zooadapt.open_mirror(str(root)).pull(SMALL, 4, to=own)
+    assert (own / "model.safetensors").read_bytes() == before
 
 
 def test_the_weights_can_be_trained_and_the_file_stays(root: Path) -> None:

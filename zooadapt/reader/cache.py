@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from zooadapt import progress
 from zooadapt.errors import FetchError, UsageError, one_line
-from zooadapt.names import CONFIG, WEIGHTS, companions, content_id
+from zooadapt.names import CONFIG, SECTION, WEIGHTS, companions, content_id
 from zooadapt.stores.store import Store
 from zooadapt.types import Row
 
@@ -156,6 +156,16 @@ def make_folder(folder: Path) -> None:
             f"the folder {folder} can't be written ({cause.strerror}): choose another one; for the "
             f"cache ZOOADAPT_CACHE names it"
         ) from cause
+
+
+def check_folder(to: Path) -> None:
+    """Raise UsageError if the folder holds a model of one's own, which a copy would replace."""
+    try:
+        config = json.loads((to / CONFIG).read_text())
+    except (OSError, ValueError):
+        return
+    if SECTION not in config:
+        raise UsageError(f"{to} holds another model: give an empty folder, or that of a variant")
 
 
 def copy(folder: Path, to: Path) -> Path:

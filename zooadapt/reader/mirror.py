@@ -189,9 +189,9 @@ class Mirror:
         - `device`: where it is run, such as ``cuda:0``. By default the CPU: several processes of
           one training would all take a GPU.
 
-        Raises UsageError if the mirror lacks the model, or lacks the variant and it can't be made;
-        FetchError if no mirror gives the right bytes; ValidationError if the variant that was made
-        fails its proof.
+        Raises UsageError if the mirror lacks the model, or lacks the variant and it can't be made,
+        and where `to` holds a model that isn't zooadapt's; FetchError if no mirror gives the right
+        bytes; ValidationError if the variant that was made fails its proof.
         """
         making = Making(derive, prove, device)
         return self.pulled(model, (in_chans, bands, scheme), making, zoo, to)[0]
@@ -242,6 +242,8 @@ class Mirror:
         most = kept.limit()  # raises UsageError before anything is done
         maker = Maker(self._cache, self._offline, making)
         to = Path(to).absolute() if to else None
+        if to:
+            cache.check_folder(to)
         folder, row = self._chosen(fspath(model), wish, maker, zoo, to)
         if to:
             share.write_card(folder, row)
