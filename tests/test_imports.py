@@ -15,11 +15,16 @@ from zooadapt.zoos import listed, registry
 
 COMMAND = [sys.executable, "-c", "from zooadapt.cli.main import main; main()"]
 RUN = """
+import os
 import sys
 from zooadapt.cli.main import main
 code = main(sys.argv[1:])
 heavy = [name for name in ("torch", "timm", "ray") if name in sys.modules]
-sys.exit(code or (f"it imports {', '.join(heavy)}" if heavy else 0))
+if heavy:
+    print(f"it imports {', '.join(heavy)}", file=sys.stderr)
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code or bool(heavy))  # as `main.script` ends, whatever threads of libraries do
 """
 
 
