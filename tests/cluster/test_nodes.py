@@ -85,6 +85,25 @@ def test_a_node_that_alone_reaches_nothing_gets_no_more_work(
     assert not run.failed
 
 
+def test_a_node_that_cannot_download_still_proves_where_it_alone_has_the_gpu(
+    nodes: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("zooadapt.cluster.outages._PAUSE", 0.2)
+    cut = nodes.add_node(num_cpus=1, num_gpus=1, memory=2 * 10**9)
+    nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    (tmp_path / f"{cut.node_id}-is-cut-off").touch()
+    with running(tmp_path, models=200) as run:
+        run.let("adapt", "prove")
+        assert len(run.join()) == 200
+    assert f"node {cut.node_id[:12]} gets no more work: it can't reach " in caplog.text
+    assert run.where("adapt").count(cut.node_id) <= ROW + 3
+    assert run.where("prove") == [cut.node_id] * 200
+    assert not run.failed
+
+
 @pytest.mark.slow  # Ray notices a lost node only after a while
 def test_a_node_that_goes_loses_only_what_it_held_and_blames_nobody(
     nodes: Cluster, tmp_path: Path

@@ -110,6 +110,23 @@ def test_one_run_is_shown_with_its_failures(
     assert "the mirror has no run 2031; zooadapt runs lists them" in capsys.readouterr().err
 
 
+def test_a_damaged_line_of_the_events_is_named_and_the_others_are_shown(
+    store: Store,
+    heart: Heart,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entry = heart.tally.requests[0].entry
+    heart.tally.add(ModelSummary(entry, ("4",), (), 5, 7, {"fetch": 1.0}, ""))
+    heart.tally.events.leave(store, RUN)
+    heart.beat(stopped=True)
+    key = f"runs/{RUN}/events.jsonl"
+    store.write(key, [store.read(key), b'{"outcome": "fai'])
+    (event,) = json.loads(shown(store, capsys, "show", RUN, "--json"))["events"]
+    assert event["outcome"] == "made"
+    assert f"{key}, line 2, is damaged and left out" in caplog.text
+
+
 def test_a_run_at_work_is_watched_until_it_ends(
     store: Store,
     heart: Heart,

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support import checker, checkpoints
+from tests.support import checker, checkpoints, faults
 from tests.support.checkpoints import TWENTY
+from tests.support.faults import Asked
 from tests.support.jobs import JOB, Runner, ok, ray_folder, ray_head
+from tests.support.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.slow
 
@@ -111,6 +114,31 @@ def test_the_driver_is_killed_at_every_boundary(
     ok(alone.run(ZOOADAPT, "gc", str(tmp_path), "--older-than", "0m", "--delete"))
     checker.check(str(tmp_path))
     assert checker.summary(str(tmp_path)) == checker.summary(quiet)
+
+
+def test_the_driver_is_killed_while_it_writes_the_last_tables(
+    alone: Runner, options: list[str], quiet: str, s3: SeaweedFS, bucket: str
+) -> None:
+    writing = threading.Event()
+
+    def rule(asked: Asked) -> str | None:
+        path, _, _ = asked.path.partition("?")
+        table = path.endswith("/manifest.parquet") and "/runs/" not in path
+        if asked.method == "PUT" and table and asked.number:  # the first came with the first model
+            writing.set()
+            return "silent"
+        return None
+
+    with faults.proxy(s3.endpoint_url, rule) as store:
+        env = {**s3.env, "AWS_ENDPOINT_URL": store.url}
+        job = alone.start(*JOB, *options, bucket, **env)
+        assert writing.wait(SECONDS)
+        job.kill()
+        job.communicate()
+        store.rule = lambda asked: None
+        assert " 0 variants to make" in ok(alone.job(*options, bucket, **env))
+    checker.check(bucket, s3.options)
+    assert checker.summary(bucket, s3.options) == checker.summary(quiet)
 
 
 def test_a_job_that_is_stopped_and_submitted_again(

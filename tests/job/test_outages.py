@@ -83,6 +83,8 @@ LOOK_UPS = {
     "test_convnext2.r160_in1k": ("407", "407"),
     "test_convnext3.r160_in1k": ("401", "Invalid credentials"),
     "test_byobnet.r160_in1k": ("page", "something else than the Hub answers"),
+    "lcnet_050.ra2_in1k": ("429-days", "the Hub takes no more requests until 20"),
+    "test_efficientnet_evos.r160_in1k": ("503-days", "the Hub takes no more requests until 20"),
 }
 """Models with a fault of the look-up, and words of the reason that the job gives."""
 DOWNLOADS = {
@@ -158,9 +160,9 @@ def test_each_kind_of_outage_of_the_hub(
             printed = capsys.readouterr().out
             check_kinds(printed, "look-up", LOOK_UPS)
             check_kinds(printed, "download", DOWNLOADS)
-            assert "Outages postponed 10 models, which the same command takes up again" in printed
+            assert "Outages postponed 12 models, which the same command takes up again" in printed
             front.rule = of_cdn.rule = by_model()
-            check_taken_up(command, 10, str(tmp_path), capsys)
+            check_taken_up(command, 12, str(tmp_path), capsys)
 
 
 def test_each_kind_of_outage_of_a_web_server_and_of_the_store(
@@ -171,7 +173,7 @@ def test_each_kind_of_outage_of_a_web_server_and_of_the_store(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = ("503", "429", "407", "401", "page")
+    names = ("503", "429", "407", "401", "page", "429-days")
     kinds = {m: (fault, "") for m, (fault, _) in LOOK_UPS.items() if fault in names}
     kinds = {m: each for m, each in kinds.items() if m not in WRITES}
     pages = {m: each for m, each in kinds.items() if each[0] == "page"}

@@ -24,9 +24,11 @@ READING = (
     "cut", "short", "wrong", "whole", "drip", "429", "429-after", "503", "503-after", "403",
     "silent", "circle",
 )  # fmt: skip
-"""Faults of the answers to GET requests."""
-ELSEWHERE = ("401", "407", "page")
-"""Answers that have nothing to do with what was asked for; `seeded` doesn't give them."""
+"""Faults of the answers to GET requests. "whole" asks the server for all bytes instead of a range;
+S3 refuses that as a wrong signature, because the client has signed the range."""
+ELSEWHERE = ("401", "407", "page", "429-days", "503-days")
+"""Answers to any request that `seeded` doesn't give: they have nothing to do with what was asked
+for, or say to come back in two days."""
 WRITING = ("500", "slow-down", "409", "reset", "lost", "error-inside")
 """Faults of PUT, POST and DELETE requests; "error-inside" is for CompleteMultipartUpload only."""
 
@@ -224,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
 _REFUSALS: dict[str | None, tuple[int, str, dict[str, str]]] = {
     "429": (429, "TooManyRequests", {}),
     "429-after": (429, "TooManyRequests", {"Retry-After": "1"}),
+    "429-days": (429, "TooManyRequests", {"Retry-After": "172800"}),
+    "503-days": (503, "ServiceUnavailable", {"Retry-After": "172800"}),
     "503": (503, "ServiceUnavailable", {}),
     "503-after": (503, "ServiceUnavailable", {"Retry-After": "1"}),
     "403": (403, "ExpiredToken", {}),

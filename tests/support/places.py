@@ -16,16 +16,22 @@ def locate(entry: ModelEntry, job: Job) -> Located:
 
 
 def make(request: Request, job: Job, located: Located | None) -> ModelSummary:
+    outage = _begin_to_adapt(request, job)
+    return outage or replace(idle.make(request, job, located), made=("4",))
+
+
+def adapt(request: Request, job: Job, located: Located | None) -> Adapted | ModelSummary:
+    outage = _begin_to_adapt(request, job)
+    return outage or idle.adapt(request, job, located)
+
+
+def _begin_to_adapt(request: Request, job: Job) -> ModelSummary | None:
+    """Note the node; a node that a file calls cut off meets an outage, which is returned."""
     node = _note(job, "adapt", request.entry)
-    if (Path(job.dest) / f"{node}-is-cut-off").exists():
-        outage = Outage("the source", "download", "no route to host")
-        return ModelSummary(request.entry, (), (), 0, 0, {}, "", ("4",), outage)
-    return replace(idle.make(request, job, located), made=("4",))
-
-
-def adapt(request: Request, job: Job, located: Located | None) -> Adapted:
-    _note(job, "adapt", request.entry)
-    return idle.adapt(request, job, located)
+    if not (Path(job.dest) / f"{node}-is-cut-off").exists():
+        return None
+    outage = Outage("the source", "download", "no route to host")
+    return ModelSummary(request.entry, (), (), 0, 0, {}, "", ("4",), outage)
 
 
 def prove(adapted: Adapted, job: Job) -> ModelSummary:

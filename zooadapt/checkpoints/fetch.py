@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -190,8 +190,8 @@ def _passing(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
-_LONGEST_WAIT = 3600.0
-"""Seconds."""
+LONGEST_WAIT = 3600.0
+"""Seconds. A server that says to come back later than that isn't waited for: it is an outage."""
 _INVALID = re.compile(
     r"ExpiredToken|InvalidToken|InvalidAccessKeyId|SignatureDoesNotMatch|token.*expired", re.I
 )
@@ -225,25 +225,27 @@ def unread(what: str, cause: BaseException) -> FetchError:
     message = f"{what}: {one_line(cause)}"
     if not passes(cause):
         return FetchError(message)
-    error = Unreachable(message)
-    error.until = _told(cause)
-    return error
+    refusals = (getattr(error, "headers", None) or {} for error in (cause, cause.__cause__))
+    return with_wait(Unreachable(message), max(map(told_to_wait, refusals)))
 
 
-def _told(refusal: BaseException) -> float:
-    """When a server that refuses says to come back, in seconds since the epoch; 0 if it doesn't.
+def told_to_wait(headers: Mapping[str, str]) -> float:
+    """The seconds to wait that a refusal states in ``Retry-After``; 0 if it states none.
 
-    ``Retry-After`` is a number of seconds or a date (RFC 9110, 10.2.3). What is more than an hour
-    ahead isn't waited for: that is an outage.
+    The header is a number of seconds or a date (RFC 9110, 10.2.3).
     """
-    for error in (refusal, refusal.__cause__):
-        after = (getattr(error, "headers", None) or {}).get("Retry-After", "")
-        until = time.time() + int(after) if after.isdigit() else 0.0
-        with suppress(ValueError):
-            until = until or parsedate_to_datetime(after).timestamp()
-        if time.time() < until < time.time() + _LONGEST_WAIT:
-            return until
+    after = headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
     return 0.0
+
+
+def with_wait(error: Unreachable, seconds: float) -> Unreachable:
+    """The same error, which tells when to try again, unless that is later than LONGEST_WAIT."""
+    error.until = time.time() + seconds if 0 < seconds <= LONGEST_WAIT else 0.0
+    return error
 
 
 _again = retry(

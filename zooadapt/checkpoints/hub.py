@@ -49,6 +49,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from zooadapt.checkpoints import hf_cache
+from zooadapt.checkpoints.fetch import LONGEST_WAIT, told_to_wait, with_wait
 from zooadapt.errors import Absent, FetchError, Unreachable, one_line, redact
 from zooadapt.types import Located, Source
 
@@ -76,9 +77,17 @@ class _Budget:
             time.sleep(seconds)
 
     def heed(self, response: Any) -> None:
-        """Make all requests wait if this answer says that no request is left."""
+        """Make all requests wait if this answer says that no request is left.
+
+        Raises Unreachable if it refuses, and says to come back later than LONGEST_WAIT:
+        huggingface_hub would sleep as long as it is told.
+        """
         seconds = _told_to_wait(response)
-        if seconds:
+        if seconds > LONGEST_WAIT:
+            if response.is_error:
+                when = datetime.fromtimestamp(time.time() + seconds)
+                raise Unreachable(f"the Hub takes no more requests until {when:%Y-%m-%d %H:%M}")
+        elif seconds:
             before, self.until = self.until, max(self.until, time.monotonic() + seconds)
             if self.until > before + 1:
                 when = datetime.fromtimestamp(time.time() + seconds)
@@ -90,16 +99,13 @@ class _Budget:
 budget = _Budget()
 
 
-def _told_to_wait(response: Any) -> int:
-    """The seconds to wait after this answer, or 0: one more than stated, as the Hub rounds them.
-
-    ``Retry-After`` could also be a date, but the Hub never sends one.
-    """
+def _told_to_wait(response: Any) -> float:
+    """The seconds to wait after this answer, or 0: one more than stated, as the Hub rounds them."""
     limit = parse_ratelimit_headers(response.headers)
     if limit:
         return limit.reset_in_seconds + 1 if limit.remaining == 0 else 0
-    after = response.headers.get("Retry-After", "")
-    return int(after) + 1 if response.status_code == 429 and after.isdigit() else 0
+    seconds = told_to_wait(response.headers) if response.status_code in (429, 503) else 0
+    return seconds + 1 if seconds else 0
 
 
 def _heed_limits() -> None:
@@ -272,9 +278,7 @@ def _translated(repo: str) -> Iterator[None]:
         why = f"the Hub refused hf://{repo}: {one_line(cause)}"
         if _is_about_the_file(cause.response):
             raise FetchError(why) from cause
-        error = Unreachable(why)
-        error.until = time.time() + wait if (wait := _told_to_wait(cause.response)) else 0.0
-        raise error from cause
+        raise with_wait(Unreachable(why), _told_to_wait(cause.response)) from cause
     except Exception as cause:
         raise Unreachable(
             f"the Hub at {redact(endpoint())} doesn't answer: {one_line(cause)}"

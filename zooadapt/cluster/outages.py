@@ -26,18 +26,22 @@ where these are fewer."""
 PATIENCE = 75.0
 """Seconds without an answer after which a source or store can be down: a short outage is waited
 for."""
-TRIES = 5
-"""Tries after which a model is postponed to the next run, where others get answers."""
+TRIES = 7
+"""Tries after which a model is postponed to the next run, where others get answers. They take
+longer than PATIENCE, after which a source that answers nobody is down."""
 NODE_ROW = 5
 """Models that must have met outages on a node before the others are asked about it."""
 _STRIKES = 2
 """A node gets no more work once others got answers this often while it met outages."""
 _PROBE = 10.0
-"""Seconds between two probes."""
+"""Most seconds between two probes. They are as far apart as the outage has lasted until then, so
+that a short one holds nobody back for long."""
 _LIMITS = 3
 """Limits of requests, one after the other without an answer, that are waited for."""
-_PAUSE = 5.0
+_PAUSE = 2.0
 """Seconds before the second try. The pause doubles with every further try."""
+_LONGEST_PAUSE = 30.0
+"""Most seconds between two tries."""
 
 Model = tuple[str, str]
 """A model's zoo and name."""
@@ -115,7 +119,7 @@ class Outages:
         row = self._rows.setdefault(needed, _Row(now))
         row.models.add(model)
         if len(row.models) >= min(ROW, remaining):
-            row.probe = row.probe or now + _PROBE
+            row.probe = row.probe or self._next_probe(row)
             if now - row.since >= PATIENCE:
                 self.down[needed] = outage
         return needed in self.down
@@ -186,8 +190,12 @@ class Outages:
         row, now = self._rows.get((place, task)), self._clock()
         if now < self._limits.get(place, 0.0) or not row or now < (row.probe or 0.0):
             return False
-        row.probe = now + _PROBE
+        row.probe = self._next_probe(row)
         return True
+
+    def _next_probe(self, row: _Row) -> float:
+        now = self._clock()
+        return now + min(_PROBE, max(_PAUSE, now - row.since))
 
     def next_try(self, tries: int, needed: Iterable[Needed] = ()) -> float:
         """When a model that met `tries` outages is tried again, by the clock.
@@ -195,7 +203,7 @@ class Outages:
         That is not before the next probe, nor before the end of a limit. The pauses differ at
         random, so that not all models come back at once.
         """
-        pause: float = _PAUSE * 2 ** (tries - 1) if tries else 0.0
+        pause = min(_LONGEST_PAUSE, _PAUSE * 2.0 ** (tries - 1)) if tries else 0.0
         times = [self._clock() + pause]
         for place, task in needed:
             row = self._rows.get((place, task))
