@@ -27,8 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for jobs.measure
 
 from jobs.measure import conformance  # noqa: E402
+from zooadapt.costs import PER_GPU  # noqa: E402
+from zooadapt.errors import UsageError  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
 from zooadapt.job.options import parse_chans, parse_names  # noqa: E402
+from zooadapt.proof import devices  # noqa: E402
 from zooadapt.targets import SCHEMES  # noqa: E402
 from zooadapt.types import ModelEntry  # noqa: E402
 from zooadapt.zoos import registry  # noqa: E402
@@ -56,9 +59,17 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
     help="Run whole models up to this many parameters; of larger models run only the stems.",
 )
 @click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    callback=lambda context, option, name: _device(name),
+    help="Where whole models are run: cpu, cuda or cuda:N. After an error from which CUDA doesn't "
+    "recover, all later models of that worker fail, too: run the same command again.",
+)
+@click.option(
     "--workers",
-    default=os.cpu_count(),
-    show_default="the number of CPUs",
+    type=click.IntRange(min=1),
+    show_default=f"the number of CPUs; with a GPU {PER_GPU}",
     help="Processes that measure.",
 )
 @click.option(
@@ -70,11 +81,12 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
 )
 def main(
     chans: tuple[int, ...], scheme: str, zoo: str, models: tuple[str, ...], forward_params: float,
-    workers: int, out: Path,
+    device: torch.device, workers: int | None, out: Path,
 ) -> None:  # fmt: skip
     """Measure what isn't measured yet and what failed before, then report."""
     library = registry.get(zoo.partition(":")[0]).library
-    made = f"{library}{version(library)}"
+    made = f"{library}{version(library)}" + (f"-{device.type}" if device.type != "cpu" else "")
+    workers = workers or (os.cpu_count() or 1 if device.type == "cpu" else PER_GPU)
     log = out.with_suffix(f".{zoo}-{scheme}-{forward_params:.0f}-{made}.jsonl")
     known = _read(log)
     entries = _one_of_each_architecture(zoo, models)
@@ -85,7 +97,7 @@ def main(
         if (missing := [n for n in chans if (entry.architecture, n) not in done])
     ]
     with log.open("a") as file:
-        for row in _measure(todo, scheme, forward_params, workers):
+        for row in _measure(todo, scheme, forward_params, device, workers):
             file.write(json.dumps(asdict(row)) + "\n")
             file.flush()
             click.echo(_line(row))
@@ -94,6 +106,14 @@ def main(
     table = table[table["architecture"].isin(wanted) & table["in_chans"].isin(chans)]
     table.to_parquet(out, index=False)
     click.echo(f"\n{out}\n\n{conformance.summary(table)}")
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name. Raises UsageError, as a line of click's, if it isn't here."""
+    try:
+        return devices.named(name)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
@@ -108,13 +128,17 @@ def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry
 
 
 def _measure(
-    todo: Sequence[tuple[ModelEntry, list[int]]], scheme: str, forward_params: float, workers: int
+    todo: Sequence[tuple[ModelEntry, list[int]]],
+    scheme: str,
+    forward_params: float,
+    device: torch.device,
+    workers: int,
 ) -> Iterator[conformance.Measured]:
     """The rows, in the order in which the worker processes finish them."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare) as pool:
         futures = [
-            pool.submit(conformance.measure, entry, counts, scheme, forward_params)
+            pool.submit(conformance.measure, entry, counts, scheme, forward_params, device)
             for entry, counts in todo
         ]
         for future in as_completed(futures):

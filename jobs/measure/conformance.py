@@ -25,13 +25,15 @@ from zooadapt.errors import StageError, StemError, Unsupported, ValidationError,
 from zooadapt.mirror.variant_config import facts_for
 from zooadapt.names import CONFIG
 from zooadapt.pipeline import inspect
-from zooadapt.proof import compare, verdict
+from zooadapt.proof import compare, devices, verdict
 from zooadapt.targets import Bands
 from zooadapt.types import ModelEntry, ModelFacts, ProofResult, Stem
 from zooadapt.zoos.meta import shapes_only
 from zooadapt.zoos.protocol import Zoo
 from zooadapt.zoos.registry import get
 from zooadapt.zoos.timm import TimmZoo
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,17 @@ class Measured:
 
 
 def measure(
-    entry: ModelEntry, chans: Sequence[int], scheme: str, forward_params: float
+    entry: ModelEntry,
+    chans: Sequence[int],
+    scheme: str,
+    forward_params: float,
+    device: torch.device = _CPU,
 ) -> list[Measured]:
-    """A row for each of `chans`. Models with up to `forward_params` parameters are run whole."""
+    """A row for each of `chans`.
+
+    Models with up to `forward_params` parameters are run whole, on the device. Of larger ones only
+    the stems are run, on the CPU.
+    """
     zoo = get(entry.zoo)
     rows = [Measured(entry.architecture, entry.name, count, scheme) for count in chans]
     try:
@@ -97,9 +107,10 @@ def measure(
                 seeded.give_values(base, [name for stem in found for name in stem.tensors])
     except StageError as error:
         return [replace(row, status="failed", reason=one_line(error)) for row in rows]
-    subject = _Subject(entry, zoo, facts, found, base)
+    subject = _Subject(entry, zoo, facts, found, base, device)
     use = found[0].use
-    return [_measured(replace(row, params=params, use=use), subject, prove) for row in rows]
+    with devices.turn(device):
+        return [_measured(replace(row, params=params, use=use), subject, prove) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,8 @@ class _Subject:
     facts: ModelFacts
     stems: tuple[Stem, ...]
     base: nn.Module
+    device: torch.device
+    """The device on which whole models are run."""
 
     def originals(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """The stems' tensors in a stored dtype."""
@@ -181,7 +194,7 @@ def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
             stems=subject.stems,
             originals=subject.originals(),
             shape=(facts.chans, *facts.size),
-            device=torch.device("cpu"),
+            device=subject.device,
         )
         variant = zoo.load(folder, {**tensors, **adapted})
         return prover.prove(variant, targets.get_scheme(scheme), matrix)

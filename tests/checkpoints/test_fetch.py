@@ -1,8 +1,11 @@
 """A fetched file has the bytes that its source states, wherever it comes from."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -166,6 +169,23 @@ def test_a_truncated_body(
     longer = replace(located, source=replace(located.source, bytes=size + 5))
     with pytest.raises(FetchError, match=f"{size} bytes came where {size + 5} were asked for"):
         fetch.fetch(longer, tmp_path)
+
+
+TOMORROW = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"),
+    [
+        ("", 0), ("7", 7), ("-7", 0), ("²", 0), ("soon", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", 0), (TOMORROW, 86_400), ("9" * 400, math.inf),
+    ],
+)  # fmt: skip
+def test_how_long_a_refusal_says_to_wait(stated: str, seconds: float) -> None:
+    told = fetch.told_to_wait({"Retry-After": stated})
+    assert told == pytest.approx(seconds, abs=300)
+    until = fetch.with_wait(Unreachable("busy"), told).until
+    assert bool(until) == (stated == "7"), "neither for long nor for ever"
 
 
 def test_the_location_is_stable_and_names_the_root() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import close_session
@@ -69,6 +70,24 @@ def test_it_waits_as_long_as_it_is_told(served: LoopbackHub, headers: tuple[str,
     times = [request.when for request in served.asked if request.status == 302]
     assert times[2] - times[0] >= 2
     assert times[4] - times[2] >= 2
+
+
+DAYS, WINDOW = {"Retry-After": "172800"}, {"RateLimit": '"resolvers";r=0;t=172800'}
+LEFT = {"RateLimit": '"resolvers";r=9;t=60'}
+
+
+@pytest.mark.parametrize("status", hub._REPEATED)
+@pytest.mark.parametrize("headers", [DAYS, WINDOW, DAYS | LEFT])
+def test_nobody_sleeps_for_days(status: int, headers: dict[str, str]) -> None:
+    with pytest.raises(Unreachable, match="takes no requests for 48 hours"):
+        hub._Budget().heed(SimpleNamespace(status_code=status, headers=headers))
+
+
+@pytest.mark.parametrize("status", [200, 403, 404])
+def test_an_answer_about_a_file_stays_one(status: int) -> None:
+    budget = hub._Budget()
+    budget.heed(SimpleNamespace(status_code=status, headers=WINDOW | DAYS))
+    budget.wait(None)
 
 
 def test_what_one_look_up_is_told_all_others_heed(

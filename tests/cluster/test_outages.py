@@ -37,6 +37,8 @@ class World:
     begun: list[tuple[Task, str]] = field(default_factory=list)
     ended_: dict[str, ModelSummary] = field(default_factory=dict)
     later: list[float] = field(default_factory=list)
+    bytes: int = 10**8
+    """Of each checkpoint."""
     chance: float = 0.5
     """What stands for a number drawn at random."""
 
@@ -50,12 +52,17 @@ class World:
         if task == "adapt":
             left = [node for node in self.nodes if node not in self.outages.cut_off]
             batch.node = self.on = left[int(self.now) % len(left)]
-        return [(task, batch, [self._outcome(task, work.request) for work in batch.works])]
+        outcomes: list[Outcome] = []
+        for work in batch.works:
+            outcomes.append(self._outcome(task, work.request))
+            if isinstance(outcomes[-1], ModelSummary) and outcomes[-1].outage:
+                break
+        return [(task, batch, outcomes)]
 
     def _outcome(self, task: Task, request: Request) -> Outcome:
         outage = self.meets(self.now, task, request.entry.name)
         if task == "locate":
-            return outage or Located(Source("x", "", 10**8, ""), None, "")
+            return outage or Located(Source("x", "", self.bytes, ""), None, "")
         shorts = ("4",)
         if outage:
             return ModelSummary(request.entry, (), (), 0, 0, {}, "", shorts, outage)
@@ -216,6 +223,24 @@ def test_a_short_outage_is_waited_for() -> None:
         schedule = world.run(hub(30))
         assert world.made == set(hub(30)), task
         assert not schedule.outages.down
+
+
+def test_after_an_outage_the_rest_of_a_batch_is_given_back() -> None:
+    def meets(now: float, task: Task, name: str) -> Outage | None:
+        hit = name == "hub40" and task == "adapt" and now < 150
+        return Outage(HUB, "download", "500") if hit else None
+
+    world = World(meets, bytes=10**5)
+    world.run(hub(100))
+    adapted = Counter(world.begun)
+    assert max(adapted["adapt", name] for name in {*hub(100)} - {"hub40"}) > 1, "it had company"
+    assert world.made == set(hub(100))
+
+
+def test_where_the_source_is_down_so_is_the_rest_of_a_batch() -> None:
+    world = World(out(HUB, "download"), bytes=10**5)
+    assert world.run(hub(100)).outages.down
+    assert not world.ended_
 
 
 def test_nobody_waits_long_after_a_glitch() -> None:

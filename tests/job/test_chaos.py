@@ -61,7 +61,7 @@ def troubled(zoo: Path, server: SeaweedFS, seed: int) -> Iterator[Troubled]:
         served = stack.enter_context(hub.serving(zoo))
         cdn = stack.enter_context(faults.proxy(served.cdn, reading))
         served.cdn = cdn.url
-        store = stack.enter_context(faults.proxy(server.endpoint_url, writing))
+        store = stack.enter_context(faults.proxy(server.endpoint_url, writing, server.read))
         env = {**served.env, **server.env, "AWS_ENDPOINT_URL": store.url}
         yield Troubled(cdn, store, env)
 

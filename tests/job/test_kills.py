@@ -119,12 +119,16 @@ def test_the_driver_is_killed_at_every_boundary(
 def test_the_driver_is_killed_while_it_writes_the_last_tables(
     alone: Runner, options: list[str], quiet: str, s3: SeaweedFS, bucket: str
 ) -> None:
-    writing = threading.Event()
+    writing, recorded = threading.Event(), set[str]()
 
     def rule(asked: Asked) -> str | None:
         path, _, _ = asked.path.partition("?")
+        if asked.method != "PUT":
+            return None
+        if "/records/" in path:
+            recorded.add(path)
         table = path.endswith("/manifest.parquet") and "/runs/" not in path
-        if asked.method == "PUT" and table and asked.number:  # the first came with the first model
+        if table and len(recorded) == len(TWENTY):
             writing.set()
             return "silent"
         return None
@@ -132,9 +136,11 @@ def test_the_driver_is_killed_while_it_writes_the_last_tables(
     with faults.proxy(s3.endpoint_url, rule) as store:
         env = {**s3.env, "AWS_ENDPOINT_URL": store.url}
         job = alone.start(*JOB, *options, bucket, **env)
-        assert writing.wait(SECONDS)
-        job.kill()
-        job.communicate()
+        try:
+            assert writing.wait(SECONDS)
+        finally:
+            job.kill()
+            job.communicate()
         store.rule = lambda asked: None
         assert " 0 variants to make" in ok(alone.job(*options, bucket, **env))
     checker.check(bucket, s3.options)

@@ -83,8 +83,11 @@ LOOK_UPS = {
     "test_convnext2.r160_in1k": ("407", "407"),
     "test_convnext3.r160_in1k": ("401", "Invalid credentials"),
     "test_byobnet.r160_in1k": ("page", "something else than the Hub answers"),
-    "lcnet_050.ra2_in1k": ("429-days", "the Hub takes no more requests until 20"),
-    "test_efficientnet_evos.r160_in1k": ("503-days", "the Hub takes no more requests until 20"),
+    "lcnet_050.ra2_in1k": ("429-days", "the Hub says that it takes no requests for 48 hours"),
+    "test_efficientnet_evos.r160_in1k": (
+        "503-days",
+        "the Hub says that it takes no requests for 48 hours",
+    ),
 }
 """Models with a fault of the look-up, and words of the reason that the job gives."""
 DOWNLOADS = {

@@ -1,6 +1,7 @@
 """Every family is adapted as designed, and compared with timm's own loader; mutants are caught."""
 
 import json
+import logging
 import runpy
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from tests.support.mutants import rolled
 from zooadapt import targets
 from zooadapt.adapt import contract, schemes
 from zooadapt.mirror import variant_config
+from zooadapt.proof import devices
 from zooadapt.targets import Bands
 from zooadapt.types import Layer, ModelEntry, Stem
 from zooadapt.zoos import timm_layers
 from zooadapt.zoos.registry import get, list_models
 
+LOG = logging.getLogger(__name__)
 STEMS_ONLY = 0.0
 CHANS = (1, 4)
 
@@ -218,6 +221,16 @@ def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.Monke
 # The command
 
 
+def test_a_device_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["conformance.py", "--device", "gpu"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "jobs" / "conformance.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "device gpu: variants are proved on cpu, or on cuda" in capsys.readouterr().err
+
+
 def test_the_command_prints_writes_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,6 +282,23 @@ def rebuilt(entry: ModelEntry, folder: Path) -> None:
 )  # fmt: skip
 def test_a_variant_is_built_from_its_config(architecture: str, tmp_path: Path) -> None:
     rebuilt(ENTRIES[architecture], tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", one_of_each_family()[::2])
+def test_a_proof_on_a_gpu_says_what_one_on_the_cpu_says(architecture: str) -> None:
+    of = ENTRIES[architecture], (1, 4, 8, 25), "repeat", 50e6
+    here = conformance.measure(*of)
+    for cpu, gpu in zip(here, conformance.measure(*of, device=devices.best()), strict=True):
+        LOG.info(
+            "%s %d: error %.1e on the CPU, %.1e here; control %.1e, %.1e",
+            architecture, cpu.in_chans, cpu.equivalence_error, gpu.equivalence_error,
+            cpu.control_error, gpu.control_error,
+        )  # fmt: skip
+        assert (gpu.status, gpu.equivalent, gpu.proof) == (cpu.status, cpu.equivalent, cpu.proof)
+        assert gpu.control_error == pytest.approx(cpu.control_error, rel=0.02, nan_ok=True)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from zooadapt import bands, targets, types
 from zooadapt.adapt import contract, schemes
 from zooadapt.errors import ValidationError
 from zooadapt.proof import compare, devices, passes
-from zooadapt.types import ProofResult, Stem
+from zooadapt.types import TOLERANCE, ProofResult, Stem
 
 CPU = torch.device("cpu")
 STEM = Stem("stem.weight", axis=1, outer=16, inner=9)
@@ -308,17 +309,26 @@ def test_nested_outputs_are_all_compared() -> None:
     assert [tuple(t.shape) for t in passes.tensors(nested)] == [(2, 1), (2, 2), (2, 3)]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_proof_on_a_gpu_is_in_full_float32() -> None:
+def proof_on_gpu() -> ProofResult:
     base, variant = nets(4)
     matrix = schemes.matrix("repeat", 3, 4)
-    device = devices.best()
     original = {STEM.name: base.stem.weight.detach().clone()}
-    prover = compare.Prover(base, [STEM], original, (3, 224, 224), device)
-    result = prover.prove(variant, targets.get_scheme("repeat"), matrix)
-    assert result.equivalent
-    assert devices.name(device) == torch.cuda.get_device_name()
+    prover = compare.Prover(base, [STEM], original, (3, 224, 224), devices.best())
+    return prover.prove(variant, targets.get_scheme("repeat"), matrix)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_proof_on_a_gpu_is_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert proof_on_gpu().equivalence_error <= TOLERANCE
+    image, weight = (torch.randn(size, device="cuda") for size in ((1, 3, 224, 224), (16, 3, 3, 3)))
+    rounded = nn.functional.conv2d(image, weight)
+    with devices.full_float32():
+        if torch.equal(rounded, nn.functional.conv2d(image, weight)):
+            pytest.skip("this GPU doesn't use TF32 for the convolution")
+    monkeypatch.setattr(devices, "full_float32", nullcontext)
+    assert proof_on_gpu().equivalence_error > TOLERANCE, "TF32 would be seen"
 
 
 class Dead(Net):

@@ -24,11 +24,10 @@ READING = (
     "cut", "short", "wrong", "whole", "drip", "429", "429-after", "503", "503-after", "403",
     "silent", "circle",
 )  # fmt: skip
-"""Faults of the answers to GET requests. "whole" asks the server for all bytes instead of a range;
-S3 refuses that as a wrong signature, because the client has signed the range."""
+"""Faults of the answers to GET requests. "whole" gives all bytes instead of a range."""
 ELSEWHERE = ("401", "407", "page", "429-days", "503-days")
-"""Answers to any request that `seeded` doesn't give: they have nothing to do with what was asked
-for, or say to come back in two days."""
+"""Answers that a rule can give to any request; `seeded` gives none of them. They have nothing to do
+with what was asked for, or say to come back in two days."""
 WRITING = ("500", "slow-down", "409", "reset", "lost", "error-inside")
 """Faults of PUT, POST and DELETE requests; "error-inside" is for CompleteMultipartUpload only."""
 
@@ -59,6 +58,10 @@ class FaultProxy:
 
     upstream: str
     rule: Rule
+    read: Callable[[str], bytes] | None = None
+    """Reads all that is at a path, for "whole"; raises FileNotFoundError. S3's clients sign the
+    range that they ask for, so that their requests can't be forwarded without it. None where
+    requests aren't signed: they are forwarded without their range."""
     url: str = ""
     struck: list[tuple[str, Asked]] = field(default_factory=list)
     """The faults that struck, each with its request."""
@@ -110,9 +113,13 @@ def fits(fault: str, asked: Asked) -> bool:
 
 
 @contextmanager
-def proxy(upstream: str, rule: Rule = lambda asked: None) -> Iterator[FaultProxy]:
+def proxy(
+    upstream: str,
+    rule: Rule = lambda asked: None,
+    read: Callable[[str], bytes] | None = None,
+) -> Iterator[FaultProxy]:
     """Run a proxy in front of the server at `upstream` during the block."""
-    state = FaultProxy(upstream, rule)
+    state = FaultProxy(upstream, rule, read)
     with serving(_Handler, state=state) as state.url:
         yield state
 
@@ -153,6 +160,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in _REFUSALS:
             self._refuse(fault)
             return
+        if fault == "whole" and self.state.read:
+            with suppress(FileNotFoundError):
+                self._answer(200, {}, self.state.read(self.path))
+                return
+            fault = None
         status, headers, answer = self._forward(body, whole=fault == "whole")
         if fault == "lost":
             self._reset()

@@ -1,6 +1,5 @@
 """Stages that note their node and wait for a file before they end; importable, as the real ones."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +45,7 @@ def _note(job: Job, stage: str, entry: ModelEntry) -> str:
     """
     folder = Path(job.dest)
     node = str(ray.get_runtime_context().get_node_id())
-    (folder / f"{stage}-{entry.name}-{node}-{os.getpid()}").touch()
+    (folder / f"{stage}-{entry.name}-{node}-{time.monotonic_ns()}").touch()
     leave = [folder / f"{what}-may-end" for what in (stage, f"{stage}-{entry.name}")]
     while not any(file.exists() for file in leave):
         time.sleep(0.05)

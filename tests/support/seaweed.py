@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import s3fs
 from botocore.exceptions import BotoCoreError
@@ -56,6 +57,11 @@ class SeaweedFS:
     def filesystem(self) -> Any:
         """A new s3fs filesystem without caches."""
         return s3fs.S3FileSystem(**self.options, use_listings_cache=False, skip_instance_cache=True)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of the object that a request's path names."""
+        key = unquote(urlsplit(path).path).lstrip("/")
+        return bytes(self.filesystem().cat_file(key))
 
 
 @contextmanager

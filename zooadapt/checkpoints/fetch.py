@@ -235,9 +235,9 @@ def told_to_wait(headers: Mapping[str, str]) -> float:
     The header is a number of seconds or a date (RFC 9110, 10.2.3).
     """
     after = headers.get("Retry-After", "")
-    if after.isdigit():
+    if after.isascii() and after.isdigit():
         return float(after)
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
     return 0.0
 

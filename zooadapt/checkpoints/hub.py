@@ -1,7 +1,8 @@
 """Find files on the Hugging Face Hub: one request finds a file and a signed URL to read it.
 
 The Hub limits requests in windows of five minutes (anonymous: 3,000 that resolve a file). Its
-header ``RateLimit`` says how many are left; it refuses more with 429 and ``Retry-After``.
+header ``RateLimit`` says how many are left; it refuses more with 429 and ``Retry-After``. An answer
+like 503 can have ``Retry-After`` too, if the Hub knows how long it will be out of order.
 huggingface_hub waits only before it repeats a refused request. Here all look-ups of the process
 wait together, and they wait as soon as an answer says that none is left. The driver does the
 look-ups of all workers (see `cluster`).
@@ -77,18 +78,19 @@ class _Budget:
             time.sleep(seconds)
 
     def heed(self, response: Any) -> None:
-        """Make all requests wait if this answer says that no request is left.
+        """Make all requests wait if this answer says that no request is left, or to come back.
 
-        Raises Unreachable if it refuses, and says to come back later than LONGEST_WAIT:
+        Raises Unreachable for a refusal that says to come back later than LONGEST_WAIT, since
         huggingface_hub would sleep as long as it is told.
         """
         seconds = _told_to_wait(response)
         if seconds > LONGEST_WAIT:
-            if response.is_error:
-                when = datetime.fromtimestamp(time.time() + seconds)
-                raise Unreachable(f"the Hub takes no more requests until {when:%Y-%m-%d %H:%M}")
+            if response.status_code in _REPEATED:
+                hours = f"{seconds / 3600:,.0f} hours"
+                raise Unreachable(f"the Hub says that it takes no requests for {hours}")
         elif seconds:
-            before, self.until = self.until, max(self.until, time.monotonic() + seconds)
+            until = time.monotonic() + seconds + 1  # the Hub rounds down
+            before, self.until = self.until, max(self.until, until)
             if self.until > before + 1:
                 when = datetime.fromtimestamp(time.time() + seconds)
                 _log.warning(
@@ -99,13 +101,16 @@ class _Budget:
 budget = _Budget()
 
 
+_REPEATED = (408, 429, 500, 502, 503, 504)
+"""The refusals after which huggingface_hub repeats a request, and waits as long as it is told."""
+
+
 def _told_to_wait(response: Any) -> float:
-    """The seconds to wait after this answer, or 0: one more than stated, as the Hub rounds them."""
+    """The seconds to wait that this answer states, or 0."""
     limit = parse_ratelimit_headers(response.headers)
-    if limit:
-        return limit.reset_in_seconds + 1 if limit.remaining == 0 else 0
-    seconds = told_to_wait(response.headers) if response.status_code in (429, 503) else 0
-    return seconds + 1 if seconds else 0
+    window = limit.reset_in_seconds if limit and limit.remaining == 0 else 0
+    refused = response.status_code in _REPEATED
+    return max(window, told_to_wait(response.headers) if refused else 0.0)
 
 
 def _heed_limits() -> None:

@@ -97,6 +97,7 @@ class Executor(Protocol):
     def ended(self) -> list[tuple[Task, Batch, Sequence[Outcome] | Died]]:
         """Wait until a task ends, and return every task that has ended since the last call.
 
-        A task comes with its batch, and with one outcome for each model of the batch or `Died`.
+        A task comes with its batch, and with `Died` or the outcomes of the models of the batch, in
+        order. The last models have none where an outage ended the task.
         """
         ...

@@ -222,7 +222,7 @@ class Schedule:
             self._again(batch, outcomes)
             return
         left = []
-        for work, outcome in zip(batch.works, outcomes, strict=True):
+        for work, outcome in zip(batch.works, outcomes, strict=False):
             outage = outcome.outage if isinstance(outcome, ModelSummary) else outcome
             if isinstance(outage, Outage):
                 self._postpone(work, outage, batch.node)
@@ -241,10 +241,19 @@ class Schedule:
                 work.located = outcome
                 self.located(work.request, outcome.source.bytes if outcome else None)
                 self._admit(work)
+        self._give_back(batch.works[len(outcomes) :])
         if left:
             self.adapted.append(Batch(left, batch.memory))
         else:
             self.memory -= batch.memory
+
+    def _give_back(self, works: Sequence[Work]) -> None:
+        """Let models wait that nobody has worked on, unless what they need is down."""
+        for work in works:
+            if self._is_down(work.request):
+                self._open[self.place(work.request)] -= 1
+            else:
+                self._admit(work)
 
     def _end(self, request: Request, summary: ModelSummary) -> None:
         self._open[self.place(request)] -= 1

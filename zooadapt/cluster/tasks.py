@@ -55,7 +55,10 @@ def adapt_all(
     job: Job,
     cpus: int,
 ) -> list[Adapted | ModelSummary]:
-    """Adapt the models of a batch one after the other, on a node with that many CPUs."""
+    """Adapt the models of a batch one after the other, on a node with that many CPUs.
+
+    After an outage there are no more results, as the other models would only wait for the same.
+    """
     from zooadapt.proof import cores
 
     results = []
@@ -63,6 +66,8 @@ def adapt_all(
         for request, located in batch:
             with quoted(request.entry, job):
                 results.append(adapt(request, job, located))
+            if isinstance(results[-1], ModelSummary) and results[-1].outage:
+                break
     return results
 
 

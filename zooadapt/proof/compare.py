@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from zooadapt.adapt import contract, exactness
 from zooadapt.errors import Unsupported, ValidationError, some
+from zooadapt.proof import devices
 from zooadapt.proof.passes import Image, Outputs, Pass, coloured, grey, image_for, run, run_to_stems
 from zooadapt.targets import Scheme
 from zooadapt.types import LEAST_CONTROL, TOLERANCE, ProofResult, Stem
@@ -109,7 +110,7 @@ class Prover:
         outputs for the same image.
         """
         _check_stored(variant, adapted, self._body)
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), devices.full_float32():
             yardstick = self.measure()
             self._hand_over(variant)
             variant.float().to(self._device)
@@ -131,7 +132,7 @@ class Prover:
     def measure(self) -> "Yardstick":
         """Run the base, unless that was done before. Raises ValidationError as `compare` does."""
         if self._yardstick is None:
-            with torch.inference_mode(), _full_float32():
+            with torch.inference_mode(), devices.full_float32():
                 self._yardstick = Yardstick(self._base, self._stems, self._shape, self._forward)
         return self._yardstick
 
@@ -257,7 +258,7 @@ def prove_stems(
     def forward(model: nn.Module, image: Tensor) -> Pass:
         return run_to_stems(model, image.float(), stems)
 
-    with torch.inference_mode(), _full_float32():
+    with torch.inference_mode(), devices.full_float32():
         yardstick = Yardstick(base, stems, (len(matrix), *size), forward)
         image = image_for(matrix, size)
         got = forward(variant, image.x)
@@ -312,15 +313,3 @@ def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]
     finally:
         for name, tensor in before.items():
             parameters[name].data = tensor
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Within the block, TF32 is off for matrix products and convolutions."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,10 +1,12 @@
 """The device on which models are run, and taking turns on a GPU that several processes share."""
 
 import gc
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,6 +47,47 @@ def is_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Within the block, float32 is computed as such: without TF32, and without bfloat16.
+
+    Torch has an older interface for it and a newer one. It raises an error where it is asked by the
+    older one for what the newer one has changed:
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere
+    """
+    cudnn = torch.backends.cudnn
+    parts = _parts()
+    newer = [part.fp32_precision for part in parts]
+    try:
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        older = None
+    try:
+        if older:
+            torch.set_float32_matmul_precision("highest")
+            cudnn.allow_tf32 = False
+        for part in parts:
+            part.fp32_precision = "ieee"
+        yield
+    finally:
+        if older:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32 = older[1]
+        for part, precision in zip(parts, newer, strict=True):
+            part.fp32_precision = precision
+
+
+def _parts() -> list[Any]:
+    """The parts of torch that the newer interface sets; [] before torch 2.9, which hasn't it."""
+    backends: Any = torch.backends
+    if not hasattr(backends.cudnn, "conv"):
+        return []
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    return [
+        backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn,
+    ]  # fmt: skip
+
+
+@contextmanager
 def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
     """Wait until this process may use the device, and use it within the block.
 
@@ -60,7 +103,11 @@ def turn(device: torch.device, alone: bool = False) -> Iterator[None]:
             yield
         finally:
             gc.collect()
-            torch.cuda.empty_cache()
+            if sys.exception():  # CUDA may be broken: the block's own error tells it
+                with suppress(RuntimeError):
+                    torch.cuda.empty_cache()
+            else:
+                torch.cuda.empty_cache()
 
 
 @contextmanager
