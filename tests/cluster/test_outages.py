@@ -37,8 +37,8 @@ class World:
     begun: list[tuple[Task, str]] = field(default_factory=list)
     ended_: dict[str, ModelSummary] = field(default_factory=dict)
     later: list[float] = field(default_factory=list)
-    bytes: int = 10**8
-    """Of each checkpoint."""
+    size: Callable[[str], int] = lambda name: 10**8
+    """The bytes of each checkpoint."""
     chance: float = 0.5
     """What stands for a number drawn at random."""
 
@@ -62,7 +62,7 @@ class World:
     def _outcome(self, task: Task, request: Request) -> Outcome:
         outage = self.meets(self.now, task, request.entry.name)
         if task == "locate":
-            return outage or Located(Source("x", "", self.bytes, ""), None, "")
+            return outage or Located(Source("x", "", self.size(request.entry.name), ""), None, "")
         shorts = ("4",)
         if outage:
             return ModelSummary(request.entry, (), (), 0, 0, {}, "", shorts, outage)
@@ -230,15 +230,22 @@ def test_after_an_outage_the_rest_of_a_batch_is_given_back() -> None:
         hit = name == "hub40" and task == "adapt" and now < 150
         return Outage(HUB, "download", "500") if hit else None
 
-    world = World(meets, bytes=10**5)
+    world = World(meets, size=lambda name: 10**5)
     world.run(hub(100))
     adapted = Counter(world.begun)
     assert max(adapted["adapt", name] for name in {*hub(100)} - {"hub40"}) > 1, "it had company"
     assert world.made == set(hub(100))
 
 
+def test_while_nothing_answers_those_go_first_that_were_not_tried() -> None:
+    world = World(out(HUB, "download"), size=lambda name: 10**9 - 10**7 * int(name[3:]))
+    world.run(hub(15))
+    tried = [name for task, name in world.begun if task == "adapt"]
+    assert len({*tried[:15]}) >= 15 - world.capacity.at_once
+
+
 def test_where_the_source_is_down_so_is_the_rest_of_a_batch() -> None:
-    world = World(out(HUB, "download"), bytes=10**5)
+    world = World(out(HUB, "download"), size=lambda name: 10**5)
     assert world.run(hub(100)).outages.down
     assert not world.ended_
 

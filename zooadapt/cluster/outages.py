@@ -178,6 +178,10 @@ class Outages:
             node[:12], *needed, self._reasons[node].reason,
         )  # fmt: skip
 
+    def doubts(self, place: str) -> bool:
+        """Whether an outage of the place was met, and it gave no answer since."""
+        return any(where == place for where, _ in self._rows)
+
     def is_closed(self, place: str, task: str) -> bool:
         """Whether models that need this are held back."""
         row = self._rows.get((place, task))

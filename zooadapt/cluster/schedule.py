@@ -145,6 +145,8 @@ class Schedule:
             and self.running["locate"] < _LOOKUPS
             and not self.outages.pause(self.later[0][0])
         ):
+            if self._comes_after_others(self.later[0][2]):
+                return
             work = heappop(self.later)[2]
             if work.located:
                 self._admit(work)
@@ -152,6 +154,14 @@ class Schedule:
                 self._begin("locate", Batch([work], 0))
             else:
                 self._hold(work)
+
+    def _comes_after_others(self, work: Work) -> bool:
+        """Whether a model that met an outage waits for those that weren't tried since.
+
+        They tell sooner whether the source, or the store, is down.
+        """
+        doubted = any(self.outages.doubts(of) for of in (self.place(work.request), self.store))
+        return doubted and work.tries > 0 and any(not each.tries for each in self.found)
 
     def _next_request(self) -> Request | None:
         """The next request whose source answers; None where none is left, or many are held back."""
