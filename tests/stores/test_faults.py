@@ -133,7 +133,7 @@ def test_a_redirect_that_goes_round_in_circles(cdn: FaultProxy, tmp_path: Path) 
 @pytest.fixture
 def faulty(s3: SeaweedFS) -> Iterator[tuple[FaultProxy, Store, Store]]:
     """A proxy in front of S3, the store through the proxy, and the store without it."""
-    with faults.proxy(s3.endpoint_url) as proxy:
+    with faults.proxy(s3.endpoint_url, read=s3.read) as proxy:
         url = f"s3://{BUCKET}/faulty"
         retries = {"config_kwargs": {"retries": {"max_attempts": 2}}}  # to keep the wait short
         options = {**s3.options, **retries, "skip_instance_cache": True}
@@ -163,6 +163,16 @@ def test_a_store_that_fails_for_a_while(
     store.write(f"w/{fault}-{size}", [data])
     assert proxy.counts[fault] == (1 if size < MIB else 3)
     assert real.read(f"w/{fault}-{size}") == data
+
+
+def test_a_store_that_ignores_ranges(faulty: tuple[FaultProxy, Store, Store]) -> None:
+    proxy, store, real = faulty
+    data = bytes(range(250)) * 100
+    real.write("whole", [data])
+    proxy.rule = always("whole", lambda asked: bool(asked.range))
+    assert store.read_range("whole", 100, 300) == data[100:300]
+    assert b"".join(store.chunks("whole", 70)) == data[70:]
+    assert proxy.counts["whole"] == 2
 
 
 @pytest.mark.parametrize("fault", ["500", "slow-down", "409", "reset", "lost", "error-inside"])
