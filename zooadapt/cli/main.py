@@ -4,9 +4,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from threading import RLock
 from typing import NoReturn
 
 import click
+from tqdm import tqdm
 
 from zooadapt import __version__
 from zooadapt.cli import bands, cache, environment, jobs, reading, upkeep
@@ -99,6 +101,7 @@ def script(command: click.Command = zooadapt) -> NoReturn:
     What must be cleaned up was cleaned up by then. So nothing that goes wrong in Ray's threads as
     they end can change the exit code.
     """
+    tqdm.set_lock(RLock())  # its own one has a semaphore, which Python 3.14 would call leaked
     code = main(command=command)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # such as a pipe whose reader has gone
