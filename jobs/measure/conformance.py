@@ -10,8 +10,9 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -137,6 +138,29 @@ class _Subject:
         matrix = schemes.matrix(scheme, self.facts.chans, count)
         return contract.adapt(self.originals(dtype), self.stems, targets.get_scheme(scheme), matrix)
 
+    def load(self, tensors: Mapping[str, Tensor], matrix: Tensor) -> nn.Module:
+        """The model of N channels that a variant's config.json describes, as in the job.
+
+        `matrix` is the variant's M, (B, N).
+        """
+        facts = facts_for(self.facts, Bands.counted(matrix.shape[1]), matrix)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / CONFIG).write_text(json.dumps(self.zoo.config(self.entry, self.base, facts)))
+            return self.zoo.load(folder, tensors)
+
+    @cached_property
+    def prover(self) -> compare.Prover:
+        """The prover of whole variants: it runs the model itself only once for all of them."""
+        chans = self.facts.chans
+        return compare.Prover(
+            base=self.load(self.base.state_dict(), torch.eye(chans, dtype=torch.float64)),
+            stems=self.stems,
+            originals=self.originals(),
+            shape=(chans, *self.facts.size),
+            device=self.device,
+        )
+
 
 _Prove = Callable[[_Subject, nn.Module, str, Tensor], ProofResult]
 
@@ -180,24 +204,10 @@ def _prove_stems(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tenso
 
 
 def _prove_whole(subject: _Subject, empty: nn.Module, scheme: str, matrix: Tensor) -> ProofResult:
-    """Prove whole models. Both are loaded by a variant's config.json, as in the job."""
-    zoo, facts = subject.zoo, subject.facts
-    tensors = subject.base.state_dict()
+    """Prove the whole model."""
     adapted = subject.adapted(scheme, matrix.shape[1])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bands = Bands.counted(matrix.shape[1])
-        config = zoo.config(subject.entry, subject.base, facts_for(facts, bands, matrix))
-        (folder / CONFIG).write_text(json.dumps(config))
-        prover = compare.Prover(
-            base=zoo.load(folder, tensors, in_chans=facts.chans),
-            stems=subject.stems,
-            originals=subject.originals(),
-            shape=(facts.chans, *facts.size),
-            device=subject.device,
-        )
-        variant = zoo.load(folder, {**tensors, **adapted})
-        return prover.prove(variant, targets.get_scheme(scheme), matrix)
+    variant = subject.load({**subject.base.state_dict(), **adapted}, matrix)
+    return subject.prover.prove(variant, targets.get_scheme(scheme), matrix)
 
 
 def summary(rows: pd.DataFrame) -> str:

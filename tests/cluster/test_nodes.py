@@ -9,7 +9,7 @@ from ray.cluster_utils import Cluster
 
 from tests.support.jobs import ROOT, ray_folder
 from tests.support.nodes import ALL, node, running, until
-from zooadapt.cluster import ray_executor
+from zooadapt.cluster import outages, ray_executor
 from zooadapt.cluster.nodes import Workers, capacity, workers
 from zooadapt.cluster.outages import NODE_ROW, ROW
 from zooadapt.errors import TooLarge
@@ -21,6 +21,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     with ray_folder() as env:
         monkeypatch.setenv("RAY_TMPDIR", env["RAY_TMPDIR"])
         monkeypatch.setattr(ray_executor, "LOOK_AROUND", 0.5)
+        monkeypatch.setattr(outages, "_PAUSE", 0.2)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         ray.init(
             address=made.address,
@@ -67,41 +68,39 @@ def test_what_no_node_has_is_said_and_waited_for(
 
 
 def test_a_node_that_alone_reaches_nothing_gets_no_more_work(
-    nodes: Cluster,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zooadapt.cluster.outages._PAUSE", 0.2)
-    cut = nodes.add_node(num_cpus=1, memory=2 * 10**9)
-    nodes.add_node(num_cpus=1, memory=2 * 10**9)
-    (tmp_path / f"{cut.node_id}-is-cut-off").touch()
+    cut = _one_cut_off_of_two(nodes, tmp_path)
     with running(tmp_path, models=400) as run:
+        run.until_begun_on("adapt", cut)  # the other one could do everything before
         run.let("adapt")
         assert len(run.join()) == 400
-    assert f"node {cut.node_id[:12]} gets no more work: it can't reach " in caplog.text
+    assert f"node {cut[:12]} gets no more work: it can't reach " in caplog.text
     begun = run.where("adapt")
-    assert NODE_ROW <= begun.count(cut.node_id) <= ROW + 3, "it gets no more after a while"
+    assert NODE_ROW <= begun.count(cut) <= ROW + 3, "it gets no more after a while"
     assert not run.failed
 
 
 def test_a_node_that_cannot_download_still_proves_where_it_alone_has_the_gpu(
-    nodes: Cluster,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zooadapt.cluster.outages._PAUSE", 0.2)
-    cut = nodes.add_node(num_cpus=1, num_gpus=1, memory=2 * 10**9)
-    nodes.add_node(num_cpus=1, memory=2 * 10**9)
-    (tmp_path / f"{cut.node_id}-is-cut-off").touch()
+    cut = _one_cut_off_of_two(nodes, tmp_path, num_gpus=1)
     with running(tmp_path, models=200) as run:
+        run.until_begun_on("adapt", cut)
         run.let("adapt", "prove")
         assert len(run.join()) == 200
-    assert f"node {cut.node_id[:12]} gets no more work: it can't reach " in caplog.text
-    assert run.where("adapt").count(cut.node_id) <= ROW + 3
-    assert run.where("prove") == [cut.node_id] * 200
+    assert f"node {cut[:12]} gets no more work: it can't reach " in caplog.text
+    assert run.where("adapt").count(cut) <= ROW + 3
+    assert run.where("prove") == [cut] * 200
     assert not run.failed
+
+
+def _one_cut_off_of_two(nodes: Cluster, folder: Path, num_gpus: int = 0) -> str:
+    """Add two nodes, of which one, with the GPUs, reaches no source; returns its id."""
+    cut = nodes.add_node(num_cpus=1, num_gpus=num_gpus, memory=2 * 10**9)
+    nodes.add_node(num_cpus=1, memory=2 * 10**9)
+    (folder / f"{cut.node_id}-is-cut-off").touch()
+    return str(cut.node_id)
 
 
 @pytest.mark.slow  # Ray notices a lost node only after a while

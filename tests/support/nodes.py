@@ -64,6 +64,10 @@ class Run:
         """Wait until the stage has begun `times` times."""
         until(lambda: len(self.where(stage)) >= times)
 
+    def until_begun_on(self, stage: str, node: str) -> None:
+        """Wait until the stage has begun on the node with that id."""
+        until(lambda: node in self.where(stage))
+
     def let(self, *stages: str) -> None:
         """Allow the stages to end."""
         for stage in stages:
