@@ -11,7 +11,7 @@ import pytest
 from tests.support.nodes import CAPACITY
 from zooadapt.cluster import outages
 from zooadapt.cluster.executor import Batch, Capacity, Died, Outcome, Task
-from zooadapt.cluster.outages import PATIENCE, ROW, TRIES, Outages
+from zooadapt.cluster.outages import NODE_ROW, PATIENCE, ROW, TRIES, Outages
 from zooadapt.cluster.schedule import Schedule
 from zooadapt.errors import StageError
 from zooadapt.targets import Bands, Target
@@ -178,11 +178,15 @@ def test_a_node_that_alone_meets_outages_gets_no_more_work(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def meets(now: float, task: Task, name: str) -> Outage | None:
-        alone = task == "adapt" and world.on == "b"
-        return Outage(HUB, "download", "no route") if alone else None
+        if task != "adapt" or world.on != "b":
+            return None
+        met.append(name)
+        return Outage(HUB, "download", "no route")
 
+    met: list[str] = []
     world = World(meets, nodes=("a", "b", "c"))
     world.run(hub(100))
+    assert len(met) == 2 * NODE_ROW, "after that many the others have answered twice"
     assert world.made == set(hub(100))
     assert world.outages.cut_off == {"b"}
     assert "node b gets no more work: it can't reach" in caplog.text
