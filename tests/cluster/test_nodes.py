@@ -35,10 +35,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @pytest.fixture
 def one_outage_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node is cut off after one outage: Ray gives models that end at once to one node only.
-
-    How many outages it takes otherwise is tested in `test_outages`.
-    """
+    """A node is cut off after one outage; how many it takes otherwise is in `test_outages`."""
     monkeypatch.setattr(outages, "_PAUSE", 0.2)
     monkeypatch.setattr(outages, "NODE_ROW", 1)
     monkeypatch.setattr(outages, "_STRIKES", 1)
@@ -81,10 +78,10 @@ def test_a_node_that_alone_reaches_nothing_gets_no_more_work(
     nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut = _one_cut_off_of_two(nodes, tmp_path)
-    with running(tmp_path, models=100) as run:
+    with running(tmp_path, models=60) as run:
         run.until_begun_on("adapt", cut)  # the other one could do everything before
         run.let("adapt")
-        assert len(run.join()) == 100
+        assert len(run.join()) == 60
     assert f"node {cut[:12]} gets no more work: it can't reach " in caplog.text
     assert run.where("adapt").count(cut) <= 1 + CAPACITY.at_once, "only what was under way"
     assert not run.failed
@@ -95,13 +92,13 @@ def test_a_node_that_cannot_download_still_proves_where_it_alone_has_the_gpu(
     nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut = _one_cut_off_of_two(nodes, tmp_path, num_gpus=1)
-    with running(tmp_path, models=100) as run:
+    with running(tmp_path, models=60) as run:
         run.until_begun_on("adapt", cut)
         run.let("adapt", "prove")
-        assert len(run.join()) == 100
+        assert len(run.join()) == 60
     assert f"node {cut[:12]} gets no more work: it can't reach " in caplog.text
     assert run.where("adapt").count(cut) <= 1 + CAPACITY.at_once
-    assert run.where("prove") == [cut] * 100
+    assert run.where("prove") == [cut] * 60
     assert not run.failed
 
 

@@ -41,12 +41,15 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
 def _note(job: Job, stage: str, entry: ModelEntry) -> str:
     """Write a file that names the node below the job's `dest`; then wait for leave to end.
 
-    Returns the node's id.
+    Returns the node's id. A stage takes a while, as a real one does: where they end at once, Ray
+    hardly gives any to a second node.
     """
     folder = Path(job.dest)
     node = str(ray.get_runtime_context().get_node_id())
     (folder / f"{stage}-{entry.name}-{node}-{time.monotonic_ns()}").touch()
     leave = [folder / f"{what}-may-end" for what in (stage, f"{stage}-{entry.name}")]
-    while not any(file.exists() for file in leave):
+    may_end = False
+    while not may_end:
         time.sleep(0.05)
+        may_end = any(file.exists() for file in leave)
     return node
