@@ -21,6 +21,9 @@ Where starts are apart, loop, limit and floor are timed after all imports, and `
 from `zooadapt`. CPU seconds of the job are those of the driver and of Ray's workers. One more run
 counts the bytes through the sockets and the memory of the workers. Last, the driver is measured
 alone. The script needs the extra `test`.
+
+The job proves on GPUs where Ray finds some. There, with --device cuda, loop, floor and limit run
+their models on the GPU, too. The limit counts no time of the GPU.
 """
 
 import hashlib
@@ -67,14 +70,10 @@ from zooadapt.cluster.nodes import Workers  # noqa: E402
 from zooadapt.cluster.tasks import TaskFunctions  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
 from zooadapt.job.options import Config, parse_chans, parse_names  # noqa: E402
+from zooadapt.proof import devices  # noqa: E402
 from zooadapt.types import Job, ModelEntry, ModelSummary, Request  # noqa: E402
 from zooadapt.zoos.timm import recompute_buffers  # noqa: E402
 
-MODELS = (
-    "resnet50.a1_in1k", "convnext_tiny.fb_in1k", "efficientnet_b0.ra_in1k",
-    "swin_tiny_patch4_window7_224.ms_in1k", "vit_base_patch16_224.augreg_in1k",
-    "vit_large_patch16_224.augreg_in21k_ft_in1k",
-)  # fmt: skip
 TINY = (
     "test_vit.r160_in1k", "test_resnet.r160_in1k", "test_byobnet.r160_in1k",
     "test_convnext.r160_in1k", "test_efficientnet.r160_in1k", "test_vit2.r160_in1k",
@@ -84,15 +83,26 @@ MB = 1e6
 
 
 @click.group(help=__doc__, invoke_without_command=True)
-@click.option("--models", default=",".join(MODELS), callback=parse_names, help="Tags of timm.")
+@click.option(
+    "--models", default=",".join(checkpoints.SIX), callback=parse_names, help="Tags of timm."
+)
 @click.option("--chans", default="1,4,8,25", callback=parse_chans, show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Timed rounds; 0 skips the timing.")
-@click.option("--entries", default=1_000_000, show_default=True, help="Models for the driver.")
+@click.option(
+    "--entries",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(min=22_000),  # what _through takes, twice
+    help="Models for the driver.",
+)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where loop, floor and limit run models."
+)
 @click.option("--folder", type=Path, help="The folder to work in; by default a temporary one.")
 @click.pass_context
 def main(
     context: click.Context, models: tuple[str, ...], chans: tuple[int, ...],
-    rounds: int, entries: int, folder: Path | None,
+    rounds: int, entries: int, device: str, folder: Path | None,
 ) -> None:  # fmt: skip
     """Run all measurements and print the figures."""
     if context.invoked_subcommand:
@@ -100,7 +110,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as name, jobs.ray_folder() as env:
         work = Path(name)
         size = _make_checkpoints(work / "zoo", models)
-        bench = Bench(work, models, env)
+        bench = Bench(work, models, device, env)
         click.echo(f"{len(models)} models, {size / MB:,.0f} MB, {os.cpu_count()} CPUs")
         if rounds:
             _compare(bench, chans, rounds)
@@ -114,6 +124,7 @@ class Bench:
 
     work: Path
     models: tuple[str, ...]
+    device: str
     env: dict[str, str]
 
     def run(self, role: str, chans: Sequence[int], s3: bool) -> "Took":
@@ -149,8 +160,8 @@ class Bench:
 
     def script(self, role: str, chans: Sequence[int], dest: str) -> "Took":
         """What a role implemented in this file took, and what it says of itself."""
-        command = [sys.executable, __file__, role, str(self.work / "zoo"), dest, _joined(chans)]
-        took = self.command(*command, *self.models)
+        where = [str(self.work / "zoo"), dest, self.device, _joined(chans)]
+        took = self.command(sys.executable, __file__, role, *where, *self.models)
         own, cpu = map(float, took.printed.split()[-2:])
         return replace(took, own=own, cpu=cpu)
 
@@ -242,26 +253,35 @@ def _seconds(do: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def _role(function: Callable[[Path, str, Sequence[int], Sequence[str]], None]) -> click.Command:
+_Role = Callable[[Path, str, torch.device, Sequence[int], Sequence[str]], None]
+
+
+def _role(function: _Role) -> click.Command:
     """A hidden command that does the work and prints its seconds, and those of its CPU time."""
 
     @main.command(function.__name__, hidden=True)
     @click.argument("zoo", type=Path)
     @click.argument("dest")
+    @click.argument("device")
     @click.argument("chans", callback=parse_chans)
     @click.argument("models", nargs=-1)
-    def command(zoo: Path, dest: str, chans: tuple[int, ...], models: tuple[str, ...]) -> None:
+    def command(
+        zoo: Path, dest: str, device: str, chans: tuple[int, ...], models: tuple[str, ...]
+    ) -> None:
+        place = devices.named(device)  # so that CUDA's start doesn't count
         started, cpu = time.monotonic(), time.process_time()
         filesystem, path = fsspec.core.url_to_fs(dest)
         filesystem.makedirs(path, exist_ok=True)
-        function(zoo, dest, chans, models)
+        function(zoo, dest, place, chans, models)
         click.echo(f"{time.monotonic() - started} {time.process_time() - cpu}")
 
     return command
 
 
 @_role
-def limit(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
+def limit(
+    zoo: Path, dest: str, device: torch.device, chans: Sequence[int], models: Sequence[str]
+) -> None:
     """Write, hash and run each model once for each count, on one core."""
     filesystem, path = fsspec.core.url_to_fs(dest)
     torch.set_num_threads(1)
@@ -271,16 +291,18 @@ def limit(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> 
             filesystem.put(str(_file(zoo, tag)), f"{path}/{tag}-{count}")
             with _file(zoo, tag).open("rb") as file:
                 hashlib.file_digest(file, "sha256")
-            _forward(model, 3)
+            _forward(model, 3, device)
 
 
 @_role
-def floor(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
+def floor(
+    zoo: Path, dest: str, device: torch.device, chans: Sequence[int], models: Sequence[str]
+) -> None:
     """Read each checkpoint once, write it once, and run it once."""
     filesystem, path = fsspec.core.url_to_fs(dest)
     for tag in models:
         filesystem.put(str(_file(zoo, tag)), f"{path}/{tag}.safetensors")
-        _forward(_mapped(zoo, tag), 3)
+        _forward(_mapped(zoo, tag), 3, device)
 
 
 def _mapped(zoo: Path, tag: str) -> torch.nn.Module:
@@ -293,7 +315,9 @@ def _mapped(zoo: Path, tag: str) -> torch.nn.Module:
 
 
 @_role
-def loop(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> None:
+def loop(
+    zoo: Path, dest: str, device: torch.device, chans: Sequence[int], models: Sequence[str]
+) -> None:
     """Adapt the models as people do today: in a loop over timm."""
     filesystem, path = fsspec.core.url_to_fs(dest)
     for tag in models:
@@ -302,7 +326,7 @@ def loop(zoo: Path, dest: str, chans: Sequence[int], models: Sequence[str]) -> N
                 tag, pretrained=True, in_chans=count,
                 pretrained_cfg_overlay={"file": str(_file(zoo, tag))},
             ).eval()  # fmt: skip
-            _forward(model, count)
+            _forward(model, count, device)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder if dest.startswith("s3:") else path, f"{tag}-{count}")
                 safetensors.torch.save_file(model.state_dict(), file)
@@ -314,10 +338,11 @@ def _file(zoo: Path, tag: str) -> Path:
     return zoo / str(timm.get_pretrained_cfg(tag).hf_hub_id) / "model.safetensors"
 
 
-def _forward(model: torch.nn.Module, chans: int) -> None:
+def _forward(model: torch.nn.Module, chans: int, device: torch.device) -> None:
     cfg: Any = model.pretrained_cfg
     with torch.inference_mode():
-        model(torch.randn(1, chans, *cfg["input_size"][1:]))
+        image = torch.randn(1, chans, *cfg["input_size"][1:], device=device)
+        model.to(device)(image).cpu()  # which waits until a GPU is done
 
 
 def _compare(bench: Bench, chans: Sequence[int], rounds: int) -> None:

@@ -9,7 +9,7 @@ _BUILDING = 0.2
 """Seconds of a CPU to build a model for its proof, see `reader.parameter_counts`."""
 _OPERATIONS = 400
 """Floating point operations per parameter and image."""
-_SPEED = 1e13
+GPU_SPEED = 1e13
 """Floating point operations that a GPU does in a second, in float32 without TF32; assumed."""
 _CPU_SPEED = 8e10
 """Floating point operations that a core of a CPU does in a second, as measured on one machine."""
@@ -28,7 +28,7 @@ def cpu_seconds(size: int, variants: int) -> float:
 
 def proof_seconds(size: int, variants: int) -> float:
     """Seconds of a core to prove the variants on a CPU."""
-    return building_seconds(variants) + _operations(size, variants) / _CPU_SPEED
+    return building_seconds(variants) + operations(size, variants) / _CPU_SPEED
 
 
 def gpu_seconds(size: int, variants: int) -> float:
@@ -43,9 +43,9 @@ def building_seconds(variants: int) -> float:
 
 def running_seconds(size: int, variants: int) -> float:
     """Seconds that a GPU takes to run the images of all proofs."""
-    return _operations(size, variants) / _SPEED
+    return operations(size, variants) / GPU_SPEED
 
 
-def _operations(size: int, variants: int) -> float:
+def operations(size: int, variants: int) -> float:
     """Floating point operations of a model's proofs: the base's three passes, one a variant."""
     return _OPERATIONS * (size / 4) * (3 + variants)

@@ -21,6 +21,13 @@ TWENTY = [
 ]  # fmt: skip
 """Tags of 20 small models. The last four are large enough to be sent in parts and composed."""
 
+SIX = (
+    "resnet50.a1_in1k", "convnext_tiny.fb_in1k", "efficientnet_b0.ra_in1k",
+    "swin_tiny_patch4_window7_224.ms_in1k", "vit_base_patch16_224.augreg_in1k",
+    "vit_large_patch16_224.augreg_in21k_ft_in1k",
+)  # fmt: skip
+"""Tags of six models that people use, of 20 MB to 1.2 GB, for benchmarks."""
+
 Form = Literal["safetensors", "zip-pickle", "legacy-pickle"]
 
 
