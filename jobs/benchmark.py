@@ -22,8 +22,8 @@ from `zooadapt`. CPU seconds of the job are those of the driver and of Ray's wor
 counts the bytes through the sockets and the memory of the workers. Last, the driver is measured
 alone. The script needs the extra `test`.
 
-The job proves on GPUs where Ray finds some. There, with --device cuda, loop, floor and limit run
-their models on the GPU, too. The limit counts no time of the GPU.
+The job proves on GPUs where Ray finds some. There, with --device cuda, loop and floor run their
+models on the GPU, too. The limit is that of the CPUs.
 """
 
 import hashlib
@@ -95,9 +95,7 @@ MB = 1e6
     type=click.IntRange(min=22_000),  # what _through takes, twice
     help="Models for the driver.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where loop, floor and limit run models."
-)
+@click.option("--device", default="cpu", show_default=True, help="Where loop and floor run models.")
 @click.option("--folder", type=Path, help="The folder to work in; by default a temporary one.")
 @click.pass_context
 def main(
@@ -291,7 +289,7 @@ def limit(
             filesystem.put(str(_file(zoo, tag)), f"{path}/{tag}-{count}")
             with _file(zoo, tag).open("rb") as file:
                 hashlib.file_digest(file, "sha256")
-            _forward(model, 3, device)
+            _forward(model, 3, torch.device("cpu"))
 
 
 @_role
@@ -342,7 +340,7 @@ def _forward(model: torch.nn.Module, chans: int, device: torch.device) -> None:
     cfg: Any = model.pretrained_cfg
     with torch.inference_mode():
         image = torch.randn(1, chans, *cfg["input_size"][1:], device=device)
-        model.to(device)(image).cpu()  # which waits until a GPU is done
+        model.to(device)(image).cpu()  # `cpu` waits until a GPU is done
 
 
 def _compare(bench: Bench, chans: Sequence[int], rounds: int) -> None:

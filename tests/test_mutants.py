@@ -124,7 +124,7 @@ MUTANTS = [
         "proof/published.py",
         "raise DeviceLost(one_line(error)) from error",
         "pass",
-        "cluster/test_ray_executor.py -k device",
+        "proof/test_devices.py -k breaks_the_device",
     ),
     Mutant(
         6,
@@ -157,6 +157,13 @@ MUTANTS = [
     ),
     Mutant(10, "pipeline.py", "if error.passes:", "if False:", "job/test_outages.py -k no_answer"),
     Mutant(
+        10,
+        "cluster/nodes.py",
+        """return {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}""",
+        "return {}",
+        "cluster/test_nodes.py -k alone_reaches",
+    ),
+    Mutant(
         11,
         "reader/original.py",
         'return located is None or located.source.sha256 in ("", row["source_sha256"])',
@@ -176,6 +183,27 @@ MUTANTS = [
         "if bool(api.model_info(self.repo).private) != self.private:",
         "if False:",
         "reader/test_share.py -k private_unless",
+    ),
+    Mutant(
+        14,
+        "job/interim.py",
+        '_trying("the tables", self._compact)',
+        "pass",
+        "job/test_interim.py -k come_with_the_first_variant",
+    ),
+    Mutant(
+        14,
+        "upkeep/garbage.py",
+        "return min([before, *(began(seen.run_id) for seen in at_work)])",
+        "return before",
+        "upkeep/test_garbage.py",
+    ),
+    Mutant(
+        15,
+        "job/run.py",
+        "tally.events.leave(store, job.run_id)",
+        "pass",
+        "job/test_resume.py -k a_stopped_run",
     ),
 ]
 

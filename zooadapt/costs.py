@@ -47,5 +47,5 @@ def running_seconds(size: int, variants: int) -> float:
 
 
 def operations(size: int, variants: int) -> float:
-    """Floating point operations of a model's proofs: the base's three passes, one a variant."""
+    """Floating point operations of a model's proofs: three passes of the base, one a variant."""
     return _OPERATIONS * (size / 4) * (3 + variants)

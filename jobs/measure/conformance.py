@@ -108,10 +108,12 @@ def measure(
                 seeded.give_values(base, [name for stem in found for name in stem.tensors])
     except StageError as error:
         return [replace(row, status="failed", reason=one_line(error)) for row in rows]
-    subject = _Subject(entry, zoo, facts, found, base, device)
-    use = found[0].use
+    rows = [replace(row, params=params, use=found[0].use) for row in rows]
     with devices.turn(device):
-        return [_measured(replace(row, params=params, use=use), subject, prove) for row in rows]
+        subject = _Subject(entry, zoo, facts, found, base, device)
+        measured = [_measured(row, subject, prove) for row in rows]
+        del subject  # which holds the model on the device
+    return measured
 
 
 @dataclass(frozen=True)
@@ -138,23 +140,26 @@ class _Subject:
         matrix = schemes.matrix(scheme, self.facts.chans, count)
         return contract.adapt(self.originals(dtype), self.stems, targets.get_scheme(scheme), matrix)
 
-    def load(self, tensors: Mapping[str, Tensor], matrix: Tensor) -> nn.Module:
-        """The model of N channels that a variant's config.json describes, as in the job.
+    def load(
+        self, tensors: Mapping[str, Tensor], matrix: Tensor, in_chans: int | None = None
+    ) -> nn.Module:
+        """The model that a variant's config.json describes, loaded as in the job.
 
-        `matrix` is the variant's M, (B, N).
+        `matrix` is the variant's M, (B, N). The model has N channels, or `in_chans`.
         """
         facts = facts_for(self.facts, Bands.counted(matrix.shape[1]), matrix)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / CONFIG).write_text(json.dumps(self.zoo.config(self.entry, self.base, facts)))
-            return self.zoo.load(folder, tensors)
+            return self.zoo.load(folder, tensors, in_chans=in_chans)
 
     @cached_property
     def prover(self) -> compare.Prover:
-        """The prover of whole variants: it runs the model itself only once for all of them."""
+        """The prover of whole variants, which keeps the model's own outputs for all of them."""
         chans = self.facts.chans
+        variant = schemes.matrix("repeat", chans, chans + 1)  # the job takes any variant's config
         return compare.Prover(
-            base=self.load(self.base.state_dict(), torch.eye(chans, dtype=torch.float64)),
+            base=self.load(self.base.state_dict(), variant, in_chans=chans),
             stems=self.stems,
             originals=self.originals(),
             shape=(chans, *self.facts.size),

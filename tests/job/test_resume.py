@@ -55,6 +55,7 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
         assert process.returncode == 3
         assert err.strip() == "zooadapt: stopped; run the same command again to resume"
         assert 2 <= len(rows(tmp_path)) < 8
+        assert list(tmp_path.glob("runs/*/events.jsonl")), "a run that is stopped leaves its events"
         assert not list(tmp_path.rglob("*.tmp"))
     ok(cluster.job(*options))
     changing = ["run_id", "created_at", "equivalence_error", "control_error"]

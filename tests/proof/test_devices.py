@@ -16,6 +16,7 @@ from tests.conftest import SMALL
 from tests.support.jobs import ROOT
 from tests.support.pipelines import counted, entry
 from zooadapt import pipeline
+from zooadapt.errors import DeviceLost
 from zooadapt.mirror import manifest
 from zooadapt.proof import compare, devices
 from zooadapt.stores.opening import open_store
@@ -47,6 +48,18 @@ def test_what_does_not_fit_beside_others_is_proved_alone_or_is_a_failure(
     assert len(tables.usable) == len(summary.made) == 2 * alone_helps
     assert [row["status"] for row in tables.failures] == ["failed"] * (2 * (not alone_helps))
     assert all("out of memory" in failure.error for failure in summary.failures)
+
+
+def test_after_an_error_that_breaks_the_device_nothing_is_recorded(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: compare.Prover, *given: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(compare.Prover, "prove", broken)
+    with pytest.raises(DeviceLost, match="device-side assert"):
+        pipeline.prove(*adapted_on_disk(small, tmp_path))
+    assert manifest.read_records(open_store(str(tmp_path))) == []
 
 
 ASKED = """

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 WEIGHTS, CONFIG, STEM = "model.safetensors", "config.json", "stem.safetensors"
 KEY = ("zoo", "model", "in_chans", "bands", "scheme")
 LARGEST_ERROR = {"float32": 1e-3, "float16": 0.5, "bfloat16": 0.5}
-"""The largest error of an equivalent variant, by dtype: the README's figures for rounding."""
+"""The largest error of an equivalent variant of the tests' models, by dtype: that of rounding."""
 LEAST_CONTROL = 1e-2
 PASSING = {
     "run_id", "created_at", "equivalence_error", "control_error", "checked_on", "verification",

@@ -41,8 +41,8 @@ def prove(adapted: Adapted, job: Job) -> ModelSummary:
 def _note(job: Job, stage: str, entry: ModelEntry) -> str:
     """Write a file that names the node below the job's `dest`; then wait for leave to end.
 
-    Returns the node's id. A stage takes a while, as a real one does: where they end at once, Ray
-    hardly gives any to a second node.
+    Returns the node's id. A stage takes at least 0.05 s: if stages ended at once, Ray would give
+    nearly all of them to one node.
     """
     folder = Path(job.dest)
     node = str(ray.get_runtime_context().get_node_id())

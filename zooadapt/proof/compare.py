@@ -20,8 +20,8 @@ least LEAST_CONTROL, 100 times as much. If the base's outputs can't tell a right
 one, only the outputs of the stem modules count.
 
 Rounding alone can move an output further than some wrong stems do. In deep models float32's
-rounding moves it by up to 1e-3 (with random weights); in any model, rounding W·M to half precision
-moves it by 1e-4 to 0.5. So there are two more rules:
+rounding moves it by up to 1e-3, and in a few by up to 0.5 (with random weights). In any model,
+rounding W·M to half precision moves it by 1e-4 to 0.5. So there are two more rules:
 
 - Every stored stem must equal the rounded W·M bit for bit, and every other tensor the base's.
 - Where a variant that should be exact has an error above the tolerance, both models are run again
