@@ -28,12 +28,13 @@ FAMILIES = [
 ]
 SMALL = "test_resnet.r160_in1k"
 LONGEST = [
-    "test_resume", "test_run", "test_transformers", "test_folder", "test_conformance",
-    "test_secrets", "test_older_timm", "test_nodes", "test_submit", "test_plugins",
-    "test_ray_executor", "test_torchvision", "test_autoscaling", "test_zoo_models", "test_names",
+    "test_autoscaling", "test_resume", "test_run", "test_transformers", "test_folder",
+    "test_conformance", "test_secrets", "test_older_timm", "test_nodes", "test_submit",
+    "test_plugins", "test_ray_executor", "test_torchvision", "test_zoo_models", "test_names",
     "test_recipes", "test_page", "test_faults",
 ]  # fmt: skip
-"""The files that take longest, in about that order."""
+"""The files that take longest, in about that order. `test_autoscaling` has to come before
+`test_ray_executor`: its validators never start in a process that had that one's Ray before."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
