@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for jobs.measure
 
 from jobs.measure import conformance  # noqa: E402
+from zooadapt.cli.main import script  # noqa: E402
 from zooadapt.costs import PER_GPU  # noqa: E402
-from zooadapt.errors import UsageError  # noqa: E402
 from zooadapt.job import plan  # noqa: E402
 from zooadapt.job.options import parse_chans, parse_names  # noqa: E402
 from zooadapt.proof import devices  # noqa: E402
@@ -62,7 +62,7 @@ COUNTED = sorted(name for name, scheme in SCHEMES.items() if not scheme.named)
     "--device",
     default="cpu",
     show_default=True,
-    callback=lambda context, option, name: _device(name),
+    callback=lambda context, option, name: devices.named(name),
     help="Where whole models are run: cpu, cuda or cuda:N. After an error from which CUDA doesn't "
     "recover, all later models of that worker fail, too: run the same command again.",
 )
@@ -106,14 +106,6 @@ def main(
     table = table[table["architecture"].isin(wanted) & table["in_chans"].isin(chans)]
     table.to_parquet(out, index=False)
     click.echo(f"\n{out}\n\n{conformance.summary(table)}")
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name. Raises UsageError, as a line of click's, if it isn't here."""
-    try:
-        return devices.named(name)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _one_of_each_architecture(zoo: str, globs: Sequence[str]) -> list[ModelEntry]:
@@ -173,4 +165,4 @@ def _line(row: conformance.Measured) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script(main)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from jobs.measure import conformance
 from jobs.measure.conformance import Measured
-from tests.support.jobs import ROOT
+from tests.support.jobs import ROOT, ok
 from tests.support.mutants import rolled
 from zooadapt import targets
 from zooadapt.adapt import contract, schemes
@@ -221,37 +220,40 @@ def test_a_forgotten_stem_is_caught(architecture: str, monkeypatch: pytest.Monke
 # The command
 
 
-def test_a_device_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["conformance.py", "--device", "gpu"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "jobs" / "conformance.py"), run_name="__main__")
-    assert ended.value.code == 2
-    assert "device gpu: variants are proved on cpu, or on cuda" in capsys.readouterr().err
+def command(*options: str) -> subprocess.CompletedProcess[str]:
+    """What the script does with these options."""
+    script = [sys.executable, "jobs/conformance.py", *options]
+    return subprocess.run(script, cwd=ROOT, check=False, capture_output=True, text=True)
 
 
-def test_the_command_prints_writes_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", "gpu", "device gpu: variants are proved on cpu, or on cuda"),
+        ("--models", "nothing", "--models nothing matches no model of the zoo"),
+    ],
+)
+def test_bad_options_are_one_line(option: str, value: str, said: str, tmp_path: Path) -> None:
+    done = command(option, value, "--out", str(tmp_path / "conformance.parquet"))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_prints_writes_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "conformance.parquet"
-    command = [
-        sys.executable, "jobs/conformance.py", "--models", "test_resnet,csatv2,test_nfnet",
+    options = [
+        "--models", "test_resnet,csatv2,test_nfnet",
         "--chans", "1,4", "--workers", "1", "--out", str(out),
     ]  # fmt: skip
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    printed = ok(command(*options))
     assert "test_resnet 4ch: adapted, timm: equal" in printed
     assert "| adapted, computes base(M·x) | 1 | 1 |" in printed
     assert "| unsupported, with the reason | 1 | 1 |" in printed
     rows = pd.read_parquet(out)
     assert len(rows) == 6
     assert rows["proof"].value_counts().to_dict() == {"forward": 4, "": 2}
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", command[1:])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(command[1], run_name="__main__")
-    assert ended.value.code == 0
-    again = capsys.readouterr().out
+    again = ok(command(*options))
     assert "test_resnet 4ch" not in again
     assert again.split("\n\n")[-1] == printed.split("\n\n")[-1]
 
